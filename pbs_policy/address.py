@@ -1,0 +1,103 @@
+"""The one canonical form of a client address, and the addresses that are never permitted.
+
+Whatever text names a client (Postfix's client_address, Dovecot's IP, an administrator's argument) becomes a key of
+the login table only through `ClientAddresses.parse`, so that a login and a relay attempt of the same client meet:
+
+- an IPv4 address mapped into IPv6 (::ffff:203.0.113.77, as Dovecot shows it behind a proxy) is the IPv4 address;
+- IPv6 is compressed lower case (RFC 5952); with ipv6_prefix = 64 it is its network, 2001:db8:1:2::/64;
+- a zone id (fe80::1%eth0) is refused: it means something on one host only.
+
+The post-login script stands alone and does the same in its own lines; the contract tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+
+Network = IPv4Network | IPv6Network
+
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+
+# Nobody reaches a mail server from these, or everybody on the host does: a webmail logs in from 127.0.0.1.
+_NEVER_PERMITTED: tuple[tuple[Network, str], ...] = (
+    (IPv4Network("0.0.0.0/8"), "unspecified"),
+    (IPv4Network("127.0.0.0/8"), "loopback"),
+    (IPv4Network("169.254.0.0/16"), "link_local"),
+    (IPv4Network("224.0.0.0/3"), "multicast"),  # 240.0.0.0/4 and broadcast, reserved as it is, with it
+    (IPv6Network("::1/128"), "loopback"),
+    (IPv6Network("::/96"), "unspecified"),  # with the IPv4-compatible addresses that RFC 4291 retired
+    (IPv6Network("fe80::/10"), "link_local"),
+    (IPv6Network("ff00::/8"), "multicast"),
+)
+_SUSPECT_OCTETS = {4: frozenset((0, 127, 169, *range(224, 256))), 16: frozenset((0x00, 0xFE, 0xFF))}
+
+
+class AddressError(ValueError):
+    """The text is not a client address, or not a network; the message says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAddress:
+    """`text` is the canonical form. `excluded` says why it may never relay (`loopback`, ..., `never_record`), or
+    is empty."""
+
+    text: str
+    excluded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAddresses:
+    """How this site names its clients: `ipv6_prefix` (bits, 128 for single addresses) and the networks of
+    `never_record`."""
+
+    ipv6_prefix: int = 128
+    never_record: tuple[Network, ...] = ()
+
+    def parse(self, text: str) -> ClientAddress:
+        """The canonical client address of `text`. Raises AddressError where it is not an IP address."""
+        try:
+            packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+        except (OSError, ValueError):
+            zone = ", without a zone id" if "%" in text else ""
+            raise AddressError(f"not an IP address: {text!r} (expected 192.0.2.7 or 2001:db8::7{zone})") from None
+        if packed.startswith(_V4_MAPPED) and len(packed) == 16:
+            packed = packed[12:]
+        if len(packed) == 4:
+            return ClientAddress(inet_ntop(AF_INET, packed), self._excluded(packed))
+        return ClientAddress(self._widened(packed), self._excluded(packed))
+
+    def _widened(self, packed: bytes) -> str:
+        if self.ipv6_prefix == 128:
+            return inet_ntop(AF_INET6, packed)
+        host_bits = 128 - self.ipv6_prefix
+        network = int.from_bytes(packed) >> host_bits << host_bits
+        return f"{inet_ntop(AF_INET6, network.to_bytes(16))}/{self.ipv6_prefix}"
+
+    def _excluded(self, packed: bytes) -> str:
+        # Nearly every client is settled by its first octet; the rest may take the slow way.
+        if packed[0] not in _SUSPECT_OCTETS[len(packed)] and not self.never_record:
+            return ""
+        address = ip_address(packed)
+        for network, name in _NEVER_PERMITTED:
+            if address in network:
+                return name
+        return "never_record" if any(address in network for network in self.never_record) else ""
+
+
+def parse_network(text: str) -> Network:
+    """The network `192.0.2.0/24` or single address `192.0.2.7` that `text` names.
+
+    Raises AddressError where it is neither, and, as Postfix does for mynetworks, where bits are set behind the
+    prefix: 192.0.2.7/24 may mean the one host or the whole network.
+    """
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        meant = ip_network(text, strict=False)
+    except ValueError:
+        raise AddressError(f"not a network: {text!r} (expected 192.0.2.0/24 or 2001:db8::/32)") from None
+    raise AddressError(f"{text!r} has bits set behind its prefix (did you mean {meant}?)")

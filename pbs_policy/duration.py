@@ -1,0 +1,33 @@
+"""Times as people write them: `90`, `30m`, `8h`, `90d`, `1w`. A number alone is seconds."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"(?P<number>\d{1,9})(?P<unit>[smhdw]?)", re.ASCII)
+
+LONGEST = 5 * 366 * 86_400
+"""Seconds. A permission is for a limited time: five years is the life of a device, and Redis counts that far."""
+
+EXPECTED = "a time from 1s to 1830d such as 90s, 30m, 8h, 90d"
+
+
+def parse_duration(text: str) -> int:
+    """Seconds. Raises ValueError, saying what was expected."""
+    match = _DURATION.fullmatch(text)
+    seconds = int(match["number"]) * _UNITS[match["unit"] or "s"] if match else 0
+    if not 0 < seconds <= LONGEST:
+        raise ValueError(f"expected {EXPECTED}")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The two largest units that say it: `1h 30m`, `45s`, `12d 3h`."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, size)
+        if number or (unit == "s" and not parts):
+            parts.append(f"{number}{unit}")
+    return " ".join(parts[:2])

@@ -1,0 +1,44 @@
+"""Where the policy service listens, written as Postfix writes it: `inet:HOST:PORT` or `unix:/PATH`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+EXPECTED = "inet:HOST:PORT or unix:/PATH"
+
+_INET = re.compile(r"inet:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})", re.ASCII)
+_UNIX = re.compile(r"unix:(?P<path>/\S+)")
+_LONGEST_PATH = 107  # unix(7): sun_path holds 108 bytes, one of them the NUL
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One place to listen at: `path` (a unix socket), or `host` and `port` (0: any free one)."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Listener:
+        """Raises ValueError with what was expected."""
+        if match := _INET.fullmatch(text):
+            if int(match["port"]) > 65535:
+                raise ValueError(f"{text}: a port is at most 65535")
+            return cls(host=match["v6"] or match["host"], port=int(match["port"]))
+        if match := _UNIX.fullmatch(text):
+            if len(match["path"].encode()) > _LONGEST_PATH:
+                raise ValueError(f"{text}: the path of a unix socket has at most {_LONGEST_PATH} bytes")
+            return cls(path=match["path"])
+        raise ValueError(f"{text}: expected {EXPECTED}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return bool(self.path) or self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"inet:[{self.host}]:{self.port}" if ":" in self.host else f"inet:{self.host}:{self.port}"

@@ -1,0 +1,181 @@
+"""The Postfix policy delegation protocol: bytes in, requests out; an action in, bytes out.
+
+Nothing here reads a socket, knows Redis or decides anything. The law is Postfix's SMTPD_POLICY_README: a request is
+a run of `name=value` lines, each ended by one newline, and an empty line ends the request. Attributes come in any
+order, unknown ones are ignored, missing ones count as empty. The reply is `action=...` and an empty line.
+
+Invariant: however the bytes are cut into pieces, the same requests come out, and what is wrong with the bytes is a
+`ProtocolError` after those same requests. Any other exception is a fault of this file.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_REQUEST_SIZE = 32_768
+"""Bytes, the empty line included. Postfix cuts SMTP command lines at line_length_limit (2,048), so helo, sender and
+recipient together stay under 7 kB; the rest is names and certificate fields. A peer can make us keep no more."""
+
+MAX_LINE_SIZE = 8_192
+"""Bytes, the newline included. The longest values are a certificate's subject and issuer: a few kB at the worst."""
+
+MAX_ATTRIBUTES = 100
+"""Postfix 3.7 sends 29, 3.10 sends 31: room for three times as many, none for a flood of tiny lines."""
+
+_REQUEST_TYPE = b"request=smtpd_access_policy"
+_ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b"\r\n="))
+_KNOWN_ACTION = re.compile(r"OK|DUNNO|DEFER_IF_REJECT(?: [\x21-\x7e]+)*")
+
+
+class ProtocolError(Exception):
+    """The peer does not speak this protocol or is over a limit. SMTPD_POLICY_README: no reply, disconnect."""
+
+
+class Request:
+    """One policy request. Attributes are looked for when asked for, since a decision needs only one to three."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, lines: bytes) -> None:
+        self._lines = b"\n" + lines  # now every name stands between a newline and its "="
+
+    def raw(self, name: bytes) -> bytes:
+        """The value of attribute `name`, byte for byte; empty where the attribute is missing.
+
+        Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
+        """
+        label = b"\n" + name + b"="
+        lines = self._lines
+        found = lines.find(label)
+        if found < 0:
+            return b""
+        start = found + len(label)
+        end = lines.index(b"\n", start)
+        if lines.find(label, end) >= 0:
+            raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
+        return lines[start:end]
+
+    def attributes(self) -> list[tuple[str, str]]:
+        """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""
+        pairs = (line.partition(b"=") for line in self._lines.split(b"\n") if line)
+        return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, _, value in pairs]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Request) and self._lines == other._lines
+
+    def __hash__(self) -> int:
+        return hash(self._lines)
+
+
+class RequestParser:
+    """Cuts one connection's bytes into requests. The caller owns the socket:
+
+    `receive` the bytes, then take requests with `next_request` until it returns None.
+    """
+
+    __slots__ = ("_attributes", "_buffer", "_line_start", "_request_start", "_typed")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._begin_request(0)
+
+    def _begin_request(self, at: int) -> None:
+        self._request_start = self._line_start = at
+        self._attributes = 0
+        self._typed = False
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether bytes are waiting: a request not yet complete, or one not yet taken."""
+        return bool(self._buffer)
+
+    def receive(self, data: bytes) -> None:
+        """Take the next bytes off the connection, in pieces of any size."""
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def next_request(self) -> Request | None:
+        """The next complete request, or None until more bytes are received.
+
+        Raises ProtocolError for a line without "=", a carriage return at a line's end, an empty request, another
+        request type, and whatever is over a limit. After it the connection is of no further use.
+        """
+        buffer = self._buffer
+        if not buffer:
+            return None
+        if self._line_start == 0 and self._is_one_sound_request(buffer):
+            self._buffer = b""
+            return Request(buffer)
+        return self._next_by_lines()
+
+    @staticmethod
+    def _is_one_sound_request(data: bytes) -> bool:
+        """Whether `data` is exactly one request, as Postfix sends it: the hot path, in five calls into C.
+
+        With all but structure deleted, each sound line is one or more "=" and a newline, so the first two newlines
+        in a row are the end. Whatever leaves a doubt is judged line by line instead.
+        """
+        if not data.endswith(b"\n\n") or not data.startswith(_REQUEST_TYPE + b"\n") or len(data) > MAX_LINE_SIZE:
+            return False
+        structure = data.translate(None, _ALL_BUT_STRUCTURE)
+        return (
+            len(structure) <= MAX_ATTRIBUTES
+            and structure.find(b"\n\n") == len(structure) - 2
+            and b"\r" not in structure
+        )
+
+    def _next_by_lines(self) -> Request | None:
+        buffer = self._buffer
+        while (end := buffer.find(b"\n", self._line_start)) >= 0:
+            line = buffer[self._line_start : end]
+            self._line_start = end + 1
+            self._check_sizes(len(line) + 1, self._line_start - self._request_start)
+            if line:
+                self._check_line(line)
+                continue
+            if not self._attributes:
+                raise ProtocolError("an empty request")
+            if not self._typed:
+                raise ProtocolError("a request without " + _REQUEST_TYPE.decode())
+            request = Request(buffer[self._request_start : self._line_start])
+            self._begin_request(self._line_start)
+            if self._line_start == len(buffer):
+                self._buffer = b""
+                self._begin_request(0)
+            return request
+        # What stands here is the beginning of a line; were its newline next, it would be one byte longer.
+        self._check_sizes(len(buffer) - self._line_start + 1, len(buffer) - self._request_start + 1)
+        self._buffer = buffer[self._request_start :]
+        self._line_start -= self._request_start
+        self._request_start = 0
+        return None
+
+    def _check_line(self, line: bytes) -> None:
+        if b"=" not in line:
+            raise ProtocolError("a line without '='")
+        if line.endswith(b"\r"):
+            raise ProtocolError("a line that ends with CR LF, expected LF alone")
+        self._attributes += 1
+        if self._attributes > MAX_ATTRIBUTES:
+            raise ProtocolError(f"more than {MAX_ATTRIBUTES} attributes")
+        if not self._typed and line.startswith(b"request="):
+            if line != _REQUEST_TYPE:
+                raise ProtocolError("a request type other than smtpd_access_policy")
+            self._typed = True
+
+    @staticmethod
+    def _check_sizes(line_size: int, request_size: int) -> None:
+        if line_size > MAX_LINE_SIZE:
+            raise ProtocolError(f"a line of more than {MAX_LINE_SIZE} bytes")
+        if request_size > MAX_REQUEST_SIZE:
+            raise ProtocolError(f"a request of more than {MAX_REQUEST_SIZE} bytes")
+
+
+def serialise_reply(action: str) -> bytes:
+    """The bytes that answer one request with `action`: `OK`, `DUNNO` or `DEFER_IF_REJECT [text]` (access(5)).
+
+    Raises ValueError for anything else. Postfix takes an empty action for a permit (it logs "has empty value" and
+    goes on), and a newline would begin a second answer: neither can leave this function.
+    """
+    if not _KNOWN_ACTION.fullmatch(action):
+        raise ValueError(f"not an action that may be sent: {action!r}")
+    return b"action=" + action.encode("ascii") + b"\n\n"
