@@ -3,7 +3,7 @@
 Pure, and meant to be read by the administrator whose mail it concerns. Redis is asked by the caller, in two rounds,
 because nearly every answer is DUNNO after the first:
 
-1. `refuse_unasked`: addresses that may never relay are answered without asking Redis at all.
+1. `refuse_excluded`: addresses that may never relay are answered without asking Redis at all.
 2. `weigh` the address' permit and login as they stand in the table: nothing there means DUNNO.
 3. `confirm` what would be OK: the permission must have an end, and no deny may stand against it.
 
@@ -61,11 +61,9 @@ NO_END_OF_KEY = Decision(DUNNO, "key_without_end")
 DENIED = Decision(DUNNO, "denied")
 
 
-def refuse_unasked(client: ClientAddress | None) -> Decision | None:
-    """The answer for addresses that no login can permit, or None: then the table is to be asked."""
-    if client is None:
-        return NO_CLIENT_ADDRESS
-    return Decision(DUNNO, client.excluded) if client.excluded else None
+def refuse_excluded(client: ClientAddress) -> Decision:
+    """The answer for an address that no login can permit (`client.excluded`), without asking the table."""
+    return Decision(DUNNO, client.excluded)
 
 
 def name_to_match(sender: bytes, rules: Rules) -> bytes:

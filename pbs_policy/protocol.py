@@ -39,21 +39,24 @@ class Request:
     def __init__(self, lines: bytes) -> None:
         self._lines = b"\n" + lines  # now every name stands between a newline and its "="
 
-    def raw(self, name: bytes) -> bytes:
-        """The value of attribute `name`, byte for byte; empty where the attribute is missing.
+    def first(self, name: bytes) -> bytes:
+        """The value of attribute `name`, byte for byte, the first where it stands twice; empty where missing."""
+        label = b"\n" + name + b"="
+        found = self._lines.find(label)
+        if found < 0:
+            return b""
+        start = found + len(label)
+        return self._lines[start : self._lines.index(b"\n", start)]
+
+    def only(self, name: bytes) -> bytes:
+        """The same for an attribute that a decision rests on.
 
         Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
         """
         label = b"\n" + name + b"="
-        lines = self._lines
-        found = lines.find(label)
-        if found < 0:
-            return b""
-        start = found + len(label)
-        end = lines.index(b"\n", start)
-        if lines.find(label, end) >= 0:
+        if self._lines.count(label) > 1:
             raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
-        return lines[start:end]
+        return self.first(name)
 
     def attributes(self) -> list[tuple[str, str]]:
         """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""

@@ -99,6 +99,7 @@ class Keys:
         self.login_prefix = prefix.encode() + b"login:"
         self.permit_prefix = prefix.encode() + b"permit:"
         self.deny_prefix = prefix.encode() + b"deny:"
+        self.probe = prefix.encode() + b"probe"  # never written; reading it shows that Redis answers
 
     def login(self, client_address: str, name: bytes = b"") -> bytes:
         """The login key of an address, or of a user or `@domain` (`name`, from `names_of_user`) behind it."""

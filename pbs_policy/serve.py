@@ -1,0 +1,171 @@
+"""The policy service as a process: sockets opened, parts put together, signals obeyed: an inventory of the parts."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pbs_policy import __version__
+from pbs_policy.listener import Listener
+from pbs_policy.log import Log, printable
+from pbs_policy.lookups import Lookups
+from pbs_policy.server import PolicyServer
+from pbs_policy.settings import Settings, Value
+from pbs_policy.table import Keys
+
+_BACKLOG = 4_096
+"""Connections the kernel may hold for us: after a restart every smtpd of a busy Postfix comes back at once."""
+
+_DRAIN_TIME = 0.8
+"""Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
+
+
+class ListenError(Exception):
+    """A listener cannot be opened; the message says which and why."""
+
+
+def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ListenError, and SettingsError for an unreadable password."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings, values, log))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
+    loop = asyncio.get_running_loop()
+    _raise_descriptor_limit()
+    keys = Keys(settings.key_prefix)
+    password = settings.redis_password()
+    lookups = Lookups(settings.redis_url, settings.redis_user, password, keys.probe, log)
+    server = PolicyServer(settings.rules, settings.addresses, keys, lookups, log, settings.log_decisions)
+    sockets = open_listeners(settings)
+    try:
+        stop = asyncio.Event()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, stop.set)
+        log.write_soon(loop.call_soon)
+        await lookups.open()
+        sweeper = asyncio.create_task(server.sweep())
+        servers = [await _accept(server, each) for each in sockets]
+        _announce(settings, values, sockets, log)
+        await stop.wait()
+        for each in servers:
+            each.close()
+        await server.stop(_DRAIN_TIME)
+        sweeper.cancel()
+        await lookups.close()
+        log.info("stopped")
+    finally:
+        _close(sockets)
+        log.flush()
+
+
+async def _accept(server: PolicyServer, listening: socket.socket) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    if listening.family == socket.AF_UNIX:
+        return await loop.create_unix_server(server.connection, sock=listening, backlog=_BACKLOG)
+    return await loop.create_server(server.connection, sock=listening, backlog=_BACKLOG)
+
+
+def open_listeners(settings: Settings) -> list[socket.socket]:
+    """The listening sockets of `listen`. Raises ListenError, after closing those it had opened."""
+    sockets: list[socket.socket] = []
+    for listener in settings.listen:
+        try:
+            if listener.path:
+                sockets.append(_open_unix(listener.path, settings.unix_socket_mode, settings.unix_socket_group))
+            else:
+                sockets += _open_inet(listener)
+        except (OSError, KeyError, ListenError) as error:
+            _close(sockets)
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ListenError(f"cannot listen on {listener}: {reason}") from error
+    return sockets
+
+
+def _open_inet(listener: Listener) -> list[socket.socket]:
+    found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets = []
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        opened = socket.socket(family, kind, protocol)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind(address)
+        opened.listen(_BACKLOG)
+        opened.setblocking(False)
+        sockets.append(opened)
+    return sockets
+
+
+def _open_unix(path: str, mode: int, group: str) -> socket.socket:
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    _remove_stale(path)
+    umask = os.umask(0o777)  # nobody connects before mode and group are as they should be
+    try:
+        opened.bind(path)
+    finally:
+        os.umask(umask)
+    if group:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    Path(path).chmod(mode)
+    opened.listen(_BACKLOG)
+    opened.setblocking(False)
+    return opened
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a killed service left. Raises ListenError where another one answers there."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+        else:
+            raise ListenError("another process listens there")
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        path = each.getsockname() if each.family == socket.AF_UNIX and each.fileno() >= 0 else ""
+        each.close()
+        if path:
+            Path(path).unlink(missing_ok=True)
+
+
+def _announce(settings: Settings, values: Mapping[str, Value], sockets: list[socket.socket], log: Log) -> None:
+    for listener in settings.listen:
+        if not listener.is_local:
+            log.warning(
+                f"listening on {listener}: whoever can reach it may ask who may relay; "
+                "127.0.0.1, [::1] or a unix socket keep it to this machine"
+            )
+    changed = " ".join(f"{name}={value.text!r}" for name, value in values.items() if value.place != "default")
+    names = " ".join(str(_listener_of(each)) for each in sockets)
+    log.info(f"pbs-policy {__version__} ready, listening on {names}; {printable(changed, 1000) or 'all defaults'}")
+
+
+def _listener_of(listening: socket.socket) -> Listener:
+    name = listening.getsockname()
+    return Listener(path=name) if isinstance(name, str) else Listener(host=name[0], port=name[1])
+
+
+def _raise_descriptor_limit() -> None:
+    """One descriptor per smtpd of each Postfix: take what the administrator allows, not the shell's default."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,265 @@
+"""The policy server: connections from Postfix, each request looked up, decided, answered and logged.
+
+A Postfix smtpd keeps one connection and sends one request at a time; a peer that sends more is answered in order, and
+is read no further while it has requests waiting, so that what it can make us keep is bounded. Whoever breaks the
+protocol gets no reply and is disconnected (SMTPD_POLICY_README). The listening sockets belong to `serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Literal
+
+from pbs_policy import policy
+from pbs_policy.address import AddressError, ClientAddress, ClientAddresses
+from pbs_policy.log import Log, fields, printable
+from pbs_policy.lookups import Lookups
+from pbs_policy.policy import Decision, Rules
+from pbs_policy.protocol import ProtocolError, Request, RequestParser, serialise_reply
+from pbs_policy.table import Keys
+
+IDLE_LIMIT = 1_200
+"""Seconds without a request after which a connection is closed. Postfix keeps an idle one for 300 s
+(smtpd_policy_service_max_idle) and any for 1,000 s (..._max_ttl): what is older has no Postfix behind it."""
+
+REQUEST_LIMIT = 10
+"""Seconds from a request's first byte to its last. Postfix sends each in one write."""
+
+_SWEEP_INTERVAL = 5.0
+_REPLIES = {action: serialise_reply(action) for action in (policy.OK, policy.DUNNO, policy.DEFER)}
+_REPORTED_ONCE = 1_024  # addresses with a key that has no end, before the oldest would be reported again
+_REMEMBERED_ADDRESSES = 16_384  # canonical forms, a pure function of the text: never whether they may relay
+
+
+class PolicyServer:
+    """What the connections share. Give `connection` to the loop's create_server; `stop` answers what is in flight."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        addresses: ClientAddresses,
+        keys: Keys,
+        lookups: Lookups,
+        log: Log,
+        log_decisions: Literal["permitted", "all", "none"],
+    ) -> None:
+        self.rules = rules
+        self.keys = keys
+        self.lookups = lookups
+        self.log = log
+        self.log_decisions = log_decisions
+        self.connections: set[Connection] = set()
+        self.stopping = False
+        self._all_closed = asyncio.Event()
+        self._addresses = addresses
+        self.client_of = lru_cache(_REMEMBERED_ADDRESSES)(self._client_of)
+        self.report_no_end = lru_cache(_REPORTED_ONCE)(self._report_no_end)
+
+    def connection(self) -> Connection:
+        """The protocol of one new connection."""
+        return Connection(self)
+
+    def _client_of(self, text: bytes) -> ClientAddress | None:
+        """The client address that Postfix sent, or None where there is none (`unknown`, after XCLIENT)."""
+        try:
+            return self._addresses.parse(text.decode("ascii"))
+        except (AddressError, UnicodeDecodeError):
+            return None
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is closed."""
+        self.connections.discard(connection)
+        if self.stopping and not self.connections:
+            self._all_closed.set()
+
+    def _report_no_end(self, client_address: str) -> None:
+        key = printable(self.keys.login(client_address).decode())
+        self.log.error(f"a permission without an end is not honoured: {key} or the permit beside it, see redis' TTL")
+
+    async def sweep(self) -> None:
+        """Close, for as long as the server runs, what is idle for too long or never completes a request."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_INTERVAL)
+            now = loop.time()
+            for connection in list(self.connections):
+                connection.close_if_stale(now)
+
+    async def stop(self, within: float) -> None:
+        """Close idle connections at once, the others when they have their answer, all of them `within` seconds."""
+        self.stopping = True
+        for connection in list(self.connections):
+            connection.close_when_answered()
+        if self.connections:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._all_closed.wait(), within)
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class Connection(asyncio.Protocol):
+    """One connection from Postfix: at most one request of it is being decided at any time."""
+
+    __slots__ = (
+        "_asked", "_busy", "_candidates", "_client", "_incomplete_since", "_last_active", "_loop", "_parser",
+        "_paused", "_request", "_server", "_stalled", "_transport",
+    )  # fmt: skip
+
+    def __init__(self, server: PolicyServer) -> None:
+        self._server = server
+        self._parser = RequestParser()
+        self._loop = asyncio.get_running_loop()
+        self._last_active = self._loop.time()
+        self._incomplete_since = 0.0
+        self._busy = False  # a request waits for Redis
+        self._paused = False  # we do not read: requests are waiting already
+        self._stalled = False  # the peer does not read
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._server.connections.add(self)
+        if self._server.stopping:
+            self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._server.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.receive(data)
+        if not self._busy and not self._stalled:
+            self._take_requests()
+        elif not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._stalled = True
+
+    def resume_writing(self) -> None:
+        self._stalled = False
+        if not self._busy:
+            self._take_requests()
+
+    def close_when_answered(self) -> None:
+        """Close now, or after the answer that Postfix waits for."""
+        if not self._busy:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now, whatever waits."""
+        self._transport.abort()
+
+    def close_if_stale(self, now: float) -> None:
+        """Close where the last sign of life is too long ago at loop time `now`."""
+        if self._incomplete_since and now - self._incomplete_since >= REQUEST_LIMIT:
+            self._disconnect(f"no complete request within {REQUEST_LIMIT} s")
+        elif now - self._last_active >= IDLE_LIMIT and not self._busy:
+            self._transport.close()
+
+    def _take_requests(self) -> None:
+        """Decide the requests that are complete, until one has to wait for Redis."""
+        try:
+            while not self._stalled:
+                request = self._parser.next_request()
+                if request is None:
+                    self._note_incomplete()
+                    break
+                self._incomplete_since = 0.0
+                self._begin(request)
+                if self._busy:
+                    return
+        except ProtocolError as error:
+            self._disconnect(str(error))
+            return
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _note_incomplete(self) -> None:
+        if self._parser.has_bytes and not self._incomplete_since:
+            self._incomplete_since = self._loop.time()
+
+    def _begin(self, request: Request) -> None:
+        server = self._server
+        self._last_active = self._loop.time()
+        self._request = request
+        client = self._client = server.client_of(request.only(b"client_address"))
+        if client is None:
+            self._reply(policy.NO_CLIENT_ADDRESS)
+            return
+        if client.excluded:
+            self._reply(policy.refuse_excluded(client))
+            return
+        name = b""
+        if server.rules.sender_match != "off":
+            name = policy.name_to_match(request.only(b"sender"), server.rules)
+        self._asked = server.keys.relay(client.text, name)
+        self._busy = True
+        server.lookups.ask(self._asked, (), self._found)
+
+    def _found(self, values: Sequence[bytes | None] | None, _: Sequence[int]) -> None:
+        server = self._server
+        if values is None:
+            self._settle(policy.unavailable(server.rules))
+            return
+        outcome = policy.weigh(values, server.rules)
+        if isinstance(outcome, Decision):
+            self._settle(outcome)
+            return
+        self._candidates = outcome
+        ends = [self._asked[candidate.which] for candidate in outcome]
+        server.lookups.ask((server.keys.deny(self._client_address),), ends, self._confirmed)
+
+    def _confirmed(self, values: Sequence[bytes | None] | None, ends: Sequence[int]) -> None:
+        if values is None:
+            self._settle(policy.unavailable(self._server.rules))
+        else:
+            self._settle(policy.confirm(self._candidates, ends, values[0]))
+
+    def _settle(self, decision: Decision) -> None:
+        """Answer the request that waited for Redis, and go on with what arrived meanwhile."""
+        self._busy = False
+        self._reply(decision)
+        if self._server.stopping:
+            self._transport.close()
+        elif self._parser.has_bytes or self._paused:
+            self._take_requests()
+
+    def _reply(self, decision: Decision) -> None:
+        server = self._server
+        if server.rules.observe_only:
+            decision = policy.observed(decision)
+        self._transport.write(_REPLIES[decision.action])
+        if decision.reason == policy.NO_END_OF_KEY.reason:
+            server.report_no_end(self._client_address)
+        if server.log_decisions == "none":
+            return
+        permitted = policy.OK in (decision.action, decision.would_be)
+        if permitted or server.log_decisions == "all":
+            server.log.info(self._line(decision))
+
+    @property
+    def _client_address(self) -> str:
+        return self._client.text if self._client else "unknown"
+
+    def _line(self, decision: Decision) -> str:
+        """The decision as one line, in the names that Postfix uses."""
+        record, request = decision.record, self._request
+        return fields(
+            action=decision.action.partition(" ")[0],
+            would_be=decision.would_be.partition(" ")[0],
+            client_address=self._client_address,
+            reason=decision.reason,
+            user=record.user if record else "",
+            service=record.service if record else "",
+            sender=request.first(b"sender").decode("utf-8", "replace"),
+            recipient=request.first(b"recipient").decode("utf-8", "replace"),
+        )
+
+    def _disconnect(self, fault: str) -> None:
+        peer = self._transport.get_extra_info("peername")
+        self._server.log.warning(f"disconnecting {printable(str(peer or 'a unix socket peer'))}: {fault}")
+        self._transport.abort()
