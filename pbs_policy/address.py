@@ -68,6 +68,13 @@ class ClientAddresses:
             return ClientAddress(inet_ntop(AF_INET, packed), self._excluded(packed))
         return ClientAddress(self._widened(packed), self._excluded(packed))
 
+    def find(self, text: str) -> ClientAddress | None:
+        """The client address that `text` names, also as a listing shows it (`2001:db8::/64`), or None: a user."""
+        try:
+            return self.parse(text.removesuffix(f"/{self.ipv6_prefix}"))
+        except AddressError:
+            return None
+
     def _widened(self, packed: bytes) -> str:
         if self.ipv6_prefix == 128:
             return inet_ntop(AF_INET6, packed)

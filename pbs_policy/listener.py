@@ -12,6 +12,10 @@ _UNIX = re.compile(r"unix:(?P<path>/\S+)")
 _LONGEST_PATH = 107  # unix(7): sun_path holds 108 bytes, one of them the NUL
 
 
+class ListenError(Exception):
+    """A listener cannot be opened; the message says which and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """One place to listen at: `path` (a unix socket), or `host` and `port` (0: any free one)."""

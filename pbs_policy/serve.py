@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pbs_policy import __version__
-from pbs_policy.listener import Listener
+from pbs_policy.listener import Listener, ListenError
 from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
 from pbs_policy.server import PolicyServer
@@ -24,10 +24,6 @@ _BACKLOG = 4_096
 
 _DRAIN_TIME = 0.8
 """Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
-
-
-class ListenError(Exception):
-    """A listener cannot be opened; the message says which and why."""
 
 
 def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:

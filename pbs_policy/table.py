@@ -165,14 +165,14 @@ class LoginTable:
                 if not user or _fold(record.user) == _fold(user):
                     yield Entry("permit", address, record, left)
 
-    def revoke_address(self, client_address: str) -> int:
-        """Delete every login and permit of an address. Returns how many entries a listing had shown."""
-        entries = list(self.entries(client_address))
+    def revoke_address(self, client_address: str) -> list[str]:
+        """Delete every login and permit of an address, and return it if there were any."""
+        known = any(self.entries(client_address))
         doomed = [self.keys.permit(client_address)]
         for keys in self._scan(self.keys.login_prefix, client_address, names=True):
             doomed += keys
         self._delete(doomed)
-        return len(entries)
+        return [client_address] if known else []
 
     def revoke_user(self, user: str) -> list[str]:
         """Delete every login and permit of `user`, and return the addresses they were for.

@@ -1,0 +1,100 @@
+"""The `pbs-policy` command: options that all commands share, and what becomes of an error.
+
+Each command imports what it needs when it runs, so that `--help` and shell completion come at click's own speed.
+Exit codes are those of sysexits.h; a command that has its own says so in its help.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pbs_policy import __version__
+from pbs_policy.cli.config import config
+from pbs_policy.cli.demo import demo
+from pbs_policy.cli.logins import check, list_logins, permit, revoke, show
+from pbs_policy.cli.serve import serve
+from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-c", "--config", "file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Settings file.  [default: /etc/pbs-policy/pbs-policy.conf]",
+)  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override a setting; may be repeated.")
+@click.version_option(__version__, prog_name="pbs-policy", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context, file: Path | None, overrides: tuple[str, ...]) -> None:
+    """POP-before-SMTP for Postfix and Dovecot: who logged in may relay, for a limited time.
+
+    \b
+    Examples:
+      pbs-policy demo                     see the whole of it happen
+      pbs-policy check 192.0.2.7          may this client relay now, and why
+      pbs-policy list                     who may relay now
+    """
+    context.obj = Session(file, overrides)
+
+
+for command in (check, config, demo, list_logins, permit, revoke, serve, show):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and exit with its status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its status; every error is a line on standard error."""
+    try:
+        status = cli.main(arguments, prog_name="pbs-policy", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        context = error.ctx.command_path if error.ctx else "pbs-policy"
+        return _fail(f"{error.format_message()} (see {context} --help)", os.EX_USAGE)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader has seen enough. Python flushes standard output once more at its end: into nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # noqa: BLE001 - one line for the administrator, whatever happened
+        return _fail(*explain(error))
+    return status if isinstance(status, int) else os.EX_OK
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """What to say of `error`, and the exit status of sysexits.h for it."""
+    from pbs_policy.address import AddressError
+    from pbs_policy.listener import ListenError
+    from pbs_policy.settings import SettingsError
+    from pbs_policy.table import StoreUnavailable
+
+    if isinstance(error, SettingsError):
+        return "\n".join(error.faults), os.EX_CONFIG
+    if isinstance(error, StoreUnavailable):
+        return f"Redis is unavailable: {error}", os.EX_UNAVAILABLE
+    if isinstance(error, AddressError):
+        return str(error), os.EX_USAGE
+    if isinstance(error, ListenError):
+        return str(error), os.EX_OSERR
+    if isinstance(error, OSError):
+        return str(error), os.EX_IOERR
+    return f"a fault of this program, please report it: {error!r}", os.EX_SOFTWARE
+
+
+def _fail(message: str, status: int) -> int:
+    for line in message.splitlines():
+        click.echo(f"pbs-policy: {line}", err=True)
+    return status

@@ -1,0 +1,27 @@
+"""`pbs-policy serve`: the policy service."""
+
+from __future__ import annotations
+
+import click
+
+from pbs_policy.cli.session import Session
+
+
+@click.command()
+@click.pass_obj
+def serve(session: Session) -> None:
+    """Run the policy service, in the foreground, until SIGTERM.
+
+    It starts also while Redis is away, and answers DEFER_IF_REJECT (try again later) until Redis can be asked.
+    Errors and decisions go to standard error.
+
+    \b
+    Example:
+      pbs-policy -c /etc/pbs-policy/pbs-policy.conf serve
+      pbs-policy --set listen=inet:127.0.0.1:10041 serve
+    """
+    from pbs_policy.log import Log
+    from pbs_policy.serve import run
+
+    settings, values = session.load()
+    run(settings, values, Log())

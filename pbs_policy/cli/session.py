@@ -1,0 +1,34 @@
+"""What a command works with: the settings it was started with, read when the command asks for them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pbs_policy.settings import Settings, Value
+    from pbs_policy.table import LoginTable
+
+
+@dataclass(frozen=True)
+class Session:
+    """`-c FILE` and `--set NAME=VALUE ...` of one command line."""
+
+    file: Path | None
+    overrides: tuple[str, ...]
+
+    def load(self) -> tuple[Settings, dict[str, Value]]:
+        """The effective settings, and each one's text and place. Raises SettingsError."""
+        from pbs_policy import settings
+
+        return settings.load(self.file, os.environ, self.overrides)
+
+    def open_table(self) -> tuple[Settings, LoginTable]:
+        """The settings and the login table they name. Nothing is sent to Redis yet. Raises SettingsError."""
+        from pbs_policy.table import LoginTable, connect
+
+        settings, _ = self.load()
+        redis = connect(settings.redis_url, settings.redis_user, settings.redis_password())
+        return settings, LoginTable(redis, settings.key_prefix)

@@ -1,0 +1,266 @@
+"""Private instances of real daemons for the demo and the end-to-end tests.
+
+The law of this file, and of `postfix.py` and `dovecot.py` beside it: a temporary directory, loopback ports of
+their own, no system service touched, gone afterwards. Nothing sleeps for a fixed time: everything is polled
+against a deadline, and a daemon that does not come up raises `DaemonError` with the tail of its own log.
+
+This file holds what all of them share (what is missing, readiness, the end of a process), and Redis.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pbs_policy.demo.ports import free_port
+
+START_SECONDS = 20.0
+"""How long a daemon may take to answer: far more than any of them needs, because test machines are noisy."""
+
+STOP_SECONDS = 5.0
+"""How long a daemon may take to end on SIGTERM before it is killed."""
+
+POLL_SECONDS = 0.01
+
+# sockaddr_un holds 108 bytes with the closing NUL (unix(7)).
+UNIX_PATH_MAX = 107
+
+# An ordinary user's PATH often lacks these, and Postfix and Dovecot live in them.
+SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+_PROGRAMS = {
+    "redis": (("redis-server", "valkey-server"), "redis-server", False),
+    "postfix": (("postconf",), "postfix", True),
+    "dovecot": (("dovecot",), "dovecot-pop3d dovecot-imapd", True),
+}
+
+
+class DaemonError(Exception):
+    """A private daemon did not start, or is not running. The text ends with the tail of its log."""
+
+
+def find_program(*names: str) -> str | None:
+    """Return the path of the first of these programs that is installed, or None."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
+    return next((found for name in names if (found := shutil.which(name, path=path))), None)
+
+
+def missing(*names: str) -> str | None:
+    """Say what is missing to run these daemons ("redis", "postfix", "dovecot"), or None if nothing is.
+
+    The sentence serves as a test's skip message and as an error of the command line. Postfix and Dovecot
+    start their processes under other users, which only root can do. Raises KeyError for any other name.
+    """
+    lacks = []
+    for name in names:
+        programs, packages, needs_root = _PROGRAMS[name]
+        if find_program(*programs) is None:
+            lacks.append(f"{name} is not installed: apt-get install {packages}")
+        elif needs_root and os.geteuid() != 0:
+            lacks.append(f"a private {name} needs root: it starts its processes under other users")
+    return "; ".join(lacks) or None
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = START_SECONDS) -> bool:
+    """Ask until the condition holds, at most for so many seconds; return whether it held."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+class PrivateDaemon:
+    """One daemon in the foreground, as a child of ours, that ends with the context.
+
+    What it says goes to a file. The child leads a session of its own: a Ctrl-C at the terminal
+    reaches only us, and the daemon's own children can be ended together with it through the process group.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.log_file = directory / f"{name}.log"
+        self._output = directory / f"{name}.out"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """Return the daemon's command line."""
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        """Whether the daemon serves its clients now."""
+        raise NotImplementedError
+
+    def has_failed(self) -> bool:
+        """Whether the daemon runs and will never be ready, so that waiting on is useless."""
+        return False
+
+    def log_text(self) -> str:
+        """Return everything that the daemon has logged so far: what it said itself, then its log file."""
+        return _read(self._output) + _read(self.log_file)
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id. Raises DaemonError while it does not run."""
+        if self._process is None:
+            raise DaemonError(f"{self.name} is not running")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the daemon, again on the same place after a `stop`, and wait until it serves.
+
+        Raises DaemonError with the tail of the log if it ends instead, or is not ready in START_SECONDS.
+        """
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.directory,
+                start_new_session=True,
+            )
+        atexit.register(self.stop)
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the daemon serves its clients; otherwise end it and raise DaemonError."""
+        process = self._process
+        if process is None:
+            raise DaemonError(f"{self.name} is not running")
+        wait_until(lambda: process.poll() is not None or self.has_failed() or self.is_ready())
+        if process.poll() is None and self.is_ready():
+            return
+        fate = "is not ready" if process.poll() is None else f"ended with status {process.returncode}"
+        self.stop()
+        tail = "\n".join(self.log_text().splitlines()[-20:])
+        raise DaemonError(f"the private {self.name} {fate}; its log ends:\n{tail}")
+
+    def stop(self) -> None:
+        """End the daemon and its children, paused or not; if it does not run, do nothing."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        atexit.unregister(self.stop)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        # The group's id is not given away while a member lives, so this meets our own children or nobody.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop for good; a daemon with files outside its directory also takes them away here."""
+        self.stop()
+
+
+class OpenPlace(PrivateDaemon):
+    """A daemon with processes under several users, who must all be able to search the path to its files.
+
+    A temporary directory is usually closed to others, so such a daemon works in `place`, a directory of its
+    own that everybody may search and that goes with it; only its log stays in `directory`.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        super().__init__(name, directory.absolute())
+        self._temporary = tempfile.TemporaryDirectory(prefix="pbs-", ignore_cleanup_errors=True)
+        self.place = Path(self._temporary.name)
+        self.place.chmod(0o755)
+
+    def close(self) -> None:
+        """Stop for good, and remove `place`."""
+        self.stop()
+        self._temporary.cleanup()
+
+
+class PrivateRedis(PrivateDaemon):
+    """A Redis or Valkey that keeps nothing on disk, on a unix socket and, if asked, on a loopback port.
+
+    `port=0` means no port, `port=None` a free one. `arguments` are further options of redis-server, such as
+    `("--requirepass", "secret")`. The socket is for processes of the same user; what runs under another user,
+    such as the post-login script, is given the port.
+    """
+
+    def __init__(self, directory: Path, *, port: int | None = 0, arguments: Sequence[str] = ()) -> None:
+        """Raises ValueError if the path of the socket is too long for the system."""
+        super().__init__("redis", directory)
+        self.port = free_port() if port is None else port
+        self.socket_path = directory.absolute() / "redis.sock"
+        if len(os.fsencode(self.socket_path)) > UNIX_PATH_MAX:
+            raise ValueError(f"longer than {UNIX_PATH_MAX} bytes, so no unix socket: {self.socket_path}")
+        self._arguments = tuple(arguments)
+
+    @property
+    def url(self) -> str:
+        """Where clients find it: the port if there is one, otherwise the socket."""
+        return f"redis://127.0.0.1:{self.port}/0" if self.port else f"unix://{self.socket_path}"
+
+    def command(self) -> list[str]:
+        """Return the command line: everything is an option, so that no configuration file is read."""
+        program = find_program("redis-server", "valkey-server")
+        if program is None:
+            raise DaemonError(missing("redis") or "redis is not installed")
+        return [
+            *(program, "--port", str(self.port), "--bind", "127.0.0.1"),
+            *("--unixsocket", str(self.socket_path), "--unixsocketperm", "700", "--dir", str(self.directory)),
+            *("--save", "", "--appendonly", "no", "--daemonize", "no"),
+            *self._arguments,
+        ]
+
+    def is_ready(self) -> bool:
+        """Whether it answers PING. Asking for a password is an answer as well; `-LOADING` is none."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(1.0)
+                connection.connect(str(self.socket_path))
+                connection.sendall(b"*1\r\n$4\r\nPING\r\n")
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-NOPERM"))
+        except OSError:
+            return False
+
+    def pause(self) -> None:
+        """Make it mute: connections are still accepted by the kernel, and no answer ever comes."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused Redis go on; it then answers what it was asked meanwhile."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
