@@ -58,6 +58,7 @@ async def _serve(settings: Settings, values: Mapping[str, Value], log: Log) -> N
         servers = [await _accept(server, each) for each in sockets]
         _announce(settings, values, sockets, log)
         await stop.wait()
+        _remove_paths(sockets)
         for each in servers:
             each.close()
         await server.stop(_DRAIN_TIME)
@@ -65,7 +66,6 @@ async def _serve(settings: Settings, values: Mapping[str, Value], log: Log) -> N
         await lookups.close()
         log.info("stopped")
     finally:
-        _close(sockets)
         log.flush()
 
 
@@ -86,7 +86,9 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
             else:
                 sockets += _open_inet(listener)
         except (OSError, KeyError, ListenError) as error:
-            _close(sockets)
+            _remove_paths(sockets)
+            for each in sockets:
+                each.close()
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ListenError(f"cannot listen on {listener}: {reason}") from error
     return sockets
@@ -136,12 +138,10 @@ def _remove_stale(path: str) -> None:
             raise ListenError("another process listens there")
 
 
-def _close(sockets: list[socket.socket]) -> None:
+def _remove_paths(sockets: list[socket.socket]) -> None:
     for each in sockets:
-        path = each.getsockname() if each.family == socket.AF_UNIX and each.fileno() >= 0 else ""
-        each.close()
-        if path:
-            Path(path).unlink(missing_ok=True)
+        if each.family == socket.AF_UNIX:
+            Path(each.getsockname()).unlink(missing_ok=True)
 
 
 def _announce(settings: Settings, values: Mapping[str, Value], sockets: list[socket.socket], log: Log) -> None:

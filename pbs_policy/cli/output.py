@@ -43,7 +43,7 @@ def entry_as_json(entry: Entry) -> dict[str, Any]:
 def _show_json(first: list[Entry], rest: Iterator[Entry]) -> int:
     count = 0
     click.echo("[", nl=False)
-    for count, entry in enumerate(chain(first, rest), 1):  # noqa: B007 - it is what is returned
+    for count, entry in enumerate(chain(first, rest), 1):
         click.echo(("," if count > 1 else "") + "\n  " + json.dumps(entry_as_json(entry)), nl=False)
     click.echo("\n]" if count else "]")
     return count
@@ -53,11 +53,12 @@ def _show_table(first: list[Entry], rest: Iterator[Entry]) -> int:
     now = time.time()
     rows = [_row(entry, now) for entry in first]
     widths = [max(len(row[column]) for row in [_HEADINGS, *rows]) for column in range(len(_HEADINGS))]
-    count = 0
-    for count, row in enumerate(chain([_HEADINGS], rows, (_row(entry, now) for entry in rest))):
+    lines = 0
+    for row in chain([_HEADINGS], rows, (_row(entry, now) for entry in rest)):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
-    return count
+        lines += 1
+    return lines - 1
 
 
 def _row(entry: Entry, now: float) -> tuple[str, ...]:

@@ -1,0 +1,90 @@
+"""Fixtures that several test files share: a private Redis, the two worlds of the login table, a running service."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+from redis import Redis
+
+from pbs_policy.demo.daemons import PrivateRedis, missing
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.table import connect
+from tests.service import Service
+
+CAPTURES = Path(__file__).parent / "captures"
+
+
+def need(*daemons: str) -> None:
+    """Skip the test where one of `redis`, `postfix`, `dovecot` is absent, saying how to install it."""
+    lack = missing(*daemons)
+    if lack:
+        pytest.skip(lack)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """With PBS_REQUIRE_DAEMONS=1 a test that was skipped has failed."""
+    report = yield
+    if report.skipped and os.environ.get("PBS_REQUIRE_DAEMONS") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped although PBS_REQUIRE_DAEMONS=1: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[PrivateRedis]:
+    """One real Redis for all tests that only read and write; each begins on an empty one (`redis_server`)."""
+    need("redis")
+    with tempfile.TemporaryDirectory(prefix="pbs-") as directory, PrivateRedis(Path(directory), port=None) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: PrivateRedis) -> PrivateRedis:
+    """A real Redis, empty. Not to be stopped or paused: for that, `own_redis`."""
+    with connect(RedisUrl.parse(shared_redis.url), "", "") as redis:
+        redis.flushall()
+    return shared_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Callable[..., PrivateRedis]]:
+    """Start a real Redis of the test's own, with further arguments of redis-server, to be stopped, paused, filled."""
+    need("redis")
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> PrivateRedis:
+            # A unix socket's path is short, pytest's directories are not.
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-"))
+            return stack.enter_context(PrivateRedis(Path(directory), port=None, arguments=arguments))
+
+        yield start
+
+
+@pytest.fixture(params=["fake", "real"])
+def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
+    """An empty Redis of both worlds: fakeredis, and a private redis-server."""
+    if request.param == "fake":
+        yield fakeredis.FakeRedis()
+        return
+    server: PrivateRedis = request.getfixturevalue("redis_server")
+    with connect(RedisUrl.parse(server.url), "", "") as client:
+        yield client
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start `pbs-policy serve` with these settings (name=value), as a process; it is ended with the test."""
+    with ExitStack() as stack:
+
+        def start(**settings: str) -> Service:
+            return stack.enter_context(Service(tmp_path, settings))
+
+        yield start

@@ -1,0 +1,137 @@
+"""`pbs-policy serve` as a process of the test's own, and a client that speaks to it as Postfix does."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+from pbs_policy.demo.daemons import wait_until
+from pbs_policy.listener import Listener
+
+CLI = [sys.executable, "-m", "pbs_policy"]
+"""The command line, from the environment that runs the tests."""
+
+_READY = re.compile(r"ready, listening on (?P<listeners>[^;]*);")
+
+
+class Service:
+    """A running policy service. Listens on a free port of 127.0.0.1 where `settings` names no `listen`."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        self._log_file = directory / f"service-{time.monotonic_ns()}.log"
+        text = "".join(f"{name} = {value}\n" for name, value in {"listen": "inet:127.0.0.1:0", **settings}.items())
+        self.settings_file = self._log_file.with_suffix(".conf")
+        self.settings_file.write_text(text)
+
+    def __enter__(self) -> Self:
+        with self._log_file.open("wb") as log:
+            self.process = subprocess.Popen([*CLI, "-c", self.settings_file, "serve"], stderr=log, stdout=log)
+        if not wait_until(lambda: bool(_READY.search(self.log())) or self.process.poll() is not None):
+            self.process.kill()
+        found = _READY.search(self.log())
+        if found is None:
+            raise AssertionError(f"the service did not get ready:\n{self.log()}")
+        self.listeners = [Listener.parse(each) for each in found["listeners"].split()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def log(self) -> str:
+        """Everything it has logged so far."""
+        return self._log_file.read_text()
+
+    def waits_to_log(self, text: str, seconds: float = 5) -> bool:
+        """Whether `text` is in the log, now or within `seconds`."""
+        return wait_until(lambda: text in self.log(), seconds=seconds)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def connect(self, which: int = 0) -> Client:
+        """A connection to the listener with this number."""
+        return Client(self.listeners[which])
+
+    def ask(self, client_address: str, **attributes: str) -> str:
+        """The action for one request on a connection of its own."""
+        with self.connect() as client:
+            return client.ask(client_address, **attributes)
+
+
+class Client:
+    """One connection to a policy service."""
+
+    def __init__(self, listener: Listener) -> None:
+        if listener.path:
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.socket.settimeout(10)
+            self.socket.connect(listener.path)
+        else:
+            self.socket = socket.create_connection((listener.host, listener.port), timeout=10)
+
+    def ask(self, client_address: str, **attributes: str) -> str:
+        """Send one request, and return the action of the one reply."""
+        self.send(request(client_address, **attributes))
+        return self.action()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.socket.sendall(data)
+
+    def action(self) -> str:
+        """The action of the next reply, which must come alone. Raises AssertionError where it is not a reply."""
+        reply = b""
+        while not reply.endswith(b"\n\n"):
+            data = self.socket.recv(4096)
+            assert data, f"closed after {reply!r}"
+            reply += data
+        found = re.fullmatch(rb"action=([^\n]+)\n\n", reply)
+        assert found, f"not one reply: {reply!r}"
+        return found[1].decode()
+
+    def is_closed(self) -> bool:
+        """Whether the service closes the connection without another byte. Waits for it."""
+        with contextlib.suppress(ConnectionResetError):
+            return self.socket.recv(4096) == b""
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def request(client_address: str, **attributes: str) -> bytes:
+    """A request as Postfix sends it at RCPT, shortened to what matters."""
+    pairs = {
+        "request": "smtpd_access_policy",
+        "protocol_state": "RCPT",
+        "protocol_name": "ESMTP",
+        "client_address": client_address,
+        "sender": "alice@example.com",
+        "recipient": "bob@example.net",
+        **attributes,
+    }
+    return "".join(f"{name}={value}\n" for name, value in pairs.items()).encode() + b"\n"
+
+
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    """`data` in pieces of `size` bytes."""
+    return (data[start : start + size] for start in range(0, len(data), size))
