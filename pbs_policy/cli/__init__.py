@@ -77,6 +77,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def explain(error: Exception) -> tuple[str, int]:
     """What to say of `error`, and the exit status of sysexits.h for it."""
     from pbs_policy.address import AddressError
+    from pbs_policy.demo.daemons import DaemonError
     from pbs_policy.listener import ListenError
     from pbs_policy.settings import SettingsError
     from pbs_policy.table import StoreUnavailable
@@ -87,6 +88,8 @@ def explain(error: Exception) -> tuple[str, int]:
         return f"Redis is unavailable: {error}", os.EX_UNAVAILABLE
     if isinstance(error, AddressError):
         return str(error), os.EX_USAGE
+    if isinstance(error, DaemonError):
+        return str(error), os.EX_UNAVAILABLE
     if isinstance(error, ListenError):
         return str(error), os.EX_OSERR
     if isinstance(error, OSError):

@@ -85,8 +85,8 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = START_SECONDS)
 class PrivateDaemon:
     """One daemon in the foreground, as a child of ours, that ends with the context.
 
-    What it says goes to a file. The child leads a session of its own: a Ctrl-C at the terminal
-    reaches only us, and the daemon's own children can be ended together with it through the process group.
+    What it says goes to a file. The child leads a session of its own: a Ctrl-C at the terminal reaches only us,
+    and the daemon's own children can be ended together with it through the process group.
     """
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -95,6 +95,9 @@ class PrivateDaemon:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_file = directory / f"{name}.log"
         self._output = directory / f"{name}.out"
+        # What an earlier instance in this directory said must not be taken for the word of this one.
+        self.log_file.unlink(missing_ok=True)
+        self._output.unlink(missing_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:

@@ -1,0 +1,40 @@
+# pbs-policy. `make demo` shows it at work, `make test` checks it: each sets itself up, in a virtual environment of its own.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo demo-real test check clean help
+
+help:
+	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
+	@echo 'make demo-real  the same through a private Postfix and Dovecot (installed, as root)'
+	@echo 'make test       ruff, mypy --strict and every test'
+	@echo 'make clean      remove what the others made'
+
+demo: $(INSTALLED)
+	@$(BIN)/pbs-policy demo
+
+demo-real: $(INSTALLED)
+	@$(BIN)/pbs-policy demo --real
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'pbs-policy needs Python 3.11 or newer: make PYTHON=/path/of/python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'Python cannot make virtual environments here: apt-get install python3-venv' >&2; exit 1; }
+	@echo 'Setting up $(VENV), once ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,128 @@
+"""The demonstration with nothing set up: the real script and the real service, asked as Postfix asks.
+
+Redis is the configured one if it answers, else a redis-server or valkey-server of PATH on a private socket, else the
+embedded one of fakeredis, in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pbs_policy.demo import story
+from pbs_policy.demo.daemons import DaemonError, PrivateRedis, missing
+from pbs_policy.demo.ports import free_port
+from pbs_policy.demo.service import PrivateService
+from pbs_policy.demo.story import Say, Seen
+from pbs_policy.query import ask
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.settings import Settings
+from pbs_policy.shipped import shipped
+from pbs_policy.table import LoginTable, StoreUnavailable, connect
+
+
+def run(settings: Settings, say: Say) -> bool:
+    """Tell the story. Returns whether every step went as it should. Raises DaemonError where it cannot begin."""
+    with tempfile.TemporaryDirectory(prefix="pbs-") as name, _some_redis(settings, Path(name), say) as lines:
+        directory = Path(name)
+        prefix = f"{settings.key_prefix}demo-{os.getpid()}:"
+        lines |= {"key_prefix": prefix, "ttl": f"{story.TTL}s", "listen": f"unix:{directory}/policy"}
+        with PrivateService(directory, lines) as service:
+            say("The policy service runs with these settings:")
+            for line in service.settings_file.read_text().splitlines():
+                say(f"    {line}")
+            return story.tell(_Trial(service, _table(lines, settings)), say)
+
+
+class _Trial:
+    """A world without Dovecot and Postfix: the script is run, and the service asked, as they would do it."""
+
+    def __init__(self, service: PrivateService, table: LoginTable) -> None:
+        self._settings_file = service.settings_file
+        self._listener = service.listeners[0]
+        self._table = table
+
+    def attempt_relay(self, client_address: str) -> Seen:
+        exchange = ask(self._listener, client_address, sender=story.USER, recipient="bob@example.net")
+        lines = [f"Postfix: {line}" for line in exchange.request.decode().splitlines() if line]
+        lines += [f"service: {line}" for line in exchange.reply.decode().splitlines() if line]
+        return Seen(exchange.action == "OK", lines)
+
+    def log_in(self, client_address: str) -> Seen:
+        script = shipped("dovecot-hooks/pbs-postlogin")
+        # As Dovecot runs it: these variables, our arguments, then those of the session that it goes on to.
+        session = [sys.executable, "-c", "print('the session goes on', end='')"]
+        done = subprocess.run(
+            [sys.executable, "-IS", script, "-c", self._settings_file, "imap", *session],
+            env={"IP": client_address, "USER": story.USER},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = [f"Dovecot: IP={client_address} USER={story.USER} {script.name} imap"]
+        lines += [f"script: {line}" for line in (done.stderr + done.stdout).splitlines()]
+        keys = [self._table.keys.login(client_address, name) for name in (b"", story.USER.encode(), b"@example.com")]
+        values, ends = self._table.read(keys, keys)
+        for key, value, left in zip(keys, values, ends, strict=True):
+            lines.append(f"Redis: {key.decode()} = {(value or b'nothing').decode()!r}, ends in {left} ms")
+        return Seen(done.returncode == 0 and None not in values and "goes on" in done.stdout, lines)
+
+
+def _table(lines: dict[str, str], settings: Settings) -> LoginTable:
+    url = RedisUrl.parse(lines["redis_url"])
+    user = lines.get("redis_user", "")
+    password = settings.redis_password() if "redis_password_file" in lines else ""
+    return LoginTable(connect(url, user, password), lines["key_prefix"])
+
+
+@contextmanager
+def _some_redis(settings: Settings, directory: Path, say: Say) -> Iterator[dict[str, str]]:
+    """The settings that name a Redis which answers."""
+    configured = {
+        "redis_url": str(settings.redis_url),
+        "redis_user": settings.redis_user,
+        "redis_password_file": settings.redis_password_file,
+    }
+    configured = {name: value for name, value in configured.items() if value}
+    try:
+        _table({**configured, "key_prefix": settings.key_prefix}, settings).read([b"pbs:probe"])
+    except StoreUnavailable:
+        pass
+    else:
+        say(f"Using the configured Redis at {settings.redis_url}, under a prefix of this demonstration's own.")
+        yield configured
+        return
+    if missing("redis") is None:
+        with PrivateRedis(directory / "redis") as server:
+            say(f"No Redis answers at {settings.redis_url}: started a private one at {server.url}.")
+            yield {"redis_url": server.url}
+        return
+    with _embedded_redis() as url:
+        say(f"No Redis answers at {settings.redis_url}, and no redis-server or valkey-server is installed.")
+        say(f"Using an embedded one at {url}: in memory, for this demonstration only, never for production.")
+        yield {"redis_url": url}
+
+
+@contextmanager
+def _embedded_redis() -> Iterator[str]:
+    try:
+        from fakeredis import TcpFakeServer
+    except ImportError:
+        raise DaemonError(
+            "no Redis to be found: apt-get install redis-server, or pip install 'pbs-policy[demo]'"
+        ) from None
+    port = free_port()
+    server = TcpFakeServer(("127.0.0.1", port), server_type="redis")
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.shutdown()
+        server.server_close()
