@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
 
@@ -38,8 +39,7 @@ class AddressError(ValueError):
     """The text is not a client address, or not a network; the message says what was expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientAddress:
+class ClientAddress(NamedTuple):
     """`text` is the canonical form. `excluded` says why it may never relay (`loopback`, ..., `never_record`), or
     is empty."""
 
@@ -62,9 +62,10 @@ class ClientAddresses:
         except (OSError, ValueError):
             zone = ", without a zone id" if "%" in text else ""
             raise AddressError(f"not an IP address: {text!r} (expected 192.0.2.7 or 2001:db8::7{zone})") from None
-        if packed.startswith(_V4_MAPPED) and len(packed) == 16:
+        if len(packed) == 4:  # what inet_pton takes of IPv4, four numbers without leading zeros, is canonical
+            return ClientAddress(text, self._excluded(packed))
+        if packed.startswith(_V4_MAPPED):
             packed = packed[12:]
-        if len(packed) == 4:
             return ClientAddress(inet_ntop(AF_INET, packed), self._excluded(packed))
         return ClientAddress(self._widened(packed), self._excluded(packed))
 

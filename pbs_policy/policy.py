@@ -79,6 +79,8 @@ def name_to_match(sender: bytes, rules: Rules) -> bytes:
 
 def weigh(found: Sequence[bytes | None], rules: Rules) -> Decision | list[Candidate]:
     """Weigh what stands in the table under the keys of `table.Keys.relay`: permit, login, login of the sender."""
+    if not any(found):
+        return NO_LOGIN
     candidates = []
     if found[0] is not None and (record := parse_record(found[0])):
         candidates.append(Candidate("permit", 0, record))

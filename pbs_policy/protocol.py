@@ -23,6 +23,7 @@ MAX_ATTRIBUTES = 100
 """Postfix 3.7 sends 29, 3.10 sends 31: room for three times as many, none for a flood of tiny lines."""
 
 _REQUEST_TYPE = b"request=smtpd_access_policy"
+_FIRST_LINE = _REQUEST_TYPE + b"\n"
 _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b"\r\n="))
 _KNOWN_ACTION = re.compile(r"OK|DUNNO|DEFER_IF_REJECT(?: [\x21-\x7e]+)*")
 
@@ -37,26 +38,33 @@ class Request:
     __slots__ = ("_lines",)
 
     def __init__(self, lines: bytes) -> None:
-        self._lines = b"\n" + lines  # now every name stands between a newline and its "="
+        self._lines = lines
 
     def first(self, name: bytes) -> bytes:
         """The value of attribute `name`, byte for byte, the first where it stands twice; empty where missing."""
-        label = b"\n" + name + b"="
-        found = self._lines.find(label)
-        if found < 0:
-            return b""
-        start = found + len(label)
-        return self._lines[start : self._lines.index(b"\n", start)]
+        start = self._find(name, 0)
+        return self._lines[start : self._lines.index(b"\n", start)] if start else b""
 
     def only(self, name: bytes) -> bytes:
         """The same for an attribute that a decision rests on.
 
         Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
         """
-        label = b"\n" + name + b"="
-        if self._lines.count(label) > 1:
+        start = self._find(name, 0)
+        if not start:
+            return b""
+        end = self._lines.index(b"\n", start)
+        if self._find(name, end):
             raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
-        return self.first(name)
+        return self._lines[start:end]
+
+    def _find(self, name: bytes, begin: int) -> int:
+        """Where the value of `name` begins, in the first line or behind a newline from `begin` on; 0 if nowhere."""
+        label = name + b"="
+        if not begin and self._lines.startswith(label):
+            return len(label)
+        found = self._lines.find(b"\n" + label, begin)
+        return found + len(label) + 1 if found >= 0 else 0
 
     def attributes(self) -> list[tuple[str, str]]:
         """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""
@@ -117,7 +125,7 @@ class RequestParser:
         With all but structure deleted, each sound line is one or more "=" and a newline, so the first two newlines
         in a row are the end. Whatever leaves a doubt is judged line by line instead.
         """
-        if not data.endswith(b"\n\n") or not data.startswith(_REQUEST_TYPE + b"\n") or len(data) > MAX_LINE_SIZE:
+        if not data.endswith(b"\n\n") or not data.startswith(_FIRST_LINE) or len(data) > MAX_LINE_SIZE:
             return False
         structure = data.translate(None, _ALL_BUT_STRUCTURE)
         return (

@@ -26,12 +26,13 @@ IDLE_LIMIT = 1_200
 (smtpd_policy_service_max_idle) and any for 1,000 s (..._max_ttl): what is older has no Postfix behind it."""
 
 REQUEST_LIMIT = 10
-"""Seconds from a request's first byte to its last. Postfix sends each in one write."""
+"""Seconds for a request that has begun, and one sweep more. Postfix sends each in one write."""
 
-_SWEEP_INTERVAL = 5.0
+SWEEP_INTERVAL = 5
+"""Seconds between two looks at every connection: no connection has a timer of its own."""
+
 _REPLIES = {action: serialise_reply(action) for action in (policy.OK, policy.DUNNO, policy.DEFER)}
 _REPORTED_ONCE = 1_024  # addresses with a key that has no end, before the oldest would be reported again
-_REMEMBERED_ADDRESSES = 16_384  # canonical forms, a pure function of the text: never whether they may relay
 
 
 class PolicyServer:
@@ -55,14 +56,13 @@ class PolicyServer:
         self.stopping = False
         self._all_closed = asyncio.Event()
         self._addresses = addresses
-        self.client_of = lru_cache(_REMEMBERED_ADDRESSES)(self._client_of)
         self.report_no_end = lru_cache(_REPORTED_ONCE)(self._report_no_end)
 
     def connection(self) -> Connection:
         """The protocol of one new connection."""
         return Connection(self)
 
-    def _client_of(self, text: bytes) -> ClientAddress | None:
+    def client_of(self, text: bytes) -> ClientAddress | None:
         """The client address that Postfix sent, or None where there is none (`unknown`, after XCLIENT)."""
         try:
             return self._addresses.parse(text.decode("ascii"))
@@ -81,12 +81,10 @@ class PolicyServer:
 
     async def sweep(self) -> None:
         """Close, for as long as the server runs, what is idle for too long or never completes a request."""
-        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_SWEEP_INTERVAL)
-            now = loop.time()
+            await asyncio.sleep(SWEEP_INTERVAL)
             for connection in list(self.connections):
-                connection.close_if_stale(now)
+                connection.sweep()
 
     async def stop(self, within: float) -> None:
         """Close idle connections at once, the others when they have their answer, all of them `within` seconds."""
@@ -104,16 +102,15 @@ class Connection(asyncio.Protocol):
     """One connection from Postfix: at most one request of it is being decided at any time."""
 
     __slots__ = (
-        "_asked", "_busy", "_candidates", "_client", "_incomplete_since", "_last_active", "_loop", "_parser",
-        "_paused", "_request", "_server", "_stalled", "_transport",
+        "_asked", "_begun_sweeps", "_busy", "_candidates", "_client", "_idle_sweeps", "_parser", "_paused",
+        "_request", "_server", "_stalled", "_transport",
     )  # fmt: skip
 
     def __init__(self, server: PolicyServer) -> None:
         self._server = server
         self._parser = RequestParser()
-        self._loop = asyncio.get_running_loop()
-        self._last_active = self._loop.time()
-        self._incomplete_since = 0.0
+        self._idle_sweeps = 0  # since the last complete request
+        self._begun_sweeps = 0  # of them, those that saw the beginning of a request
         self._busy = False  # a request waits for Redis
         self._paused = False  # we do not read: requests are waiting already
         self._stalled = False  # the peer does not read
@@ -152,11 +149,15 @@ class Connection(asyncio.Protocol):
         """Close now, whatever waits."""
         self._transport.abort()
 
-    def close_if_stale(self, now: float) -> None:
-        """Close where the last sign of life is too long ago at loop time `now`."""
-        if self._incomplete_since and now - self._incomplete_since >= REQUEST_LIMIT:
+    def sweep(self) -> None:
+        """Every SWEEP_INTERVAL: close where a request is never completed, or the last one is too long ago."""
+        self._idle_sweeps += 1
+        if self._busy or self._stalled:
+            return
+        self._begun_sweeps = self._begun_sweeps + 1 if self._parser.has_bytes else 0
+        if self._begun_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
             self._disconnect(f"no complete request within {REQUEST_LIMIT} s")
-        elif now - self._last_active >= IDLE_LIMIT and not self._busy:
+        elif self._idle_sweeps * SWEEP_INTERVAL > IDLE_LIMIT:
             self._transport.close()
 
     def _take_requests(self) -> None:
@@ -165,9 +166,7 @@ class Connection(asyncio.Protocol):
             while not self._stalled:
                 request = self._parser.next_request()
                 if request is None:
-                    self._note_incomplete()
                     break
-                self._incomplete_since = 0.0
                 self._begin(request)
                 if self._busy:
                     return
@@ -178,13 +177,9 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    def _note_incomplete(self) -> None:
-        if self._parser.has_bytes and not self._incomplete_since:
-            self._incomplete_since = self._loop.time()
-
     def _begin(self, request: Request) -> None:
         server = self._server
-        self._last_active = self._loop.time()
+        self._idle_sweeps = self._begun_sweeps = 0
         self._request = request
         client = self._client = server.client_of(request.only(b"client_address"))
         if client is None:
@@ -233,7 +228,7 @@ class Connection(asyncio.Protocol):
         if server.rules.observe_only:
             decision = policy.observed(decision)
         self._transport.write(_REPLIES[decision.action])
-        if decision.reason == policy.NO_END_OF_KEY.reason:
+        if decision.reason is policy.NO_END_OF_KEY.reason:
             server.report_no_end(self._client_address)
         if server.log_decisions == "none":
             return
