@@ -102,8 +102,8 @@ class Connection(asyncio.Protocol):
     """One connection from Postfix: at most one request of it is being decided at any time."""
 
     __slots__ = (
-        "_asked", "_begun_sweeps", "_busy", "_candidates", "_client", "_idle_sweeps", "_parser", "_paused",
-        "_request", "_server", "_stalled", "_transport",
+        "_asked", "_begun_sweeps", "_busy", "_candidates", "_client", "_ended", "_idle_sweeps", "_parser",
+        "_paused", "_request", "_server", "_stalled", "_transport",
     )  # fmt: skip
 
     def __init__(self, server: PolicyServer) -> None:
@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         self._busy = False  # a request waits for Redis
         self._paused = False  # we do not read: requests are waiting already
         self._stalled = False  # the peer does not read
+        self._ended = False  # the peer will send no more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
@@ -131,6 +132,11 @@ class Connection(asyncio.Protocol):
         elif not self._paused:
             self._paused = True
             self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. What it has asked is still answered: True keeps our half open until then."""
+        self._ended = True
+        return self._busy or self._stalled
 
     def pause_writing(self) -> None:
         self._stalled = True
@@ -173,7 +179,9 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self._disconnect(str(error))
             return
-        if self._paused:
+        if self._ended and not self._stalled:
+            self._transport.close()
+        elif self._paused:
             self._paused = False
             self._transport.resume_reading()
 
@@ -217,10 +225,12 @@ class Connection(asyncio.Protocol):
     def _settle(self, decision: Decision) -> None:
         """Answer the request that waited for Redis, and go on with what arrived meanwhile."""
         self._busy = False
+        if self._transport.is_closing():
+            return  # the peer left without waiting
         self._reply(decision)
         if self._server.stopping:
             self._transport.close()
-        elif self._parser.has_bytes or self._paused:
+        elif self._parser.has_bytes or self._paused or self._ended:
             self._take_requests()
 
     def _reply(self, decision: Decision) -> None:
