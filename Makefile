@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-real test check clean help
+.PHONY: demo demo-real test fuzz check clean help
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
 	@echo 'make demo-real  the same through a private Postfix and Dovecot (installed, as root)'
 	@echo 'make test       ruff, mypy --strict and every test'
+	@echo 'make fuzz       a million random byte streams at the protocol and the decision (a minute or two)'
 	@echo 'make clean      remove what the others made'
 
 demo: $(INSTALLED)
@@ -21,6 +22,9 @@ demo-real: $(INSTALLED)
 
 test: check
 	$(BIN)/python -m pytest
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.streams 1000000
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
