@@ -8,7 +8,9 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pbs_policy import __version__
@@ -18,6 +20,7 @@ from pbs_policy.lookups import Lookups
 from pbs_policy.server import PolicyServer
 from pbs_policy.settings import Settings, Value
 from pbs_policy.table import Keys
+from pbs_policy.workers import supervise
 
 _BACKLOG = 4_096
 """Connections the kernel may hold for us: after a restart every smtpd of a busy Postfix comes back at once."""
@@ -28,8 +31,39 @@ _DRAIN_TIME = 0.8
 
 def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
     """Serve until SIGTERM or SIGINT. Raises ListenError, and SettingsError for an unreadable password."""
+    password = settings.redis_password()
+    _raise_descriptor_limit()
+    shares = [open_listeners(settings)]
+    # A unix socket has one queue that all workers share; TCP ports get one for each worker from the kernel.
+    shares += [_share(shares[0]) for _ in range(settings.workers - 1)]
+    announce = partial(_announce, settings, values, shares[0], log)
+    try:
+        if settings.workers == 1:
+            _work(settings, password, shares[0], log, announce)
+        else:
+            announce()
+            supervise(
+                settings.workers,
+                lambda index, lifeline: _work(settings, password, shares[index], log, lambda: None, lifeline),
+                _DRAIN_TIME + 0.1,
+                log,
+            )
+    finally:
+        _remove_paths(shares[0])
+        log.info("stopped")
+        log.flush()
+
+
+def _work(
+    settings: Settings,
+    password: str,
+    sockets: list[socket.socket],
+    log: Log,
+    announce: Callable[[], None],
+    lifeline: int | None = None,
+) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, values, log))
+        runner.run(_serve(settings, password, sockets, log, announce, lifeline))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -40,38 +74,45 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _serve(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
+async def _serve(
+    settings: Settings,
+    password: str,
+    sockets: list[socket.socket],
+    log: Log,
+    announce: Callable[[], None],
+    lifeline: int | None,
+) -> None:
     loop = asyncio.get_running_loop()
-    _raise_descriptor_limit()
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    if lifeline is not None:
+        loop.add_reader(lifeline, stop.set)
+    log.write_soon(loop.call_soon)
     keys = Keys(settings.key_prefix)
-    password = settings.redis_password()
     lookups = Lookups(settings.redis_url, settings.redis_user, password, keys.probe, log)
     server = PolicyServer(settings.rules, settings.addresses, keys, lookups, log, settings.log_decisions)
-    sockets = open_listeners(settings)
-    try:
-        stop = asyncio.Event()
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, stop.set)
-        log.write_soon(loop.call_soon)
-        await lookups.open()
-        sweeper = asyncio.create_task(server.sweep())
-        servers = [await _accept(server, each) for each in sockets]
-        _announce(settings, values, sockets, log)
-        await stop.wait()
-        _remove_paths(sockets)
-        for each in servers:
-            each.close()
-        await server.stop(_DRAIN_TIME)
-        sweeper.cancel()
-        await lookups.close()
-        log.info("stopped")
-    finally:
-        log.flush()
+    await lookups.open()
+    sweeper = asyncio.create_task(server.sweep())
+    servers = [await _accept(server, each) for each in sockets]
+    announce()
+    await stop.wait()
+    for each in servers:
+        each.close()
+    await server.stop(_DRAIN_TIME)
+    sweeper.cancel()
+    await lookups.close()
+    log.flush()
 
 
 async def _accept(server: PolicyServer, listening: socket.socket) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     if listening.family == socket.AF_UNIX:
+        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
+            # Else asyncio removes the socket's path, which is `run`'s to remove when every worker is done with it.
+            return await loop.create_unix_server(
+                server.connection, sock=listening, backlog=_BACKLOG, cleanup_socket=False
+            )
         return await loop.create_unix_server(server.connection, sock=listening, backlog=_BACKLOG)
     return await loop.create_server(server.connection, sock=listening, backlog=_BACKLOG)
 
@@ -84,7 +125,7 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
             if listener.path:
                 sockets.append(_open_unix(listener.path, settings.unix_socket_mode, settings.unix_socket_group))
             else:
-                sockets += _open_inet(listener)
+                sockets += _open_inet(listener, shared=settings.workers > 1)
         except (OSError, KeyError, ListenError) as error:
             _remove_paths(sockets)
             for each in sockets:
@@ -94,12 +135,14 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
     return sockets
 
 
-def _open_inet(listener: Listener) -> list[socket.socket]:
+def _open_inet(listener: Listener, *, shared: bool) -> list[socket.socket]:
     found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
         opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.bind(address)
@@ -107,6 +150,14 @@ def _open_inet(listener: Listener) -> list[socket.socket]:
         opened.setblocking(False)
         sockets.append(opened)
     return sockets
+
+
+def _share(sockets: list[socket.socket]) -> list[socket.socket]:
+    """One more worker's sockets: the same unix sockets, and new ones at the same TCP ports."""
+    shared = []
+    for each in sockets:
+        shared += [each] if each.family == socket.AF_UNIX else _open_inet(_listener_of(each), shared=True)
+    return shared
 
 
 def _open_unix(path: str, mode: int, group: str) -> socket.socket:

@@ -62,6 +62,12 @@ def _parse_ipv6_prefix(text: str) -> int:
     return int(text)
 
 
+def _parse_workers(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise ValueError("expected a number of processes from 1 to 64")
+    return int(text)
+
+
 def _parse_key_prefix(text: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]{1,64}", text):
         raise ValueError("expected 1 to 64 printable ASCII characters without blanks")
@@ -111,6 +117,9 @@ class Settings:
     unix_socket_mode: int = _setting("0660", _parse_mode, "Access mode of the unix sockets, octal.")
     unix_socket_group: str = _setting(
         "", _parse_word, "Group of the unix sockets (Debian's Postfix: postfix); empty: the service's own."
+    )
+    workers: int = _setting(
+        "1", _parse_workers, "Processes that share the work, 1 to 64: not more than there are processor cores."
     )
     redis_url: RedisUrl = _setting(
         "redis://127.0.0.1:6379/0", RedisUrl.parse, f"Where Redis or Valkey is: {redis_url.EXPECTED}."
