@@ -49,7 +49,7 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
                 log,
             )
     finally:
-        _remove_paths(shares[0])
+        _remove_paths(settings)
         log.info("stopped")
         log.flush()
 
@@ -127,8 +127,9 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
             else:
                 sockets += _open_inet(listener, shared=settings.workers > 1)
         except (OSError, KeyError, ListenError) as error:
-            _remove_paths(sockets)
             for each in sockets:
+                if each.family == socket.AF_UNIX:
+                    Path(each.getsockname()).unlink(missing_ok=True)
                 each.close()
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ListenError(f"cannot listen on {listener}: {reason}") from error
@@ -189,10 +190,10 @@ def _remove_stale(path: str) -> None:
             raise ListenError("another process listens there")
 
 
-def _remove_paths(sockets: list[socket.socket]) -> None:
-    for each in sockets:
-        if each.family == socket.AF_UNIX:
-            Path(each.getsockname()).unlink(missing_ok=True)
+def _remove_paths(settings: Settings) -> None:
+    for listener in settings.listen:
+        if listener.path:
+            Path(listener.path).unlink(missing_ok=True)
 
 
 def _announce(settings: Settings, values: Mapping[str, Value], sockets: list[socket.socket], log: Log) -> None:
