@@ -45,6 +45,11 @@ class Log:
         """From now on write once per turn of the loop that `soon` belongs to."""
         self._soon = soon
 
+    def write_now(self) -> None:
+        """Write what is waiting, and from now on each line at once: that loop comes to its end."""
+        self._soon = None
+        self.flush()
+
     def info(self, line: str) -> None:
         """A decision or a change of state."""
         self._add(f"info: {line}\n")

@@ -51,7 +51,6 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
     finally:
         _remove_paths(settings)
         log.info("stopped")
-        log.flush()
 
 
 def _work(
@@ -102,7 +101,7 @@ async def _serve(
     await server.stop(_DRAIN_TIME)
     sweeper.cancel()
     await lookups.close()
-    log.flush()
+    log.write_now()
 
 
 async def _accept(server: PolicyServer, listening: socket.socket) -> asyncio.Server:
