@@ -125,7 +125,7 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
                 sockets.append(_open_unix(listener.path, settings.unix_socket_mode, settings.unix_socket_group))
             else:
                 sockets += _open_inet(listener, shared=settings.workers > 1)
-        except (OSError, KeyError, ListenError) as error:
+        except (OSError, ListenError) as error:
             for each in sockets:
                 if each.family == socket.AF_UNIX:
                     Path(each.getsockname()).unlink(missing_ok=True)
@@ -161,19 +161,30 @@ def _share(sockets: list[socket.socket]) -> list[socket.socket]:
 
 
 def _open_unix(path: str, mode: int, group: str) -> socket.socket:
-    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    group_id = _group_id(group) if group else -1
     _remove_stale(path)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o777)  # nobody connects before mode and group are as they should be
     try:
         opened.bind(path)
     finally:
         os.umask(umask)
-    if group:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
-    Path(path).chmod(mode)
+    try:
+        os.chown(path, -1, group_id)
+        Path(path).chmod(mode)
+    except OSError:
+        Path(path).unlink()
+        raise
     opened.listen(_BACKLOG)
     opened.setblocking(False)
     return opened
+
+
+def _group_id(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ListenError(f"there is no group {group!r} (unix_socket_group)") from None
 
 
 def _remove_stale(path: str) -> None:
