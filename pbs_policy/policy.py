@@ -13,11 +13,11 @@ because nearly every answer is DUNNO after the first:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from pbs_policy.address import ClientAddress
-from pbs_policy.table import NO_END, Record, names_of_user, parse_record
+from pbs_policy.table import NO_END, Record, is_record, names_of_user, parse_record
 
 OK = "OK"
 DUNNO = "DUNNO"
@@ -35,23 +35,27 @@ class Rules:
     observe_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What is answered, and why. `record` is the login or permit that decided, where one did; `would_be` is what
-    the action had been without observe_only."""
+class Decision(NamedTuple):
+    """What is answered, and why. `value` is that of the key that permitted, where one did; `would_be` is what the
+    action had been without observe_only."""
 
     action: str
     reason: str
-    record: Record | None = None
+    value: bytes = b""
     would_be: str = ""
+
+    @property
+    def record(self) -> Record | None:
+        """The login or permit that decided, read only when it is to be shown: most decisions never are."""
+        return parse_record(self.value) if self.value else None
 
 
 class Candidate(NamedTuple):
-    """A permission that holds if its key has an end: `which` of the keys asked (see `table.Keys.relay`)."""
+    """A permission that holds if its key has an end: `which` of the keys asked (`table.Keys.relay`), its value."""
 
     reason: Literal["login", "permit"]
     which: int
-    record: Record
+    value: bytes
 
 
 NO_CLIENT_ADDRESS = Decision(DUNNO, "no_client_address")
@@ -82,15 +86,16 @@ def weigh(found: Sequence[bytes | None], rules: Rules) -> Decision | list[Candid
     if not any(found):
         return NO_LOGIN
     candidates = []
-    if found[0] is not None and (record := parse_record(found[0])):
-        candidates.append(Candidate("permit", 0, record))
+    if (value := found[0]) is not None and is_record(value):
+        candidates.append(Candidate("permit", 0, value))
     which = 1 if rules.sender_match == "off" else 2
     value = found[which] if which < len(found) else None
-    if value is not None and (record := parse_record(value)):
-        candidates.append(Candidate("login", which, record))
+    if value is not None and is_record(value):
+        candidates.append(Candidate("login", which, value))
     if candidates:
         return candidates
-    return NO_LOGIN if found[1] is None or rules.sender_match == "off" else SENDER_MISMATCH
+    somebody = rules.sender_match != "off" and found[1] is not None and is_record(found[1])
+    return SENDER_MISMATCH if somebody else NO_LOGIN
 
 
 def confirm(candidates: Sequence[Candidate], left: Sequence[int], deny: bytes | None) -> Decision:
@@ -99,7 +104,7 @@ def confirm(candidates: Sequence[Candidate], left: Sequence[int], deny: bytes | 
         return DENIED
     for candidate, milliseconds in zip(candidates, left, strict=True):
         if milliseconds > 0:
-            return Decision(OK, candidate.reason, candidate.record)
+            return Decision(OK, candidate.reason, candidate.value)
     return NO_END_OF_KEY if NO_END in left else NO_LOGIN
 
 
@@ -110,4 +115,4 @@ def unavailable(rules: Rules) -> Decision:
 
 def observed(decision: Decision) -> Decision:
     """The same decision under observe_only: DUNNO to Postfix, the truth in the log."""
-    return replace(decision, action=DUNNO, would_be=decision.action)
+    return decision._replace(action=DUNNO, would_be=decision.action)

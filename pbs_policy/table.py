@@ -61,8 +61,13 @@ class Entry(NamedTuple):
     left: float | None
 
 
+def is_record(value: bytes) -> bool:
+    """Whether a key's value is a record; somebody else may have written something else there."""
+    return _RECORD.fullmatch(value) is not None
+
+
 def parse_record(value: bytes) -> Record | None:
-    """The record in a key's value, or None where the value is not one (somebody else wrote it)."""
+    """The record in a key's value, or None where the value is not one."""
     match = _RECORD.fullmatch(value)
     if match is None:
         return None
