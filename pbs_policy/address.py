@@ -12,6 +12,7 @@ The post-login script stands alone and does the same in its own lines; the contr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
@@ -100,12 +101,14 @@ def parse_network(text: str) -> Network:
     Raises AddressError where it is neither, and, as Postfix does for mynetworks, where bits are set behind the
     prefix: 192.0.2.7/24 may mean the one host or the whole network.
     """
+    # One way to write a network, which the script knows too: no masks and no zone ids, though ip_network takes them.
     try:
-        return ip_network(text)
-    except ValueError:
-        pass
-    try:
+        if not re.fullmatch(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", text):
+            raise ValueError(text)
         meant = ip_network(text, strict=False)
     except ValueError:
         raise AddressError(f"not a network: {text!r} (expected 192.0.2.0/24 or 2001:db8::/32)") from None
-    raise AddressError(f"{text!r} has bits set behind its prefix (did you mean {meant}?)")
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise AddressError(f"{text!r} has bits set behind its prefix (did you mean {meant}?)") from None

@@ -18,7 +18,8 @@ from pbs_policy.listener import Listener, ListenError
 from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
 from pbs_policy.server import PolicyServer
-from pbs_policy.settings import Settings, Value
+from pbs_policy.settings import Settings
+from pbs_policy.sources import Value
 from pbs_policy.table import Keys
 from pbs_policy.workers import supervise
 
@@ -89,7 +90,7 @@ async def _serve(
         loop.add_reader(lifeline, stop.set)
     log.write_soon(loop.call_soon)
     keys = Keys(settings.key_prefix)
-    lookups = Lookups(settings.redis_url, settings.redis_user, password, keys.probe, log)
+    lookups = Lookups(settings.redis_url, settings.redis_user, password, keys.probe, log, settings.redis_tls)
     server = PolicyServer(settings.rules, settings.addresses, keys, lookups, log, settings.log_decisions)
     await lookups.open()
     sweeper = asyncio.create_task(server.sweep())

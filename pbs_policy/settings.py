@@ -1,16 +1,13 @@
 """Every setting once: its name, default, unit, meaning and check; and where its value comes from.
 
-The file is written in the manner of Postfix' main.cf, because its readers administer Postfix and because the
-post-login script must read it in microseconds: `name = value`, a line that begins with a blank continues the one
-before, a line that begins with `#` is a comment. Defaults < file < environment `PBS_<NAME>` < `--set name=value`.
-Whatever is wrong is reported at once, each fault with its place (`SettingsError`).
+Defaults < file < environment `PBS_<NAME>` < `--set name=value` (`sources`). Whatever is wrong is reported at once,
+each fault with its place (`SettingsError`).
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -21,17 +18,8 @@ from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
 from pbs_policy.listener import Listener
 from pbs_policy.policy import Rules, SenderMatch
-from pbs_policy.redis_url import RedisUrl
-
-DEFAULT_FILE = Path("/etc/pbs-policy/pbs-policy.conf")
-
-
-class SettingsError(Exception):
-    """The settings are not usable. `faults` are all there are, each `place: what is wrong, what was expected`."""
-
-    def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = list(faults)
-        super().__init__("\n".join(self.faults))
+from pbs_policy.redis_url import RedisUrl, TlsFiles
+from pbs_policy.sources import SettingsError, Value, did_you_mean, from_environment, from_file, from_overrides
 
 
 def _items(text: str) -> list[str]:
@@ -128,6 +116,11 @@ class Settings:
     redis_password_file: str = _setting(
         "", _parse_path, "File whose first line is the Redis password; empty: no password."
     )
+    redis_tls_ca_file: str = _setting(
+        "", _parse_path, "Certificates of the authorities to trust for rediss://; empty: the system's."
+    )
+    redis_tls_cert_file: str = _setting("", _parse_path, "Our own certificate, where Redis asks for one.")
+    redis_tls_key_file: str = _setting("", _parse_path, "The key of redis_tls_cert_file; empty: it is in that file.")
     key_prefix: str = _setting("pbs:", _parse_key_prefix, "What every key of ours begins with.")
     ttl: int = _setting(
         "30m", parse_duration, f"How long a login permits relaying (the old grace period): {DURATION}."
@@ -166,6 +159,11 @@ class Settings:
         """How client addresses are named here."""
         return ClientAddresses(self.ipv6_prefix, self.never_record)
 
+    @property
+    def redis_tls(self) -> TlsFiles:
+        """The files for TLS with Redis."""
+        return TlsFiles(self.redis_tls_ca_file, self.redis_tls_cert_file, self.redis_tls_key_file)
+
     def redis_password(self) -> str:
         """The password from redis_password_file, or "". Raises SettingsError where it cannot be read."""
         if not self.redis_password_file:
@@ -177,14 +175,6 @@ class Settings:
         if not lines or not lines[0]:
             raise SettingsError([f"redis_password_file: {self.redis_password_file} has no first line"])
         return lines[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A setting's text as somebody wrote it, and the place: `FILE:LINE`, a variable's name, `--set`, `default`."""
-
-    text: str
-    place: str
 
 
 def defaults() -> dict[str, Value]:
@@ -202,19 +192,19 @@ def load(
 ) -> tuple[Settings, dict[str, Value]]:
     """The effective settings, and the text and place of each.
 
-    `file` None means DEFAULT_FILE, which may be absent; a file that was named may not. Raises SettingsError.
+    `file` None means `sources.DEFAULT_FILE`, which may be absent; one that was named may not. Raises SettingsError.
     """
     faults: list[str] = []
     values = defaults()
     for name, value in [
-        *_from_file(file, faults),
-        *_from_environment(environment or {}, faults),
-        *_from_overrides(overrides, faults),
+        *from_file(file, faults),
+        *from_environment(environment or {}, values, faults),
+        *from_overrides(overrides, faults),
     ]:
         if name in values:
             values[name] = value
         else:
-            faults.append(f"{value.place}: unknown setting {name!r}{_did_you_mean(name)}")
+            faults.append(f"{value.place}: unknown setting {name!r}{did_you_mean(name, values)}")
     parsed: dict[str, Any] = {}
     for each in fields(Settings):
         value = values[each.name]
@@ -226,74 +216,3 @@ def load(
     if faults:
         raise SettingsError(faults)
     return Settings(**parsed), values
-
-
-def _did_you_mean(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), defaults(), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _from_file(file: Path | None, faults: list[str]) -> Iterator[tuple[str, Value]]:
-    path = file or DEFAULT_FILE
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        if file is not None or not isinstance(error, FileNotFoundError):
-            faults.append(f"{path}: {error.strerror}")
-        return
-    seen: dict[str, int] = {}
-    for number, line in logical_lines(data):
-        place = f"{path}:{number}"
-        try:
-            name, equals, text = (part.strip() for part in line.decode("utf-8").partition("="))
-        except UnicodeDecodeError:
-            faults.append(f"{place}: not UTF-8 text")
-            continue
-        if not equals or not name:
-            faults.append(f"{place}: expected name = value, found {line.decode().strip()!r}")
-        elif name in seen:
-            faults.append(f"{place}: {name} is set a second time (first in line {seen[name]})")
-        else:
-            seen[name] = number
-            yield name, Value(text, place)
-
-
-def logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines of a main.cf-like file: number of the first physical line, and the text with continuations joined.
-
-    Empty lines and comments are skipped, also between a line and its continuation (postconf(5)).
-    """
-    number, logical = 0, b""
-    for at, line in enumerate(data.split(b"\n"), 1):
-        if not line.strip() or line.lstrip().startswith(b"#"):
-            continue
-        if line[:1].isspace() and logical:
-            logical += b" " + line.strip()
-            continue
-        if logical:
-            yield number, logical
-        number, logical = at, line.strip()
-    if logical:
-        yield number, logical
-
-
-def _from_environment(environment: Mapping[str, str], faults: list[str]) -> Iterator[tuple[str, Value]]:
-    """PBS_TTL=8h and its like. Other programs own names with PBS_ in front: only near misses are faults."""
-    known = defaults()
-    for variable, text in sorted(environment.items()):
-        name = variable.removeprefix("PBS_").lower()
-        if name == variable.lower():
-            continue
-        if name in known:
-            yield name, Value(text.strip(), variable)
-        elif difflib.get_close_matches(name, known, n=1, cutoff=0.85):
-            faults.append(f"{variable}: unknown setting{_did_you_mean(name)}")
-
-
-def _from_overrides(overrides: Iterable[str], faults: list[str]) -> Iterator[tuple[str, Value]]:
-    for override in overrides:
-        name, equals, text = (part.strip() for part in override.partition("="))
-        if equals:
-            yield name, Value(text, "--set")
-        else:
-            faults.append(f"--set {override}: expected name=value")

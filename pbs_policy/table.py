@@ -20,12 +20,12 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     from redis import Redis
 
-    from pbs_policy.redis_url import RedisUrl
+    from pbs_policy.redis_url import RedisUrl, TlsFiles
 
 REDIS_TIMEOUT = 0.5
 """Seconds for a connection and for a reply: an administrator's command says what is wrong instead of hanging."""
@@ -266,7 +266,7 @@ def _escape_glob(text: bytes) -> bytes:
     return re.sub(rb"([*?\[\]\\])", rb"\\\1", text)
 
 
-def connect(url: RedisUrl, user: str, password: str) -> Redis:
+def connect(url: RedisUrl, user: str, password: str, tls: TlsFiles | None = None) -> Redis:
     """A client for `LoginTable`. Nothing is sent before the first command.
 
     redis-py left alone retries a refused connection for 4 s and a mute one for a minute, and one made from a URL
@@ -276,16 +276,19 @@ def connect(url: RedisUrl, user: str, password: str) -> Redis:
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
+    from redis.sentinel import Sentinel
 
-    return Redis(
-        host=url.host or "localhost",
-        port=url.port or 6379,
-        unix_socket_path=url.path or None,
-        db=url.db,
-        username=user or None,
-        password=password or None,
-        protocol=2,
-        socket_timeout=REDIS_TIMEOUT,
-        socket_connect_timeout=REDIS_TIMEOUT,
-        retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),
-    )
+    limits: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": REDIS_TIMEOUT,
+        "socket_connect_timeout": REDIS_TIMEOUT,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),
+    }
+    access: dict[str, Any] = {"db": url.db, "username": user or None, "password": password or None, **limits}
+    if url.master:
+        sentinel: Any = Sentinel  # without types in redis-py
+        return cast("Redis", sentinel(url.sentinels, sentinel_kwargs=limits).master_for(url.master, **access))
+    if url.tls and tls:
+        access |= {"ssl_ca_certs": tls.ca or None, "ssl_certfile": tls.certificate or None}
+        access |= {"ssl_keyfile": tls.key or None}
+    return Redis(host=url.host, port=url.port or 6379, unix_socket_path=url.path or None, ssl=url.tls, **access)

@@ -79,7 +79,7 @@ def explain(error: Exception) -> tuple[str, int]:
     from pbs_policy.address import AddressError
     from pbs_policy.demo.daemons import DaemonError
     from pbs_policy.listener import ListenError
-    from pbs_policy.settings import SettingsError
+    from pbs_policy.sources import SettingsError
     from pbs_policy.table import StoreUnavailable
 
     if isinstance(error, SettingsError):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pbs_policy.settings import Settings, Value
+    from pbs_policy.settings import Settings
+    from pbs_policy.sources import Value
     from pbs_policy.table import LoginTable
 
 
@@ -30,5 +31,6 @@ class Session:
         from pbs_policy.table import LoginTable, connect
 
         settings, _ = self.load()
-        redis = connect(settings.redis_url, settings.redis_user, settings.redis_password())
+        user, password = settings.redis_user, settings.redis_password()
+        redis = connect(settings.redis_url, user, password, settings.redis_tls)
         return settings, LoginTable(redis, settings.key_prefix)

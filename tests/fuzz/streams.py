@@ -20,8 +20,8 @@ from typing import Any
 
 from pbs_policy.address import ClientAddresses, parse_network
 from pbs_policy.log import Log
-from pbs_policy.lookups import Answer
 from pbs_policy.policy import Rules
+from pbs_policy.redis_line import Answer
 from pbs_policy.server import PolicyServer
 from pbs_policy.table import Keys
 

@@ -1,0 +1,220 @@
+"""One connection to Redis: how it is opened (TCP, TLS, a unix socket, by way of Sentinel), and the batches of
+questions in flight on it, oldest first. What becomes of them when the connection is lost is for `lookups` to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hiredis
+
+from pbs_policy.log import Log, printable
+from pbs_policy.redis_url import Place, RedisUrl, TlsFiles
+
+TIMEOUT = 0.5
+"""Seconds a request may wait for Redis in all. Postfix waits 2 s for us in the example main.cf."""
+
+Answer = Callable[[Sequence[bytes | None] | None, Sequence[int]], None]
+"""Called once for each question: the values and remaining milliseconds, or None and nothing for "unavailable"."""
+
+
+def _pack(*parts: str | bytes) -> bytes:
+    packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub knows tuples of one item only
+    return packed
+
+
+class RedisRefused(Exception):
+    """Redis was reached, and answered the login or the first command with an error."""
+
+
+class Batch:
+    """What one turn of the loop asked, and where each answer goes."""
+
+    __slots__ = ("asks", "deadline", "ends", "keys", "replies", "retried")
+
+    def __init__(self) -> None:
+        self.asks: list[tuple[Answer, int, int]] = []
+        self.keys: list[bytes] = []
+        self.ends: list[bytes] = []
+        self.deadline = 0.0
+        self.retried = False
+        self.replies: list[Any] = []
+
+    def request(self) -> bytes:
+        parts = [_pack("PTTL", key) for key in self.ends]
+        if self.keys:
+            parts.insert(0, _pack("MGET", *self.keys))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def is_answered(self) -> bool:
+        return len(self.replies) == len(self.ends) + bool(self.keys)
+
+    def answer(self, log: Log) -> None:
+        """Hand the replies to those who asked; an error among them makes the whole batch unavailable."""
+        for reply in self.replies:
+            if isinstance(reply, Exception):
+                log.error(f"Redis cannot be asked: {printable(str(reply))}")
+                self.fail()
+                return
+        values: list[bytes | None] = self.replies[0] if self.keys else []
+        ends: list[int] = self.replies[bool(self.keys) :]
+        value = end = 0
+        for answer, number_of_values, number_of_ends in self.asks:
+            try:
+                answer(values[value : value + number_of_values], ends[end : end + number_of_ends])
+            except Exception as error:  # noqa: BLE001 - one request's fault must not take its neighbours' answers
+                log.error(f"a request was left without an answer: {error!r}")
+            value += number_of_values
+            end += number_of_ends
+
+    def fail(self) -> None:
+        """Tell those who asked that Redis is unavailable."""
+        for answer, _, _ in self.asks:
+            answer(None, ())
+
+
+class Line(asyncio.Protocol):
+    """One connection to Redis: what is in flight on it, oldest first."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, log: Log) -> None:
+        self._reader = hiredis.Reader()
+        self._loop = loop
+        self._log = log
+        self._watch: asyncio.TimerHandle | None = None
+        self._greetings: list[asyncio.Future[Any]] = []
+        self.in_flight: deque[Batch] = deque()
+        self.is_mute = False
+        self.lost: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+
+    async def greet(self, *command: str) -> Any:
+        """The reply to one command before any batch, such as AUTH. Raises RedisRefused where it is an error."""
+        future = self._loop.create_future()
+        self._greetings.append(future)
+        self._transport.write(_pack(*command))
+        reply = await future
+        if isinstance(reply, Exception):
+            raise RedisRefused(f"{command[0]}: {reply}")
+        return reply
+
+    def send(self, batch: Batch) -> None:
+        self.in_flight.append(batch)
+        self._transport.write(batch.request())
+        if self._watch is None:
+            self._watch = self._loop.call_at(batch.deadline, self._look_at_the_oldest)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        try:
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                if self._greetings:
+                    self._greetings.pop(0).set_result(reply)
+                    continue
+                batch = self.in_flight[0]
+                batch.replies.append(reply)
+                if batch.is_answered():
+                    self.in_flight.popleft()
+                    batch.answer(self._log)
+        except (hiredis.ProtocolError, IndexError) as error:
+            self._log.error(f"what answers at redis_url does not speak Redis' protocol: {printable(str(error))}")
+            self._transport.abort()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        for greeting in self._greetings:
+            if not greeting.done():
+                greeting.set_exception(ConnectionResetError("the connection was closed"))
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def _look_at_the_oldest(self) -> None:
+        # One timer watches all: it is moved to the oldest batch's deadline, not set for each.
+        self._watch = None
+        if not self.in_flight:
+            return
+        deadline = self.in_flight[0].deadline
+        if self._loop.time() >= deadline:
+            self.is_mute = True
+            self._transport.abort()
+        else:
+            self._watch = self._loop.call_at(deadline, self._look_at_the_oldest)
+
+
+class Connector:
+    """Opens connections to the Redis of `url`, logs in, and makes sure that it answers."""
+
+    def __init__(self, url: RedisUrl, user: str, password: str, probe_key: bytes, log: Log, tls: TlsFiles) -> None:
+        self._url = url
+        self._user = user
+        self._password = password
+        self._probe_key = probe_key
+        self._log = log
+        self._tls = _tls_context(tls) if url.tls else None
+        self._sentinels = list(url.sentinels)
+
+    async def open(self) -> Line:
+        """A connection that has answered. Raises OSError, TimeoutError or RedisRefused."""
+        async with asyncio.timeout(TIMEOUT):
+            host, port = self._url.host, self._url.port
+            if self._url.master:
+                host, port = await self._find_master()
+            line = await self._open_line(host, port)
+            try:
+                if self._password:
+                    await line.greet("AUTH", *([self._user] if self._user else []), self._password)
+                if self._url.db:
+                    await line.greet("SELECT", str(self._url.db))
+                # A least-privilege user may GET and not PING; and a mute Redis shows itself here.
+                await line.greet("GET", self._probe_key.decode())
+            except BaseException:
+                line.close()
+                raise
+            return line
+
+    async def _open_line(self, host: str, port: int) -> Line:
+        line = Line(asyncio.get_running_loop(), self._log)
+        if self._url.path:
+            await asyncio.get_running_loop().create_unix_connection(lambda: line, self._url.path)
+        else:
+            await asyncio.get_running_loop().create_connection(lambda: line, host, port, ssl=self._tls)
+        return line
+
+    async def _find_master(self) -> Place:
+        """Ask the Sentinels, one after the other, and the one that knew last time first."""
+        trouble = "no Sentinel answers"
+        for sentinel in self._sentinels:
+            line = None
+            try:
+                async with asyncio.timeout(TIMEOUT / (len(self._sentinels) + 1)):
+                    line = await self._open_line(*sentinel)
+                    found = await line.greet("SENTINEL", "get-master-addr-by-name", self._url.master)
+            except (OSError, RedisRefused, TimeoutError) as error:
+                trouble = f"Sentinel {sentinel[0]}: {error or 'no answer'}"
+                continue
+            finally:
+                if line is not None:
+                    line.close()
+            if found:
+                self._sentinels.remove(sentinel)
+                self._sentinels.insert(0, sentinel)
+                return found[0].decode(), int(found[1])
+            trouble = f"Sentinel {sentinel[0]} knows no master {self._url.master}"
+        raise RedisRefused(trouble)
+
+
+def _tls_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=files.ca or None)
+    if files.certificate:
+        context.load_cert_chain(files.certificate, files.key or None)
+    return context

@@ -1,0 +1,106 @@
+"""Where settings are written down: the file, the environment, the command line. What they mean is in `settings`.
+
+The file is in the manner of Postfix' main.cf, because its readers administer Postfix and because the post-login
+script must read it in microseconds: `name = value`; a line that begins with a blank continues the one before; a
+line that begins with `#` is a comment.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_FILE = Path("/etc/pbs-policy/pbs-policy.conf")
+
+
+class SettingsError(Exception):
+    """The settings are not usable. `faults` are all there are, each `place: what is wrong, what was expected`."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A setting's text as somebody wrote it, and the place: `FILE:LINE`, a variable's name, `--set`, `default`."""
+
+    text: str
+    place: str
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that is nearest, or nothing."""
+    near = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def from_file(file: Path | None, faults: list[str]) -> Iterator[tuple[str, Value]]:
+    """The settings of a file; None means DEFAULT_FILE, which may be absent."""
+    path = file or DEFAULT_FILE
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        if file is not None or not isinstance(error, FileNotFoundError):
+            faults.append(f"{path}: {error.strerror}")
+        return
+    seen: dict[str, int] = {}
+    for number, line in logical_lines(data):
+        place = f"{path}:{number}"
+        try:
+            name, equals, text = (part.strip() for part in line.decode("utf-8").partition("="))
+        except UnicodeDecodeError:
+            faults.append(f"{place}: not UTF-8 text")
+            continue
+        if not equals or not name:
+            faults.append(f"{place}: expected name = value, found {line.decode().strip()!r}")
+        elif name in seen:
+            faults.append(f"{place}: {name} is set a second time (first in line {seen[name]})")
+        else:
+            seen[name] = number
+            yield name, Value(text, place)
+
+
+def logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a main.cf-like file: number of the first physical line, and the text with continuations joined.
+
+    Empty lines and comments are skipped, also between a line and its continuation (postconf(5)).
+    """
+    number, logical = 0, b""
+    for at, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip() or line.lstrip().startswith(b"#"):
+            continue
+        if line[:1].isspace() and logical:
+            logical += b" " + line.strip()
+            continue
+        if logical:
+            yield number, logical
+        number, logical = at, line.strip()
+    if logical:
+        yield number, logical
+
+
+def from_environment(
+    environment: Mapping[str, str], known: Collection[str], faults: list[str]
+) -> Iterator[tuple[str, Value]]:
+    """PBS_TTL=8h and its like. Other programs own names with PBS_ in front: only near misses are faults."""
+    for variable, text in sorted(environment.items()):
+        name = variable.removeprefix("PBS_").lower()
+        if name == variable.lower():
+            continue
+        if name in known:
+            yield name, Value(text.strip(), variable)
+        elif difflib.get_close_matches(name, list(known), n=1, cutoff=0.85):
+            faults.append(f"{variable}: unknown setting{did_you_mean(name, known)}")
+
+
+def from_overrides(overrides: Iterable[str], faults: list[str]) -> Iterator[tuple[str, Value]]:
+    """The settings of `--set name=value` options."""
+    for override in overrides:
+        name, equals, text = (part.strip() for part in override.partition("="))
+        if equals:
+            yield name, Value(text, "--set")
+        else:
+            faults.append(f"--set {override}: expected name=value")
