@@ -69,7 +69,7 @@ def _parse_mode(text: str) -> int:
 
 
 def _parse_path(text: str) -> str:
-    if text and not text.startswith("/"):
+    if text and not (text.startswith("/") and text.isprintable()):
         raise ValueError("expected an absolute path")
     return text
 
@@ -169,12 +169,12 @@ class Settings:
         if not self.redis_password_file:
             return ""
         try:
-            lines = Path(self.redis_password_file).read_text("utf-8").splitlines()
+            line = Path(self.redis_password_file).read_bytes().split(b"\n")[0].rstrip(b"\r").decode()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError([f"redis_password_file: {error}"]) from error
-        if not lines or not lines[0]:
+        if not line:
             raise SettingsError([f"redis_password_file: {self.redis_password_file} has no first line"])
-        return lines[0]
+        return line
 
 
 def defaults() -> dict[str, Value]:

@@ -182,39 +182,48 @@ class LoginTable:
     def revoke_user(self, user: str) -> list[str]:
         """Delete every login and permit of `user`, and return the addresses they were for.
 
-        Others who are logged in from the same address keep it: its record then names the one of them whose login
-        lasts longest.
+        Others who are logged in from the same address keep it: a key that they share with `user`, and that names
+        `user`, is written anew from the login among theirs that lasts longest.
         """
         entries = list(self.entries(user=user))
-        addresses = sorted({entry.client_address for entry in entries})
+        name = _fold(user)
+        names = names_of_user(name)
         self._delete([self.keys.permit(entry.client_address) for entry in entries if entry.kind == "permit"])
-        for address in addresses:
-            names = (b"", *names_of_user(_fold(user)))
-            self._delete([self.keys.login(address, name) for name in names])
-            others = [entry for entry in self.entries(address) if entry.kind == "login" and entry.left]
-            for other in sorted(others, key=lambda entry: entry.left or 0):
-                self._restore(other)
-        return addresses
+        for address in sorted({entry.client_address for entry in entries if entry.kind == "login"}):
+            self._delete([self.keys.login(address, own) for own in names[:1]])
+            others = [other for other in self.entries(address) if other.kind == "login" and other.left]
+            others = [other for other in others if _fold(other.record.user) != name]
+            self._hand_over(self.keys.login(address), name, others)
+            for domain in names[1:]:
+                alike = [other for other in others if domain in names_of_user(_fold(other.record.user))]
+                self._hand_over(self.keys.login(address, domain), name, alike)
+        return sorted({entry.client_address for entry in entries})
 
-    def _restore(self, entry: Entry) -> None:
-        """Write the keys that an address' users share anew from one user's login, to end when that login ends."""
-        domains = [name for name in names_of_user(_fold(entry.record.user)) if name.startswith(b"@")]
+    def _hand_over(self, key: bytes, name: bytes, others: list[Entry]) -> None:
+        """Take a shared key from the user `name`, if it is theirs now, and give it to the one of `others` who is
+        logged in longest."""
+        (value,), _ = self.read([key])
+        record = parse_record(value) if value is not None else None
+        if record is None or _fold(record.user) != name:
+            return
+        if not others:
+            self._delete([key])
+            return
+        heir = max(others, key=lambda entry: entry.left or 0)
         with self._asking():
-            for name in (b"", *domains):
-                key = self.keys.login(entry.client_address, name)
-                self._redis.set(key, serialise_record(entry.record), px=int((entry.left or 0) * 1000) or 1)
+            self._redis.set(key, serialise_record(heir.record), px=max(1, int((heir.left or 0) * 1000)))
 
     def _logins(self, keys: list[bytes], name: bytes) -> Iterator[Entry]:
         prefix = self.keys.login_prefix
         rows = [row for row in self._records(keys, prefix) if not row[1].startswith(b"@")]
         rows = [row for row in rows if not name or _fold(row[2].user) == name]
-        # An address' own key is shown where no user's key says the same: last_login knows none, others write none.
+        # An address' own key is shown where no user's key says the same, and where its missing end needs a look.
         own = {address: names_of_user(_fold(record.user)) for address, key_name, record, _ in rows if not key_name}
         doubled = [(address, names[0]) for address, names in own.items() if names]
         found, _ = self.read([self.keys.login(address, user) for address, user in doubled])
         shown_elsewhere = {address for (address, _), value in zip(doubled, found, strict=True) if value is not None}
         for address, key_name, record, left in rows:
-            if key_name or address not in shown_elsewhere:
+            if key_name or left is None or address not in shown_elsewhere:
                 yield Entry("login", address, record, left)
 
     def _records(self, keys: list[bytes], prefix: bytes) -> Iterator[tuple[str, bytes, Record, float | None]]:
