@@ -29,7 +29,9 @@ def check(table: LoginTable, rules: Rules, client: ClientAddress, sender: str = 
 def _check(table: LoginTable, rules: Rules, client: ClientAddress, sender: str) -> Outcome:
     if client.excluded:
         return Outcome(policy.refuse_excluded(client))
-    name = policy.name_to_match(sender.encode(), rules) if rules.sender_match != "off" else b""
+    name = b""
+    if rules.sender_match != "off":
+        name = policy.name_to_match(sender.encode("utf-8", "surrogateescape"), rules)
     keys = table.keys.relay(client.text, name)
     found, _ = table.read(keys)
     weighed = policy.weigh(found, rules)

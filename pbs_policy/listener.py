@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 EXPECTED = "inet:HOST:PORT or unix:/PATH"
 
 _INET = re.compile(r"inet:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})", re.ASCII)
-_UNIX = re.compile(r"unix:(?P<path>/\S+)")
+_UNIX = re.compile(r"unix:(?P<path>/[^\s\0]+)")
 _LONGEST_PATH = 107  # unix(7): sun_path holds 108 bytes, one of them the NUL
 
 
@@ -40,7 +41,12 @@ class Listener:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it."""
-        return bool(self.path) or self.host in ("localhost", "::1") or self.host.startswith("127.")
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         if self.path:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pbs_policy.log import Log, printable
-from pbs_policy.redis_line import TIMEOUT, Answer, Batch, Connector, Line, RedisRefused
+from pbs_policy.redis_line import TIMEOUT, Answer, Batch, Connector, Line
 from pbs_policy.redis_url import RedisUrl, TlsFiles
 
 RETRY_INTERVAL = 0.02
@@ -37,11 +37,11 @@ class Lookups:
     def __init__(
         self, url: RedisUrl, user: str, password: str, probe_key: bytes, log: Log, tls: TlsFiles = _NO_TLS_FILES
     ) -> None:
-        self._connector = Connector(url, user, password, probe_key, log, tls)
+        self._connector = Connector(url, user, password, probe_key, tls)
         self._url = url
         self._log = log
         self._line: Line | None = None
-        self._batch = Batch()  # of this turn of the loop
+        self._batch = Batch(log)  # of this turn of the loop
         self._waiting: deque[Batch] = deque()  # for a connection, oldest first
         self._wait_until = 0.0  # after this moment nobody waits for a connection: the circuit is open
         self._expiry: asyncio.TimerHandle | None = None
@@ -75,7 +75,7 @@ class Lookups:
         batch.ends += ends
 
     def _flush(self) -> None:
-        batch, self._batch = self._batch, Batch()
+        batch, self._batch = self._batch, Batch(self._log)
         now = self._loop.time()
         batch.deadline = now + TIMEOUT
         if self._line is not None:
@@ -89,11 +89,12 @@ class Lookups:
         while True:
             try:
                 line = await self._connector.open()
-            except (OSError, RedisRefused, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - were this task to end, nobody would connect again
                 self._report_trouble(str(error) or f"no answer within {TIMEOUT} s")
                 first_attempt.set()
                 await asyncio.sleep(RETRY_INTERVAL if self._waiting else PROBE_INTERVAL)
                 continue
+            line.report = self._report_trouble
             self._line = line
             self._report_connection()
             first_attempt.set()
@@ -105,8 +106,8 @@ class Lookups:
     def _take_back(self, line: Line) -> None:
         """After the loss of `line`: what was in flight waits for the next one, once, or is unavailable."""
         self._line = None
-        if line.is_mute:
-            self._report_trouble(f"no answer within {TIMEOUT} s")
+        if line.trouble:
+            self._report_trouble(line.trouble)
         self._wait_until = 0.0 if line.is_mute else self._loop.time() + TIMEOUT
         while line.in_flight:
             batch = line.in_flight.popleft()

@@ -12,7 +12,7 @@ from typing import Any
 
 import hiredis
 
-from pbs_policy.log import Log, printable
+from pbs_policy.log import Log
 from pbs_policy.redis_url import Place, RedisUrl, TlsFiles
 
 TIMEOUT = 0.5
@@ -34,32 +34,43 @@ class RedisRefused(Exception):
 class Batch:
     """What one turn of the loop asked, and where each answer goes."""
 
-    __slots__ = ("asks", "deadline", "ends", "keys", "replies", "retried")
+    __slots__ = ("asks", "deadline", "ends", "keys", "log", "replies", "retried")
 
-    def __init__(self) -> None:
+    def __init__(self, log: Log) -> None:
         self.asks: list[tuple[Answer, int, int]] = []
         self.keys: list[bytes] = []
         self.ends: list[bytes] = []
         self.deadline = 0.0
         self.retried = False
         self.replies: list[Any] = []
+        self.log = log
 
     def request(self) -> bytes:
+        """The commands: one MGET for all values, a PTTL for each end."""
         parts = [_pack("PTTL", key) for key in self.ends]
         if self.keys:
             parts.insert(0, _pack("MGET", *self.keys))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def is_answered(self) -> bool:
+        """Whether there is a reply to each command."""
         return len(self.replies) == len(self.ends) + bool(self.keys)
 
-    def answer(self, log: Log) -> None:
-        """Hand the replies to those who asked; an error among them makes the whole batch unavailable."""
-        for reply in self.replies:
-            if isinstance(reply, Exception):
-                log.error(f"Redis cannot be asked: {printable(str(reply))}")
-                self.fail()
-                return
+    def fault(self) -> str:
+        """What is wrong with the replies, or nothing. An error among them makes the whole batch unavailable."""
+        replies = self.replies
+        if self.keys:
+            values = replies[0]
+            if type(values) is not list or len(values) != len(self.keys):
+                return f"Redis answers to MGET: {values}"
+            replies = replies[1:]
+        for reply in replies:
+            if type(reply) is not int:
+                return f"Redis answers to PTTL: {reply}"
+        return ""
+
+    def answer(self) -> None:
+        """Hand the replies, which are without fault, to those who asked."""
         values: list[bytes | None] = self.replies[0] if self.keys else []
         ends: list[int] = self.replies[bool(self.keys) :]
         value = end = 0
@@ -67,27 +78,31 @@ class Batch:
             try:
                 answer(values[value : value + number_of_values], ends[end : end + number_of_ends])
             except Exception as error:  # noqa: BLE001 - one request's fault must not take its neighbours' answers
-                log.error(f"a request was left without an answer: {error!r}")
+                self.log.error(f"a request was left without an answer: {error!r}")
             value += number_of_values
             end += number_of_ends
 
     def fail(self) -> None:
         """Tell those who asked that Redis is unavailable."""
         for answer, _, _ in self.asks:
-            answer(None, ())
+            try:
+                answer(None, ())
+            except Exception as error:  # noqa: BLE001 - as above
+                self.log.error(f"a request was left without an answer: {error!r}")
 
 
 class Line(asyncio.Protocol):
     """One connection to Redis: what is in flight on it, oldest first."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, log: Log) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._reader = hiredis.Reader()
         self._loop = loop
-        self._log = log
         self._watch: asyncio.TimerHandle | None = None
         self._greetings: list[asyncio.Future[Any]] = []
         self.in_flight: deque[Batch] = deque()
         self.is_mute = False
+        self.trouble = ""
+        self.report: Callable[[str], None] = lambda _: None
         self.lost: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -104,7 +119,10 @@ class Line(asyncio.Protocol):
         return reply
 
     def send(self, batch: Batch) -> None:
+        """Ask a batch. On a connection that is just being lost it waits to be taken back with the others."""
         self.in_flight.append(batch)
+        if self._transport.is_closing():
+            return
         self._transport.write(batch.request())
         if self._watch is None:
             self._watch = self._loop.call_at(batch.deadline, self._look_at_the_oldest)
@@ -115,27 +133,39 @@ class Line(asyncio.Protocol):
             reader.feed(data)
             while (reply := reader.gets()) is not False:
                 if self._greetings:
-                    self._greetings.pop(0).set_result(reply)
+                    greeting = self._greetings.pop(0)
+                    if not greeting.done():
+                        greeting.set_result(reply)
                     continue
-                batch = self.in_flight[0]
-                batch.replies.append(reply)
-                if batch.is_answered():
-                    self.in_flight.popleft()
-                    batch.answer(self._log)
-        except (hiredis.ProtocolError, IndexError) as error:
-            self._log.error(f"what answers at redis_url does not speak Redis' protocol: {printable(str(error))}")
+                self._take_reply(reply)
+        except (hiredis.ProtocolError, IndexError):
+            self.trouble = "what answers there does not speak Redis' protocol"
             self._transport.abort()
+
+    def _take_reply(self, reply: Any) -> None:
+        batch = self.in_flight[0]
+        batch.replies.append(reply)
+        if not batch.is_answered():
+            return
+        self.in_flight.popleft()
+        fault = batch.fault()
+        if fault:
+            self.report(fault)
+            batch.fail()
+        else:
+            batch.answer()
 
     def connection_lost(self, _: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
         for greeting in self._greetings:
             if not greeting.done():
-                greeting.set_exception(ConnectionResetError("the connection was closed"))
+                greeting.set_exception(ConnectionResetError(self.trouble or "the connection was closed"))
         if not self.lost.done():
             self.lost.set_result(None)
 
     def close(self) -> None:
+        """End the connection at once."""
         self._transport.abort()
 
     def _look_at_the_oldest(self) -> None:
@@ -146,6 +176,7 @@ class Line(asyncio.Protocol):
         deadline = self.in_flight[0].deadline
         if self._loop.time() >= deadline:
             self.is_mute = True
+            self.trouble = f"no answer within {TIMEOUT} s"
             self._transport.abort()
         else:
             self._watch = self._loop.call_at(deadline, self._look_at_the_oldest)
@@ -154,12 +185,11 @@ class Line(asyncio.Protocol):
 class Connector:
     """Opens connections to the Redis of `url`, logs in, and makes sure that it answers."""
 
-    def __init__(self, url: RedisUrl, user: str, password: str, probe_key: bytes, log: Log, tls: TlsFiles) -> None:
+    def __init__(self, url: RedisUrl, user: str, password: str, probe_key: bytes, tls: TlsFiles) -> None:
         self._url = url
         self._user = user
         self._password = password
         self._probe_key = probe_key
-        self._log = log
         self._tls = _tls_context(tls) if url.tls else None
         self._sentinels = list(url.sentinels)
 
@@ -183,7 +213,7 @@ class Connector:
             return line
 
     async def _open_line(self, host: str, port: int) -> Line:
-        line = Line(asyncio.get_running_loop(), self._log)
+        line = Line(asyncio.get_running_loop())
         if self._url.path:
             await asyncio.get_running_loop().create_unix_connection(lambda: line, self._url.path)
         else:

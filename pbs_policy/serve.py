@@ -123,12 +123,12 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
     for listener in settings.listen:
         try:
             if listener.path:
-                sockets.append(_open_unix(listener.path, settings.unix_socket_mode, settings.unix_socket_group))
+                _open_unix(listener.path, sockets, settings.unix_socket_mode, settings.unix_socket_group)
             else:
-                sockets += _open_inet(listener, shared=settings.workers > 1)
+                _open_inet(listener, sockets, shared=settings.workers > 1)
         except (OSError, ListenError) as error:
             for each in sockets:
-                if each.family == socket.AF_UNIX:
+                if each.family == socket.AF_UNIX and each.getsockname():
                     Path(each.getsockname()).unlink(missing_ok=True)
                 each.close()
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -136,11 +136,11 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
     return sockets
 
 
-def _open_inet(listener: Listener, *, shared: bool) -> list[socket.socket]:
+def _open_inet(listener: Listener, sockets: list[socket.socket], *, shared: bool) -> None:
     found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
         opened = socket.socket(family, kind, protocol)
+        sockets.append(opened)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -149,36 +149,33 @@ def _open_inet(listener: Listener, *, shared: bool) -> list[socket.socket]:
         opened.bind(address)
         opened.listen(_BACKLOG)
         opened.setblocking(False)
-        sockets.append(opened)
-    return sockets
 
 
 def _share(sockets: list[socket.socket]) -> list[socket.socket]:
     """One more worker's sockets: the same unix sockets, and new ones at the same TCP ports."""
-    shared = []
+    shared: list[socket.socket] = []
     for each in sockets:
-        shared += [each] if each.family == socket.AF_UNIX else _open_inet(_listener_of(each), shared=True)
+        if each.family == socket.AF_UNIX:
+            shared.append(each)
+        else:
+            _open_inet(_listener_of(each), shared, shared=True)
     return shared
 
 
-def _open_unix(path: str, mode: int, group: str) -> socket.socket:
+def _open_unix(path: str, sockets: list[socket.socket], mode: int, group: str) -> None:
     group_id = _group_id(group) if group else -1
     _remove_stale(path)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sockets.append(opened)
     umask = os.umask(0o777)  # nobody connects before mode and group are as they should be
     try:
         opened.bind(path)
     finally:
         os.umask(umask)
-    try:
-        os.chown(path, -1, group_id)
-        Path(path).chmod(mode)
-    except OSError:
-        Path(path).unlink()
-        raise
+    os.chown(path, -1, group_id)
+    Path(path).chmod(mode)
     opened.listen(_BACKLOG)
     opened.setblocking(False)
-    return opened
 
 
 def _group_id(group: str) -> int:

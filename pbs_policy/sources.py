@@ -12,6 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+BLANKS = " \t\r\n\v\f"
+"""What counts as blank in the file: ASCII's, for the script as well."""
+
 DEFAULT_FILE = Path("/etc/pbs-policy/pbs-policy.conf")
 
 
@@ -50,7 +53,7 @@ def from_file(file: Path | None, faults: list[str]) -> Iterator[tuple[str, Value
     for number, line in logical_lines(data):
         place = f"{path}:{number}"
         try:
-            name, equals, text = (part.strip() for part in line.decode("utf-8").partition("="))
+            name, equals, text = (part.strip(BLANKS) for part in line.decode("utf-8").partition("="))
         except UnicodeDecodeError:
             faults.append(f"{place}: not UTF-8 text")
             continue

@@ -58,6 +58,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         status = cli.main(arguments, prog_name="pbs-policy", standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return os.EX_USAGE
     except click.UsageError as error:
         context = error.ctx.command_path if error.ctx else "pbs-policy"
         return _fail(f"{error.format_message()} (see {context} --help)", os.EX_USAGE)
@@ -65,8 +68,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # The reader has seen enough. Python flushes standard output once more at its end: into nowhere.
+    except (BrokenPipeError, SystemExit):
+        # The reader has seen enough (click makes a SystemExit of that, and uses it for nothing else here). Python
+        # flushes standard output once more at its end: into nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001 - one line for the administrator, whatever happened

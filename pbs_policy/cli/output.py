@@ -64,4 +64,5 @@ def _show_table(first: list[Entry], rest: Iterator[Entry]) -> int:
 def _row(entry: Entry, now: float) -> tuple[str, ...]:
     since = format_duration(now - entry.record.login_at) + " ago"
     left = "NO END: not honoured" if entry.left is None else format_duration(entry.left)
-    return entry.client_address, printable(entry.record.user) or "-", entry.record.service or "-", since, left
+    user = printable(entry.record.user) or "-"
+    return printable(entry.client_address), user, entry.record.service or "-", since, left

@@ -80,7 +80,8 @@ def installation(
     """
     directory.chmod(0o755)  # Dovecot runs the script as SCRIPT_USER, who has to get at it and its settings
     script = directory / "pbs-postlogin"
-    shutil.copy(shipped("dovecot-hooks/pbs-postlogin"), script)
+    for name in ("pbs-postlogin", "pbs_postlogin.py"):
+        shutil.copy(shipped(f"dovecot-hooks/{name}"), directory)
     listener = Listener(host="127.0.0.1", port=free_port())
     example = shipped(f"postfix-examples/{postfix_example}").read_text()
     if postfix_example == "main.cf.inet":

@@ -1,0 +1,265 @@
+# What pbs-postlogin records of a login, and how it tells Redis. Loaded by that script from beside it, never imported
+# by the package; it runs in the time and under the last word of that script, which lets the session go on anyway.
+#
+# It stands alone, in modules that are built into the interpreter, since it runs at every login: `import socket`
+# alone would double the cost. What it shares with the package (settings file, canonical addresses, keys and
+# records) is held equal by tests that run the script and read back through the package.
+import _socket
+import posix
+import time
+
+REDIS_SECONDS = 0.3  # for all that is said to Redis
+BLANKS = " \t\r\n\v\f"
+
+
+class Failure(Exception):
+    """Why this login is not recorded, as a sentence for Dovecot's log."""
+
+
+def record_login(file, service, environment):
+    """Record the login that Dovecot describes in `environment` (bytes), by the settings in `file`.
+
+    Raises Failure, or whatever the system says.
+    """
+    settings = read_settings(file)
+    if environment.get(b"MASTER_USER") and settings["record_master_logins"] != "yes":
+        return
+    address = canonical(environment.get(b"IP", b"").decode("ascii", "replace"), settings)
+    if address is None:
+        return
+    user = environment.get(b"USER", b"")
+    if len(service) > 32 or not service.replace("-", "").replace("_", "").isalnum() or not service.isascii():
+        service = "unknown"
+    value = b"%d %s" % (time.time(), service.encode()) + (b" " + user if user else b"")
+    key = (settings["key_prefix"] + "login:" + address).encode()
+    keys = [key]
+    name = user.lower()
+    if name and not name.startswith(b"@"):  # @example.com would pass for everybody there
+        keys.append(key + b"," + name)
+        local_part, _, domain = name.rpartition(b"@")
+        if local_part and domain:
+            keys.append(key + b",@" + domain)
+    ttl = b"%d" % seconds(settings["ttl"])
+    tell_redis(settings, [(b"SET", each, value, b"EX", ttl) for each in keys])
+
+
+def read_settings(file):
+    """The settings that concern a login. Lines are main.cf's: comments, and continuations that begin with a blank."""
+    settings = {
+        "redis_url": "redis://127.0.0.1:6379/0",
+        "redis_user": "",
+        "redis_password_file": "",
+        "redis_tls_ca_file": "",
+        "redis_tls_cert_file": "",
+        "redis_tls_key_file": "",
+        "key_prefix": "pbs:",
+        "ttl": "30m",
+        "ipv6_prefix": "128",
+        "never_record": "",
+        "record_master_logins": "no",
+    }
+    try:
+        data = read_file(file or "/etc/pbs-policy/pbs-policy.conf")
+    except FileNotFoundError:
+        if file:
+            raise
+        return settings
+    logical = []
+    for line in data.split("\n"):
+        text = line.strip(BLANKS)
+        if not text or text[0] == "#":
+            continue
+        if line[0] in BLANKS and logical:
+            logical[-1] += " " + text
+        else:
+            logical.append(text)
+    for line in logical:
+        name, equals, value = line.partition("=")
+        name = name.strip(BLANKS)
+        if name in settings and equals:
+            settings[name] = value.strip(BLANKS)
+    return settings
+
+
+def read_file(path):
+    file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        return posix.read(file, 1 << 20).decode("utf-8")
+    finally:
+        posix.close(file)
+
+
+def seconds(text):
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}.get(text[-1:], 0)
+    number = text[:-1] if unit else text
+    total = int(number) * (unit or 1) if number.isascii() and number.isdecimal() and len(number) < 10 else 0
+    if not 0 < total <= 158112000:
+        raise Failure(f"ttl = {text}: expected a time such as 90s, 30m, 8h")
+    return total
+
+
+def canonical(text, settings):
+    """The address as the service will ask for it, or None where it is never recorded. See pbs_policy/address.py."""
+    bits = settings["ipv6_prefix"]
+    if not (bits.isascii() and bits.isdecimal() and 48 <= int(bits) <= 128):
+        raise Failure(f"ipv6_prefix = {bits}: expected 48 to 128")
+    text, _, zone = text.partition("%")
+    packed = pack(text)
+    if zone:
+        if packed[0] == 0xFE:
+            return None  # link-local, shown with its interface by Dovecot 2.4
+        raise Failure(f"IP has a zone id: {text}%{zone}")
+    if len(packed) == 16 and packed[:12] == b"\0\0\0\0\0\0\0\0\0\0\xff\xff":
+        packed = packed[12:]
+    first = packed[0]
+    if len(packed) == 4:
+        if first in (0, 127) or first >= 224 or packed[:2] == b"\xa9\xfe":
+            return None
+    elif packed[:12] == bytes(12) or first == 0xFF or (first == 0xFE and packed[1] & 0xC0 == 0x80):
+        return None
+    number = int.from_bytes(packed, "big")
+    for network in settings["never_record"].replace(",", " ").split():
+        base, _, length = network.partition("/")
+        base = pack(base)
+        if len(base) == len(packed):
+            host_bits = len(base) * 8 - int(length or len(base) * 8)
+            if number >> host_bits == int.from_bytes(base, "big") >> host_bits:
+                return None
+    if len(packed) == 4:
+        return _socket.inet_ntop(_socket.AF_INET, packed)
+    if int(bits) == 128:
+        return _socket.inet_ntop(_socket.AF_INET6, packed)
+    host_bits = 128 - int(bits)
+    number = number >> host_bits << host_bits
+    return _socket.inet_ntop(_socket.AF_INET6, number.to_bytes(16, "big")) + "/" + str(int(bits))
+
+
+def pack(text):
+    try:
+        return _socket.inet_pton(_socket.AF_INET6 if ":" in text else _socket.AF_INET, text)
+    except (OSError, ValueError):
+        raise Failure(f"not an IP address: {text}") from None
+
+
+def tell_redis(settings, commands):
+    """Send the commands in one go. Each must be answered +OK; anything else is a failure."""
+    deadline = time.monotonic() + REDIS_SECONDS
+    server = settings["redis_url"]
+    greeting = []
+    if settings["redis_password_file"]:
+        password = read_file(settings["redis_password_file"]).split("\n")[0].rstrip("\r").encode()
+        user = settings["redis_user"].encode()
+        greeting.append((b"AUTH", user, password) if user else (b"AUTH", password))
+    try:
+        connection, database = connect(settings, deadline)
+        if database.strip("0"):
+            greeting.append((b"SELECT", b"%d" % int(database)))
+        commands = greeting + commands
+        answer = converse(connection, commands, len(commands), deadline)
+    except TimeoutError:
+        raise Failure(f"Redis at {server} did not answer within {REDIS_SECONDS} s") from None
+    for command, line in zip(commands, answer):
+        if line != b"+OK":
+            raise Failure("Redis answers to {}: {}".format(command[0].decode(), line.decode("ascii", "replace")))
+
+
+def converse(connection, commands, lines, deadline):
+    """Send commands, and return as many lines of what is answered."""
+    send = b""
+    for command in commands:
+        send += b"*%d\r\n" % len(command)
+        for part in command:
+            send += b"$%d\r\n%s\r\n" % (len(part), part)
+    patience(connection, deadline)
+    connection.sendall(send)
+    answer = b""
+    while answer.count(b"\r\n") < lines and len(answer) < 65536 and not answer.startswith(b"*-1"):
+        patience(connection, deadline)
+        more = connection.recv(4096)
+        if not more:
+            raise Failure("Redis closed the connection")
+        answer += more
+    return answer.split(b"\r\n")
+
+
+def connect(settings, deadline):
+    """A connection to the Redis of redis_url, and the database in it. See pbs_policy/redis_url.py."""
+    url = settings["redis_url"]
+    scheme, _, rest = url.partition("://")
+    if "@" in rest and scheme != "unix":
+        raise Failure("redis_url: a user and password do not belong into it")
+    if scheme == "unix" and rest.startswith("/"):
+        path, _, database = rest.partition("?db=")
+        return open_first([(_socket.AF_UNIX, path)], url, deadline), database
+    place, _, database = rest.partition("/")
+    if scheme == "redis" and place:
+        return open_first(resolve(place, "6379"), url, deadline), database
+    if scheme == "rediss" and place:
+        connection = open_first(resolve(place, "6379"), url, deadline)
+        return over_tls(connection, place, settings, deadline), database
+    if scheme == "redis+sentinel" and place and database:
+        name, _, database = database.partition("/")
+        return find_master(place.split(","), name.encode(), url, deadline), database
+    raise Failure(f"redis_url = {url}: expected redis[s]://HOST[:PORT][/DB], unix:///PATH, or redis+sentinel://...")
+
+
+def resolve(place, port):
+    if place.startswith("["):
+        host, _, own_port = place[1:].partition("]")
+        own_port = own_port[1:]
+    else:
+        host, _, own_port = place.partition(":")
+    return [(each[0], each[4]) for each in _socket.getaddrinfo(host, own_port or port, 0, _socket.SOCK_STREAM)]
+
+
+def open_first(targets, url, deadline):
+    for family, target in targets:
+        connection = _socket.socket(family, _socket.SOCK_STREAM)
+        try:
+            patience(connection, deadline)
+            connection.connect(target)
+            return connection
+        except TimeoutError:
+            raise
+        except OSError as error:
+            connection.close()
+            trouble = str(error)
+    raise Failure(f"Redis at {url} cannot be reached: {trouble}")
+
+
+def over_tls(connection, place, settings, deadline):
+    import socket  # these two cost a login 30 ms, and only where TLS is asked for
+    import ssl
+
+    context = ssl.create_default_context(cafile=settings["redis_tls_ca_file"] or None)
+    if settings["redis_tls_cert_file"]:
+        context.load_cert_chain(settings["redis_tls_cert_file"], settings["redis_tls_key_file"] or None)
+    host = place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
+    plain = socket.socket(fileno=connection.detach())
+    patience(plain, deadline)
+    return context.wrap_socket(plain, server_hostname=host)
+
+
+def find_master(places, name, url, deadline):
+    trouble = Failure(f"no Sentinel in {url}")
+    for number, place in enumerate(places, 1):
+        # Each gets its share of the time: the first may be the one that is gone.
+        share = time.monotonic() + (deadline - time.monotonic()) / (len(places) - number + 2)
+        try:
+            sentinel = open_first(resolve(place, "26379"), url, share)
+            answer = converse(sentinel, [(b"SENTINEL", b"get-master-addr-by-name", name)], 5, share)
+            if len(answer) > 4 and answer[0] == b"*2":
+                host, port = answer[2].decode(), answer[4].decode()
+                found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST)
+                return open_first([(each[0], each[4]) for each in found], url, deadline)
+            trouble = Failure("Sentinel {} answers: {}".format(place, answer[0].decode("ascii", "replace")))
+        except (Failure, OSError) as error:
+            trouble = error
+    raise Failure("no Sentinel of {} names its master: {}".format(url, str(trouble) or "no answer in time"))
+
+
+def patience(connection, deadline):
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection.settimeout(left)

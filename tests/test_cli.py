@@ -1,0 +1,633 @@
+"""The command line: what each command prints and how it ends, on both worlds of the login table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from redis import Redis
+
+from pbs_policy import __version__
+from pbs_policy.cli import cli, output, run
+from pbs_policy.demo.daemons import PrivateRedis, wait_until
+from pbs_policy.demo.ports import free_port
+from pbs_policy.settings import defaults
+from pbs_policy.table import Keys, Record, names_of_user, serialise_record
+from tests.service import CLI
+
+KEYS = Keys("pbs:")
+DAYS_AGO = int(time.time()) - 3 * 86_400 - 5 * 3600 - 1800
+LEFT = 5400 + 50  # seconds: shown as 1h 30m, however slow the machine is
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Pbs = Callable[..., Result]
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file of the test's own, and no settings from its environment."""
+    for name in [name for name in os.environ if name.startswith("PBS_")]:
+        monkeypatch.delenv(name)
+    file = tmp_path / "pbs-policy.conf"
+    file.touch()
+    return file
+
+
+@pytest.fixture
+def bare(settings_file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
+    """Run a command in this process, with nothing behind it but the settings."""
+
+    def call(*arguments: str) -> Result:
+        capsys.readouterr()
+        status = run(["-c", str(settings_file), *arguments])
+        return Result(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def pbs(redis: Redis, bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> Pbs:
+    """Run a command in this process on a login table of both worlds."""
+    monkeypatch.setattr("pbs_policy.table.connect", lambda *_, **__: redis)
+    return bare
+
+
+def record_login(redis: Redis, address: str, user: str, service: str = "pop3", left: int = LEFT) -> None:
+    value = serialise_record(Record(DAYS_AGO, service, user))
+    for name in (b"", *names_of_user(user.encode("utf-8", "surrogateescape").lower())):
+        redis.set(KEYS.login(address, name), value, ex=left)
+
+
+def is_one_error(result: Result, status: int, text: str) -> bool:
+    """Whether it ended so, with nothing but one line on standard error that says `text`."""
+    assert result.err.startswith("pbs-policy: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
+    assert text in result.err
+    return result.status == status and result.out == ""
+
+
+# --- check
+
+
+def test_check_of_a_client_that_may_relay(pbs: Pbs, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", "alice@example.com")
+    assert pbs("check", "192.0.2.7") == Result(
+        0,
+        "OK  192.0.2.7: may relay, logged in as alice@example.com (pop3) 3d 5h ago, 1h 30m left (reason=login)\n",
+        "",
+    )
+    redis.set(KEYS.permit("192.0.2.8"), f"{DAYS_AGO} manual", ex=LEFT)
+    assert pbs("check", "::ffff:192.0.2.8").out == (
+        "OK  192.0.2.8: may relay, permitted for no user recorded (manual) 3d 5h ago, 1h 30m left (reason=permit)\n"
+    )
+    redis.set(KEYS.login("2001:db8::7"), str(DAYS_AGO), ex=LEFT)
+    assert pbs("check", "2001:DB8::7").out == (
+        "OK  2001:db8::7: may relay, logged in as no user recorded (service not recorded) 3d 5h ago, 1h 30m left "
+        "(reason=login)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("198.51.100.7", "nobody is logged in from there, or it is too long ago (reason=no_login)"),
+        ("127.0.0.1", "a loopback address is never permitted (reason=loopback)"),
+        ("::", "an unspecified address is never permitted (reason=unspecified)"),
+        ("169.254.1.1", "a link-local address is never permitted (reason=link_local)"),
+        ("ff02::1", "a multicast or reserved address is never permitted (reason=multicast)"),
+        ("203.0.113.7", "in a network that never_record excludes (reason=never_record)"),
+        ("192.0.2.8", "its key in Redis has no end, and is not honoured (reason=key_without_end)"),
+        ("192.0.2.9", "an administrator's deny stands against it (reason=denied)"),
+    ],
+)
+def test_check_of_a_client_that_may_not_relay_says_why(pbs: Pbs, redis: Redis, address: str, text: str) -> None:
+    for each in ("127.0.0.1", "203.0.113.7", "192.0.2.9"):
+        record_login(redis, each, "alice@example.com")
+    redis.set(KEYS.login("192.0.2.8"), str(DAYS_AGO))
+    redis.set(KEYS.deny("192.0.2.9"), "spam", ex=LEFT)
+    result = pbs("--set", "never_record=203.0.113.0/24", "check", address)
+    assert result == Result(1, f"DUNNO  {address}: {text}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("match", "sender", "status"),
+    [
+        ("off", "", 0),
+        ("off", "mallory@example.org", 0),
+        ("domain", "bob@EXAMPLE.com", 0),
+        ("domain", "bob@example.net", 1),
+        ("domain", "", 1),
+        ("address", "alice@example.com", 0),
+        ("address", "bob@example.com", 1),
+        ("address", "jos\udce9@example.com", 1),
+    ],
+)
+def test_check_with_a_sender(pbs: Pbs, redis: Redis, match: str, sender: str, status: int) -> None:
+    record_login(redis, "192.0.2.7", "alice@example.com")
+    result = pbs("--set", f"sender_match={match}", "check", "192.0.2.7", "--sender", sender)
+    assert (result.status, result.err) == (status, "")
+    if status:
+        assert result.out == (
+            "DUNNO  192.0.2.7: there is a login, but not of the sender (sender_match) (reason=sender_mismatch)\n"
+        )
+
+
+def test_check_shows_what_observe_only_hides_from_postfix(pbs: Pbs, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", "alice@example.com")
+    result = pbs("--set", "observe_only=yes", "check", "192.0.2.7")
+    assert result.status == 1
+    assert result.out.startswith("DUNNO  192.0.2.7: may relay, logged in as alice@example.com")
+    assert "observe_only: without it, OK" in result.out
+
+
+def test_check_as_json(pbs: Pbs, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", "alice@example.com")
+    result = pbs("check", "--json", "192.0.2.7")
+    shown = json.loads(result.out)
+    assert LEFT - 60 < shown.pop("left") <= LEFT
+    assert shown == {
+        "client_address": "192.0.2.7",
+        "action": "OK",
+        "reason": "login",
+        "would_be": None,
+        "user": "alice@example.com",
+        "service": "pop3",
+        "login_at": DAYS_AGO,
+    }
+    result = pbs("check", "--json", "198.51.100.7")
+    assert result.status == 1
+    assert json.loads(result.out) == {
+        "client_address": "198.51.100.7",
+        "action": "DUNNO",
+        "reason": "no_login",
+        "would_be": None,
+        "user": None,
+        "service": None,
+        "login_at": None,
+        "left": None,
+    }
+
+
+# --- list and show
+
+HEADINGS = ["CLIENT ADDRESS", "USER", "SERVICE", "SINCE", "LEFT"]
+
+
+def test_list_is_a_table_sorted_by_address_and_user(pbs: Pbs, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", "carol@example.net", "imap")
+    record_login(redis, "192.0.2.7", "alice@example.com")
+    record_login(redis, "2001:db8::7", "bob@example.com", left=50 * 3600 + 50)
+    redis.set(KEYS.permit("198.51.100.7"), f"{DAYS_AGO} manual")
+    redis.set(KEYS.login("203.0.113.7"), str(DAYS_AGO), ex=LEFT)
+    assert pbs("list") == Result(
+        0,
+        "CLIENT ADDRESS  USER               SERVICE  SINCE      LEFT\n"
+        "192.0.2.7       alice@example.com  pop3     3d 5h ago  1h 30m\n"
+        "192.0.2.7       carol@example.net  imap     3d 5h ago  1h 30m\n"
+        "198.51.100.7    -                  manual   3d 5h ago  NO END: not honoured\n"
+        "2001:db8::7     bob@example.com    pop3     3d 5h ago  2d 2h\n"
+        "203.0.113.7     -                  -        3d 5h ago  1h 30m\n",
+        "",
+    )
+
+
+def test_list_as_json(pbs: Pbs, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", "jos\u00e9@example.com")
+    redis.set(KEYS.permit("198.51.100.7"), f"{DAYS_AGO} manual")
+    result = pbs("list", "--json")
+    assert (result.status, result.err) == (0, "")
+    login, permit = json.loads(result.out)
+    assert LEFT - 60 < login.pop("left") <= LEFT
+    assert login == {
+        "kind": "login",
+        "client_address": "192.0.2.7",
+        "user": "jos\u00e9@example.com",
+        "service": "pop3",
+        "login_at": DAYS_AGO,
+    }
+    assert permit == {
+        "kind": "permit",
+        "client_address": "198.51.100.7",
+        "user": "",
+        "service": "manual",
+        "login_at": DAYS_AGO,
+        "left": None,
+    }
+
+
+def test_an_empty_list_is_empty(pbs: Pbs) -> None:
+    assert pbs("list") == Result(0, "", "")
+    assert pbs("list", "--json") == Result(0, "[]\n", "")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_list_too_long_to_sort_is_complete(
+    pbs: Pbs, redis: Redis, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_SORTED_UP_TO", 5)
+    for number in range(20):
+        record_login(redis, f"192.0.2.{number}", "alice@example.com")
+    result = pbs("list", *(["--json"] if as_json else []))
+    if as_json:
+        shown = [each["client_address"] for each in json.loads(result.out)]
+    else:
+        heading, *lines = result.out.splitlines()
+        assert re.split(r"  +", heading) == HEADINGS
+        shown = [line.split()[0] for line in lines]
+    assert sorted(shown) == sorted(f"192.0.2.{number}" for number in range(20))
+
+
+def test_show_an_address_or_a_user(pbs: Pbs, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", "alice@example.com")
+    record_login(redis, "192.0.2.7", "bob@example.com")
+    record_login(redis, "198.51.100.7", "alice@example.com")
+
+    def rows(*arguments: str) -> list[list[str]]:
+        result = pbs("show", *arguments)
+        assert (result.status, result.err) == (0, "")
+        return [re.split(r"  +", line)[:2] for line in result.out.splitlines()[1:]]
+
+    assert rows("192.0.2.7") == [["192.0.2.7", "alice@example.com"], ["192.0.2.7", "bob@example.com"]]
+    assert rows("::ffff:192.0.2.7") == rows("192.0.2.7")
+    assert rows("Alice@example.com") == [["192.0.2.7", "alice@example.com"], ["198.51.100.7", "alice@example.com"]]
+    assert [each["user"] for each in json.loads(pbs("show", "--json", "192.0.2.7").out)] == [
+        "alice@example.com",
+        "bob@example.com",
+    ]
+
+
+@pytest.mark.parametrize("who", ["192.0.2.7", "alice@example.com", "*", "192.0.2.*", "jos\udce9"])
+def test_show_where_there_is_nothing(pbs: Pbs, redis: Redis, who: str) -> None:
+    record_login(redis, "192.0.2.70", "bob@example.com")
+    assert pbs("show", who) == Result(1, "", "")
+    assert pbs("show", "--json", who) == Result(1, "[]\n", "")
+
+
+UNPRINTABLE = "a\x1b[31m\nb\u202e\udcff@example.com"
+
+
+def test_a_user_name_that_does_not_print_is_shown_safely(pbs: Pbs, redis: Redis) -> None:
+    """Whoever chooses a user name must not write to an administrator's terminal."""
+    record_login(redis, "192.0.2.7", UNPRINTABLE)
+    shown = "a?[31m?b??@example.com"
+    for arguments in (["list"], ["show", "192.0.2.7"], ["show", UNPRINTABLE], ["check", "192.0.2.7"]):
+        result = pbs(*arguments)
+        assert (result.status, result.err) == (0, "")
+        assert shown in result.out
+        assert all(letter.isprintable() or letter == "\n" for letter in result.out)
+    for arguments in (["list", "--json"], ["check", "192.0.2.7", "--json"]):
+        result = pbs(*arguments)
+        assert json.dumps("a\x1b[31m\nb\u202e\ufffd@example.com") in result.out
+        assert result.out.isascii()
+    assert pbs("revoke", UNPRINTABLE) == Result(0, f"revoked: 192.0.2.7 for {shown}\n", "")
+    assert pbs("revoke", UNPRINTABLE) == Result(0, f"nothing to revoke for {shown}\n", "")
+
+
+def test_an_address_that_a_foreign_writer_made_up_is_shown_safely(pbs: Pbs, redis: Redis) -> None:
+    """Whoever may write the table may relay; the terminal of who looks at it is another matter."""
+    redis.set(b"pbs:login:\x1b[31m\n198.51.100.7", str(DAYS_AGO), ex=LEFT)
+    result = pbs("list")
+    assert len(result.out.splitlines()) == 2
+    assert all(letter.isprintable() or letter == "\n" for letter in result.out)
+
+
+# --- permit and revoke
+
+
+def test_permit_check_and_revoke(pbs: Pbs, redis: Redis) -> None:
+    assert pbs("permit", "192.0.2.7") == Result(0, "192.0.2.7 may relay for 8h\n", "")
+    assert 28_740 < redis.ttl(KEYS.permit("192.0.2.7")) <= 28_800
+    assert pbs("check", "192.0.2.7").status == 0
+    assert pbs("revoke", "192.0.2.7") == Result(0, "revoked: 192.0.2.7\n", "")
+    assert pbs("check", "192.0.2.7").status == 1
+    assert pbs("revoke", "192.0.2.7") == Result(0, "nothing to revoke for 192.0.2.7\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "shown"),
+    [("90s", 90, "1m 30s"), ("30m", 1800, "30m"), ("90d", 7_776_000, "90d"), ("90", 90, "1m 30s")],
+)
+def test_permit_for_a_time_and_a_user(pbs: Pbs, redis: Redis, text: str, seconds: int, shown: str) -> None:
+    result = pbs("permit", "192.0.2.7", "--user", "scanner@example.com", "--for", text)
+    assert result == Result(0, f"192.0.2.7 may relay for {shown}\n", "")
+    assert seconds - 60 < redis.ttl(KEYS.permit("192.0.2.7")) <= seconds
+    (entry,) = json.loads(pbs("show", "scanner@example.com", "--json").out)
+    assert (entry["kind"], entry["service"], entry["user"]) == ("permit", "manual", "scanner@example.com")
+
+
+def test_revoke_a_user_says_from_where_and_leaves_the_others(pbs: Pbs, redis: Redis) -> None:
+    for address in ("192.0.2.7", "198.51.100.7"):
+        record_login(redis, address, "alice@example.com")
+        record_login(redis, address, "bob@example.com")
+    result = pbs("revoke", "alice@example.com")
+    assert result.out == "revoked: 192.0.2.7 for alice@example.com\nrevoked: 198.51.100.7 for alice@example.com\n"
+    assert "bob@example.com" in pbs("check", "192.0.2.7").out
+
+
+@pytest.mark.parametrize(
+    ("address", "why"), [("127.0.0.1", "loopback"), ("fe80::1", "link_local"), ("203.0.113.7", "never_record")]
+)
+def test_an_excluded_address_cannot_be_permitted(pbs: Pbs, redis: Redis, address: str, why: str) -> None:
+    """The service would not honour it: an administrator who is told so looks for another way."""
+    result = pbs("--set", "never_record=203.0.113.0/24", "permit", address)
+    assert is_one_error(result, 64, f"{address} is never permitted to relay: {why}")
+    assert redis.keys() == []
+
+
+def test_with_an_ipv6_prefix_a_client_is_its_network(pbs: Pbs, redis: Redis) -> None:
+    prefix = ("--set", "ipv6_prefix=64")
+    assert pbs(*prefix, "permit", "2001:db8:1:2:3::4").out == "2001:db8:1:2::/64 may relay for 8h\n"
+    assert redis.keys() == [b"pbs:permit:2001:db8:1:2::/64"]
+    assert pbs(*prefix, "check", "2001:db8:1:2::9").out.startswith("OK  2001:db8:1:2::/64: ")
+    assert pbs(*prefix, "check", "2001:db8:1:3::9").status == 1
+    assert pbs(*prefix, "show", "2001:db8:1:2::/64").status == 0
+    assert pbs(*prefix, "show", "2001:db8:1:2::5").status == 0
+    assert pbs(*prefix, "revoke", "2001:db8:1:2::/64").out == "revoked: 2001:db8:1:2::/64\n"
+    assert redis.keys() == []
+
+
+# --- config
+
+
+def test_config_prints_every_effective_setting(bare: Pbs) -> None:
+    result = bare("--set", "ttl=8h", "config")
+    expected = {name: value.text for name, value in defaults().items()} | {"ttl": "8h"}
+    assert result.out == "".join(f"{name} = {text}".rstrip() + "\n" for name, text in expected.items())
+    assert (result.status, result.err) == (0, "")
+
+
+def test_config_n_prints_what_differs_from_the_default(bare: Pbs, settings_file: Path) -> None:
+    assert bare("config", "-n") == Result(0, "", "")
+    settings_file.write_text("ttl = 30m\nipv6_prefix = 64\nnever_record =\n  192.0.2.0/24\n  198.51.100.0/24\n")
+    result = bare("--set", "observe_only=yes", "config", "-n")
+    assert result.out == "ipv6_prefix = 64\nnever_record = 192.0.2.0/24 198.51.100.0/24\nobserve_only = yes\n"
+
+
+def test_config_of_the_settings_named(bare: Pbs) -> None:
+    assert bare("config", "ttl", "listen").out == "listen = inet:127.0.0.1:10040\nttl = 30m\n"
+    assert bare("config", "-n", "ttl").out == ""
+    assert is_one_error(bare("config", "tttl"), 64, "there is no setting 'tttl'")
+
+
+def test_config_as_json(bare: Pbs) -> None:
+    shown = json.loads(bare("--set", "ttl=8h", "config", "--json").out)
+    assert shown == {name: value.text for name, value in defaults().items()} | {"ttl": "8h"}
+    assert json.loads(bare("--set", "ttl=8h", "config", "-n", "--json").out) == {"ttl": "8h"}
+
+
+def test_what_config_prints_can_be_used_as_a_settings_file(bare: Pbs, settings_file: Path, tmp_path: Path) -> None:
+    settings_file.write_text("listen = inet:127.0.0.1:1,\n  unix:/run/p.sock\nkey_prefix = #=:\nredis_user =\n")
+    first = bare("config")
+    settings_file.write_text(first.out)
+    assert bare("config") == first
+
+
+def test_settings_come_from_the_environment_as_well(bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PBS_TTL", "2h")
+    assert bare("config", "-n").out == "ttl = 2h\n"
+    assert bare("--set", "ttl=3h", "config", "-n").out == "ttl = 3h\n"
+
+
+# --- errors: one line each, and an exit status of sysexits.h
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["lst"], "No such command 'lst'"),
+        (["check"], "Missing argument 'ADDRESS'"),
+        (["check", "192.0.2.7", "192.0.2.8"], "unexpected extra argument"),
+        (["list", "--jsn"], "No such option"),
+        (["permit", "192.0.2.7", "--for", "soon"], "expected a time from 1s to 1830d"),
+        (["permit", "192.0.2.7", "--for", "0"], "expected a time from 1s to 1830d"),
+        (["permit", "192.0.2.7", "--for", "-1h"], "expected a time from 1s to 1830d"),
+        (["permit", "alice@example.com"], "not an IP address: 'alice@example.com'"),
+        (["check", "192.0.2.0/24"], "not an IP address: '192.0.2.0/24'"),
+        (["check", "unknown"], "not an IP address: 'unknown'"),
+        (["check", "\udcff\n"], "not an IP address: "),
+        (["check", ""], "not an IP address: ''"),
+    ],
+)
+def test_a_wrong_use_is_64(bare: Pbs, arguments: list[str], text: str) -> None:
+    assert is_one_error(bare(*arguments), 64, text)
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["check", "192.0.2.7"], ["config"], ["serve"], ["permit", "192.0.2.7"]]
+)
+def test_bad_settings_are_78_one_line_for_each_fault(bare: Pbs, settings_file: Path, command: list[str]) -> None:
+    settings_file.write_text("tttl = 30m\nttl = soon\n")
+    result = bare("--set", "sender_match=on", *command)
+    assert (result.status, result.out) == (78, "")
+    assert result.err.replace(str(settings_file), "FILE").splitlines() == [
+        "pbs-policy: FILE:1: unknown setting 'tttl' (did you mean ttl?)",
+        "pbs-policy: FILE:2: ttl = soon: expected a time from 1s to 1830d such as 90s, 30m, 8h, 90d",
+        "pbs-policy: --set: sender_match = on: expected off, domain or address",
+    ]
+
+
+def test_a_settings_file_that_is_not_there_is_78(bare: Pbs, settings_file: Path) -> None:
+    settings_file.unlink()
+    assert is_one_error(bare("config"), 78, f"{settings_file}: No such file or directory")
+
+
+def test_a_password_file_that_is_not_there_is_78(bare: Pbs, tmp_path: Path) -> None:
+    result = bare("--set", f"redis_password_file={tmp_path / 'absent'}", "list")
+    assert is_one_error(result, 78, "redis_password_file: ")
+
+
+WITH_REDIS = [["list"], ["list", "--json"], ["show", "192.0.2.7"], ["show", "alice"], ["check", "192.0.2.7"],
+              ["permit", "192.0.2.7"], ["revoke", "192.0.2.7"], ["revoke", "alice"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", WITH_REDIS, ids=" ".join)
+def test_a_redis_that_is_down_is_69(bare: Pbs, command: list[str]) -> None:
+    started = time.monotonic()
+    result = bare("--set", f"redis_url=redis://127.0.0.1:{free_port()}", *command)
+    assert is_one_error(result, 69, "Redis is unavailable: ")
+    assert time.monotonic() - started < 1.5
+
+
+def test_an_address_that_needs_no_redis_is_answered_without_it(bare: Pbs) -> None:
+    assert bare("--set", "redis_url=unix:///nonexistent", "check", "127.0.0.1").status == 1
+
+
+def test_a_mute_redis_is_69_soon(bare: Pbs, own_redis: Callable[..., PrivateRedis]) -> None:
+    server = own_redis()
+    server.pause()
+    started = time.monotonic()
+    result = bare("--set", f"redis_url={server.url}", "check", "192.0.2.7")
+    assert is_one_error(result, 69, "Redis is unavailable: ")
+    assert time.monotonic() - started < 1.5
+
+
+def test_a_wrong_password_is_69(bare: Pbs, own_redis: Callable[..., PrivateRedis], tmp_path: Path) -> None:
+    server = own_redis("--requirepass", "secret")
+    (tmp_path / "password").write_text("wrong\n")
+    options = ("--set", f"redis_url={server.url}", "--set", f"redis_password_file={tmp_path / 'password'}")
+    assert is_one_error(bare(*options, "list"), 69, "Redis is unavailable: ")
+    (tmp_path / "password").write_text("secret\n")
+    assert bare(*options, "list") == Result(0, "", "")
+
+
+def test_a_place_that_cannot_be_listened_on_is_71(bare: Pbs) -> None:
+    result = bare("--set", "listen=unix:/nonexistent/p.sock", "serve")
+    assert is_one_error(result, 71, "cannot listen on unix:/nonexistent/p.sock: No such file or directory")
+
+
+def test_a_fault_of_ours_is_70_and_still_one_line(bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("one\ntwo")
+
+    monkeypatch.setattr("pbs_policy.settings.load", fail)
+    assert is_one_error(bare("config"), 70, "a fault of this program, please report it: RuntimeError('one\\ntwo')")
+
+
+def test_an_error_in_an_error_is_one_line_too(bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error", "/some/file")
+
+    monkeypatch.setattr("pbs_policy.settings.load", fail)
+    assert is_one_error(bare("config"), 74, "Input/output error")
+
+
+def test_ctrl_c_ends_a_command_without_a_word(bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pbs_policy.settings.load", interrupt)
+    result = bare("config")
+    assert (result.status, result.out, result.err.strip()) == (130, "", "")
+
+
+# --- help
+
+COMMANDS = sorted(cli.commands)
+
+
+def test_every_command_of_the_manual_is_there() -> None:
+    wanted = {"check", "config", "demo", "list", "permit", "revoke", "serve", "show"}
+    assert wanted <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(bare: Pbs, command: str, option: str) -> None:
+    result = bare(command, option)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith(f"Usage: pbs-policy {command} ")
+    examples = result.out.partition("Example:\n")[2]
+    assert re.match(rf"\s+pbs-policy .*\b{command}\b", examples)
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_the_help_names_every_command(bare: Pbs, option: str) -> None:
+    result = bare(option)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith("Usage: pbs-policy [OPTIONS] COMMAND")
+    assert "Example" in result.out
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} ", result.out, re.MULTILINE)
+
+
+def test_without_a_command_the_help_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not as an error: no name of the program in front of each line."""
+    assert run([]) == 64
+    shown = "".join(capsys.readouterr())
+    assert shown.startswith("Usage: pbs-policy [OPTIONS] COMMAND")
+
+
+def test_help_and_version_need_no_sound_settings(bare: Pbs, settings_file: Path) -> None:
+    settings_file.write_text("junk\n")
+    assert bare("list", "--help").status == 0
+    assert bare("--version") == Result(0, f"pbs-policy {__version__}\n", "")
+
+
+# --- as a process, where signals, pipes and the environment matter
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*CLI, *arguments], capture_output=True, check=False)
+
+
+def test_the_status_is_the_process_status() -> None:
+    assert process("-c", "/dev/null", "config", "ttl").stdout == b"ttl = 30m\n"
+    assert process("-c", "/nonexistent", "config").returncode == 78
+    assert process("--set", "redis_url=unix:///nonexistent", "-c", "/dev/null", "list").returncode == 69
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_reader_that_has_seen_enough_is_no_error(redis_server: PrivateRedis, tmp_path: Path, as_json: bool) -> None:
+    """`pbs-policy list | head -1`: nothing on standard error, and not the status of an answer (`show`: nothing)."""
+    url = f"redis_url={redis_server.url}"
+    for number in range(3):
+        process("-c", "/dev/null", "--set", url, "permit", f"192.0.2.{number}")
+    for command in (["list"], ["show", "192.0.2.1"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        arguments = ["-c", "/dev/null", "--set", url, *command, *(["--json"] if as_json else [])]
+        try:
+            result = subprocess.run([*CLI, *arguments], stdout=writer, stderr=subprocess.PIPE, check=False)
+        finally:
+            os.close(writer)
+        assert result.stderr == b""
+        assert result.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_full_disk_is_an_error_of_one_line(redis_server: PrivateRedis) -> None:
+    process("-c", "/dev/null", "--set", f"redis_url={redis_server.url}", "permit", "192.0.2.1")
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [*CLI, "-c", "/dev/null", "--set", f"redis_url={redis_server.url}", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert result.stderr == b"pbs-policy: [Errno 28] No space left on device\n"
+    assert result.returncode == 74
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    log = tmp_path / "log"
+    settings = ("--set", "listen=inet:127.0.0.1:0", "--set", "redis_url=unix:///nonexistent")
+    with log.open("wb") as stream:
+        service = subprocess.Popen([*CLI, "-c", "/dev/null", *settings, "serve"], stderr=stream, stdout=stream)
+    try:
+        assert wait_until(lambda: b"ready, listening on" in log.read_bytes())
+        service.send_signal(number)
+        assert service.wait(10) == 0
+    finally:
+        service.kill()
+        service.wait()
+    lines = log.read_text().splitlines()
+    assert lines[-1] == "info: stopped"
+    assert all(line.split(":")[0] in ("info", "warning", "error") for line in lines)
+
+
+def test_a_locale_without_letters_shows_a_user_all_the_same(redis_server: PrivateRedis) -> None:
+    url = f"redis_url={redis_server.url}"
+    process("-c", "/dev/null", "--set", url, "permit", "192.0.2.7", "--user", "jos\u00e9@example.com")
+    result = subprocess.run(
+        [*CLI, "-c", "/dev/null", "--set", url, "list"],
+        env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"192.0.2.7" in result.stdout

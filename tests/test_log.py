@@ -1,0 +1,132 @@
+"""Log lines: one per event, and a peer's text can forge neither a line nor a field."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pbs_policy.log import LONGEST_VALUE, Log, fields, printable, value
+
+_FIELD = re.compile(r'(?P<name>[a-z_]+)=(?P<value>"(?:[^"\\]|\\.)*"|[^ "]+)(?: |$)')
+
+_texts = st.one_of(
+    st.text(max_size=60),
+    st.text('ab= "\\\n\r\t\x1b\x85\u2028\u00a0\u202e\u3000\udcff', max_size=20),
+    st.text(min_size=LONGEST_VALUE - 2, max_size=LONGEST_VALUE + 2, alphabet='a" \\'),
+    st.sampled_from(
+        ['" action=OK x="', "x action=OK", "a\ninfo: action=OK", "\\", '\\"', '"', '\\" action=OK', "a\\"]
+    ),
+)
+
+
+def read_fields(line: str) -> dict[str, str]:
+    """What a reader of the log makes of a line of fields: names, and values with their quotes taken off."""
+    found = {}
+    at = 0
+    while at < len(line):
+        match = _FIELD.match(line, at)
+        assert match, f"no field at {line[at:]!r}"
+        text = match["value"]
+        found[match["name"]] = re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
+        at = match.end()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("alice@example.com", "alice@example.com"),
+        ("jos\u00e9", "jos\u00e9"),
+        ("sp ace", "sp ace"),
+        ("a\tb\nc\rd\x00e\x1b[31mf\x7fg", "a?b?c?d?e?[31mf?g"),
+        ("a\u2028b\u202ec\u00a0d\u3000e\x85f", "a?b?c?d?e?f"),
+        ("\udce9", "?"),
+        ("x" * LONGEST_VALUE, "x" * LONGEST_VALUE),
+        ("x" * (LONGEST_VALUE + 1), "x" * (LONGEST_VALUE - 3) + "..."),
+    ],
+)
+def test_what_does_not_print_is_a_question_mark_and_what_is_long_is_clipped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("alice@example.com", "alice@example.com"),
+        ("prvs=1=alice", "prvs=1=alice"),
+        ("back\\slash", "back\\slash"),
+        ("sp ace", '"sp ace"'),
+        ('qu"ote', '"qu\\"ote"'),
+        ('a" action=OK b="\\', '"a\\" action=OK b=\\"\\\\"'),
+        ("", '""'),
+        ("a\nb", "a?b"),
+    ],
+)
+def test_a_value_is_quoted_where_it_could_pass_for_more(text: str, shown: str) -> None:
+    assert value(text) == shown
+
+
+def test_fields_that_are_empty_are_left_out() -> None:
+    assert fields(action="OK", user="", sender="a b") == 'action=OK sender="a b"'
+    assert fields(user="") == ""
+
+
+@given(_texts, st.integers(3, 50))
+def test_printable_text_is_one_line_of_at_most_the_limit(text: str, limit: int) -> None:
+    shown = printable(text, limit)
+    assert shown.isprintable()
+    assert len(shown) <= limit
+    assert len(shown.splitlines()) <= 1
+    if text.isprintable() and len(text) <= limit:
+        assert shown == text
+
+
+@given(_texts, _texts, _texts)
+@example('" action=OK x="', "\\", '\\"')
+def test_no_text_forges_a_line_or_a_field(user: str, sender: str, recipient: str) -> None:
+    line = fields(action="DUNNO", user=user, sender=sender, recipient=recipient)
+    assert len(line.splitlines()) == 1
+    given_texts = {"action": "DUNNO", "user": user, "sender": sender, "recipient": recipient}
+    assert read_fields(line) == {name: printable(text) for name, text in given_texts.items() if text}
+
+
+def test_each_line_begins_with_its_word_and_is_written_at_once() -> None:
+    stream = io.BytesIO()
+    log = Log(stream)
+    log.info("one")
+    assert stream.getvalue() == b"info: one\n"
+    log.warning("two")
+    log.error("thr\u00e9e \udcff")
+    assert stream.getvalue().decode() == "info: one\nwarning: two\nerror: thr\u00e9e \\udcff\n"
+
+
+def test_the_lines_of_one_turn_of_the_loop_are_one_write() -> None:
+    stream = io.BytesIO()
+    soon: list[Callable[[], None]] = []
+    log = Log(stream)
+    log.write_soon(soon.append)
+    log.info("one")
+    log.info("two")
+    assert stream.getvalue() == b""
+    assert len(soon) == 1
+    soon.pop()()
+    assert stream.getvalue() == b"info: one\ninfo: two\n"
+    log.info("three")
+    assert len(soon) == 1
+    log.flush()
+    assert stream.getvalue() == b"info: one\ninfo: two\ninfo: three\n"
+
+
+class _Full(io.BytesIO):
+    def write(self, _: object) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    Log(_Full()).error("lost")

@@ -1,0 +1,888 @@
+"""The hot path to Redis by itself, on uvloop and on asyncio's own loop: against real servers, against fakeredis' TCP
+server, and against a server of the test's own that counts what it is asked and misbehaves on demand.
+
+Every test ends with the check that each question had exactly one answer (`Session`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from io import BytesIO
+from typing import Any, cast
+
+import fakeredis
+import hiredis
+import pytest
+import uvloop
+
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.demo.ports import free_port
+from pbs_policy.log import Log
+from pbs_policy.lookups import Lookups
+from pbs_policy.redis_line import TIMEOUT
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.table import GONE, NO_END
+
+PROBE = b"pbs:probe"
+
+Values = list[bytes | None] | None
+Found = tuple[Values, list[int]]
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+UNAVAILABLE: Found = (None, [])
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run a coroutine to its end, on the loop of this round; what it left behind on the loop fails the test."""
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def run(coroutine: Coroutine[Any, Any, None]) -> None:
+        faults: list[dict[str, Any]] = []
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.get_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+            runner.run(asyncio.wait_for(coroutine, 30))
+        assert faults == []
+
+    return run
+
+
+class Session:
+    """Lookups at one server, and the count of the answers to each question."""
+
+    def __init__(self, url: str, *, user: str = "", password: str = "") -> None:
+        self._output = BytesIO()
+        self.lookups = Lookups(RedisUrl.parse(url), user, password, PROBE, Log(self._output))
+        self._answers: list[list[Found]] = []
+
+    def ask(self, keys: Sequence[bytes], ends: Sequence[bytes] = ()) -> asyncio.Future[Found]:
+        """Ask, and have the answer as a future."""
+        future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        answers: list[Found] = []
+        self._answers.append(answers)
+
+        def answer(values: Sequence[bytes | None] | None, left: Sequence[int]) -> None:
+            found = (None if values is None else list(values), list(left))
+            answers.append(found)
+            if not future.done():
+                future.set_result(found)
+
+        self.lookups.ask(keys, ends, answer)
+        assert not answers, "answered from within ask"
+        return future
+
+    async def value(self, key: bytes) -> bytes | None:
+        """The value of one key; a lookup that is unavailable fails the test."""
+        values, _ = await self.ask([key])
+        assert values is not None
+        return values[0]
+
+    async def is_available(self) -> bool:
+        values, _ = await self.ask([b"any"])
+        return values is not None
+
+    def log(self) -> str:
+        return self._output.getvalue().decode()
+
+    def errors(self) -> int:
+        return self.log().count("error: ")
+
+    def check(self) -> None:
+        assert {len(answers) for answers in self._answers} <= {1}, "a question had no answer, or more than one"
+
+
+@asynccontextmanager
+async def session(url: str, **login: str) -> AsyncIterator[Session]:
+    opened = Session(url, **login)
+    await opened.lookups.open()
+    try:
+        yield opened
+    finally:
+        await opened.lookups.close()
+    opened.check()
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 5) -> bool:
+    """Ask on the loop until the condition holds, at most for so many seconds; whether it held."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.005)
+    return True
+
+
+# --- a server that counts and misbehaves -------------------------------------------------------------------------
+
+
+class Peer(asyncio.Protocol):
+    """One connection to `Server`, the `number`th."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.reader = hiredis.Reader()
+        self.segments = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.number = len(self.server.peers)
+        self.server.peers.append(self)
+        self.transport.write(self.server.banner)
+        self.server.welcome(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.segments += 1
+        self.reader.feed(data)
+        while (command := self.reader.gets()) is not False:
+            if command == [b"GET", PROBE] and not self.server.script_for_probe:
+                self.transport.write(b"$-1\r\n")
+                continue
+            self.server.commands.append((self.number, command))
+            self.server.script(self, command)
+
+
+class Server:
+    """Speaks as much of Redis' protocol as lookups need. `script` is called for each command, and may write anything
+    to the peer's transport; the default answers from `data`."""
+
+    def __init__(self, data: Mapping[bytes, bytes] | None = None) -> None:
+        self.data = dict(data or {})
+        self.banner = b""
+        self.script: Callable[[Peer, list[bytes]], None] = self.answer
+        self.script_for_probe = False
+        self.welcome: Callable[[Peer], None] = lambda _: None
+        self.peers: list[Peer] = []
+        self.commands: list[tuple[int, list[bytes]]] = []
+
+    def reply(self, command: list[bytes]) -> bytes:
+        if command[0] == b"MGET":
+            return b"*%d\r\n" % (len(command) - 1) + b"".join(map(self._bulk, command[1:]))
+        if command[0] == b"GET":
+            return self._bulk(command[1])
+        if command[0] in (b"AUTH", b"SELECT"):
+            return b"+OK\r\n"
+        if command[0] == b"PTTL":
+            return b":%d\r\n" % (60_000 if command[1] in self.data else GONE)
+        return b"-ERR unknown command\r\n"
+
+    def _bulk(self, key: bytes) -> bytes:
+        value = self.data.get(key)
+        return b"$-1\r\n" if value is None else b"$%d\r\n%s\r\n" % (len(value), value)
+
+    def answer(self, peer: Peer, command: list[bytes]) -> None:
+        peer.transport.write(self.reply(command))
+
+    @asynccontextmanager
+    async def running(self, port: int = 0) -> AsyncIterator[str]:
+        """Listen, and give the URL."""
+        listening = await asyncio.get_running_loop().create_server(lambda: Peer(self), "127.0.0.1", port)
+        try:
+            yield f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0"
+        finally:
+            listening.close()
+            for peer in self.peers:
+                peer.transport.abort()
+            await asyncio.sleep(0)
+
+
+def mute(_: Peer, __: list[bytes]) -> None:
+    """A script that never answers."""
+
+
+# --- one command for all that ask in one turn ---------------------------------------------------------------------
+
+
+def test_all_that_is_asked_in_one_turn_of_the_loop_goes_out_as_one_command(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1", b"c": b"3"})
+        async with server.running() as url, session(url) as asking:
+            answers = [asking.ask([b"a", b"b"]), asking.ask([b"c"]), asking.ask([b"b", b"c", b"a"])]
+            assert await asyncio.gather(*answers) == [([b"1", None], []), ([b"3"], []), ([None, b"3", b"1"], [])]
+            assert server.commands == [(0, [b"MGET", b"a", b"b", b"c", b"b", b"c", b"a"])]
+            await asyncio.gather(*(asking.ask([b"a"]) for _ in range(1000)))
+            assert server.commands[1:] == [(0, [b"MGET", *[b"a"] * 1000])]
+
+    run(story())
+
+
+def test_the_next_turn_does_not_wait_for_the_answer_of_this_one(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1", b"b": b"2"})
+        held: list[tuple[Peer, list[bytes]]] = []
+        server.script = lambda peer, command: held.append((peer, command))
+        async with server.running() as url, session(url) as asking:
+            first = asking.ask([b"a"])
+
+            async def has(number: int) -> bool:
+                return len(held) == number
+
+            assert await eventually(lambda: has(1))
+            second = asking.ask([b"b"])
+            assert await eventually(lambda: has(2))
+            for peer, command in held:
+                server.answer(peer, command)
+            assert [await first, await second] == [([b"1"], []), ([b"2"], [])]
+            assert len(server.peers) == 1
+
+    run(story())
+
+
+def test_the_ends_of_keys_travel_in_the_same_segment(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        async with server.running() as url, session(url) as asking:
+            before = server.peers[0].segments
+            answers = [asking.ask([b"a"], [b"a", b"x"]), asking.ask([b"b"]), asking.ask([], [b"a"])]
+            assert await asyncio.gather(*answers) == [([b"1"], [60_000, GONE]), ([None], []), ([], [60_000])]
+            assert [command for _, command in server.commands] == [
+                [b"MGET", b"a", b"b"],
+                [b"PTTL", b"a"],
+                [b"PTTL", b"x"],
+                [b"PTTL", b"a"],
+            ]
+            assert server.peers[0].segments == before + 1
+
+    run(story())
+
+
+# --- answers go to those who asked --------------------------------------------------------------------------------
+
+
+@contextmanager
+def tcp_fake_server() -> Iterator[str]:
+    server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(params=["fake", "real"])
+def any_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a Redis of either world listens: fakeredis' TCP server, and a private redis-server."""
+    if request.param == "fake":
+        with tcp_fake_server() as url:
+            yield url
+    else:
+        server: PrivateRedis = request.getfixturevalue("redis_server")
+        yield server.url
+
+
+class Writer:
+    """A second client of the same server, that writes what the lookups are to find."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._replies = hiredis.Reader()
+
+    async def __call__(self, *command: str | bytes | int) -> Any:
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one item only
+        self._writer.write(packed)
+        while (reply := self._replies.gets()) is False:
+            data = await self._reader.read(65536)
+            assert data, "the server closed"
+            self._replies.feed(data)
+        assert not isinstance(reply, Exception), reply
+        return reply
+
+
+@asynccontextmanager
+async def writer(url: str) -> AsyncIterator[Writer]:
+    parsed = RedisUrl.parse(url)
+    reader, opened = await asyncio.open_connection(parsed.host, parsed.port)
+    try:
+        yield Writer(reader, opened)
+    finally:
+        opened.close()
+        await opened.wait_closed()
+
+
+def test_random_questions_have_their_own_answers(run: Run, any_url: str) -> None:
+    async def story() -> None:
+        chance = random.Random(20260101)
+        # Values that look like the protocol itself, that are empty, and that are large.
+        kinds = [b"1763881234 imap alice@example.com", b"", b"$-1\r\n", b"*2\r\n+OK\r\n", b"-ERR\r\n", b"x" * 20_000]
+        data = {b"key-%d" % number: chance.choice(kinds) + b"%d" % number for number in range(50)}
+        data[b"empty"] = b""
+        endless = set(chance.sample(sorted(data), 10))
+        names = [*data, b"absent", b"another absent", b"with blank and\r\nnewline"]
+
+        async def one_client(asking: Session, client: random.Random) -> None:
+            for _ in range(40):
+                keys = client.choices(names, k=client.randrange(1, 6))
+                ends = client.choices(names, k=client.randrange(3))
+                values, left = await asking.ask(keys, ends)
+                assert values == [data.get(key) for key in keys]
+                for key, milliseconds in zip(ends, left, strict=True):
+                    if key in endless:
+                        assert milliseconds == NO_END
+                    elif key in data:
+                        assert 0 < milliseconds <= 60_000
+                    else:
+                        assert milliseconds == GONE
+                for _ in range(client.randrange(3)):
+                    await asyncio.sleep(0)
+
+        async with writer(any_url) as write, session(any_url) as asking:
+            for key, value in data.items():
+                await write("SET", key, value, *(() if key in endless else ("PX", 60_000)))
+            clients = (one_client(asking, random.Random(chance.random())) for _ in range(30))
+            await asyncio.gather(*clients)
+            assert asking.errors() == 0
+
+    run(story())
+
+
+def test_the_database_of_the_url_is_the_one_that_is_read(run: Run, any_url: str) -> None:
+    async def story() -> None:
+        async with writer(any_url) as write:
+            await write("SET", "key", "in 0", "PX", 60_000)
+            await write("SELECT", 3)
+            await write("SET", "key", "in 3", "PX", 60_000)
+        async with session(any_url) as in_0, session(any_url[:-1] + "3") as in_3:
+            assert [await in_0.value(b"key"), await in_3.value(b"key")] == [b"in 0", b"in 3"]
+
+    run(story())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_replies_may_come_in_small_pieces(run: Run, size: int) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1\r\n", b"b": b"$-1\r\n", b"c": b""})
+        waiting = bytearray()
+
+        def drip(peer: Peer, command: list[bytes]) -> None:
+            idle = not waiting
+            waiting.extend(server.reply(command))
+            if idle:
+                asyncio.get_running_loop().call_soon(drop, peer)
+
+        def drop(peer: Peer) -> None:
+            peer.transport.write(bytes(waiting[:size]))
+            del waiting[:size]
+            if waiting:
+                asyncio.get_running_loop().call_soon(drop, peer)
+
+        server.script = drip
+        async with server.running() as url, session(url) as asking:
+            for _ in range(5):
+                answers = [asking.ask([b"a", b"b", b"x"]), asking.ask([b"c"], [b"a", b"x"])]
+                assert await asyncio.gather(*answers) == [
+                    ([b"1\r\n", b"$-1\r\n", None], []),
+                    ([b""], [60_000, GONE]),
+                ]
+
+    run(story())
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused", [b"MGET", b"PTTL"])
+def test_an_error_makes_its_own_round_unavailable_and_no_other(run: Run, refused: bytes) -> None:
+    async def story() -> None:
+        server = Server({b"good": b"1"})
+
+        def script(peer: Peer, command: list[bytes]) -> None:
+            wrong = command[0] == refused and b"bad" in command
+            peer.transport.write(b"-NOPERM no rights\r\n" if wrong else server.reply(command))
+
+        server.script = script
+        async with server.running() as url, session(url) as asking:
+            before = asking.ask([b"good"], [b"good"])
+            await asyncio.sleep(0)
+            same = [asking.ask([b"good"]), asking.ask([b"bad"], [b"bad", b"good"]), asking.ask([], [b"good"])]
+            await asyncio.sleep(0)
+            after = asking.ask([b"good"], [b"good"])
+            assert await before == await after == ([b"1"], [60_000])
+            assert await asyncio.gather(*same) == [UNAVAILABLE] * 3
+            assert "NOPERM" in asking.log()
+            assert len(server.peers) == 1
+
+    run(story())
+
+
+@pytest.mark.parametrize("when", ["answered", "unavailable"])
+def test_an_answer_that_cannot_be_given_takes_no_other_with_it(run: Run, when: str) -> None:
+    # As where the connection that asked is gone: what the callback raises must not reach its neighbours.
+    def fail(_: object, __: object) -> None:
+        raise RuntimeError("the peer is gone")
+
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        async with server.running() as url, session(url) as asking:
+            if when == "unavailable":
+                server.script = mute
+            first = asking.ask([b"a"])
+            asking.lookups.ask([b"a"], (), fail)
+            second = asking.ask([b"a"])
+            await asyncio.sleep(0)
+            asking.lookups.ask([b"a"], (), fail)
+            third = asking.ask([b"a"])
+            expected = UNAVAILABLE if when == "unavailable" else ([b"1"], [])
+            answered = await asyncio.wait_for(asyncio.gather(first, second, third), 3)
+            assert list(answered) == [expected] * 3
+            server.script = server.answer
+            assert await eventually(asking.is_available, 3)
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*0\r\n", b"*1\r\n:7\r\n", b"*-1\r\n", b"*3\r\n$1\r\na\r\n$-1\r\n$-1\r\n"],
+)
+def test_a_reply_to_another_question_is_not_taken_for_an_answer(run: Run, reply: bytes) -> None:
+    async def story() -> None:
+        server = Server()
+        server.script = lambda peer, _: peer.transport.write(reply)
+        async with server.running() as url, session(url) as asking:
+            answers = [asking.ask([b"a"]), asking.ask([b"b"])]
+            assert await asyncio.wait_for(asyncio.gather(*answers), 3) == [UNAVAILABLE] * 2
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "banner",
+    [
+        b"220 mail.example.com ESMTP\r\n",
+        b"ERROR\r\n",
+        b"\x15\x03\x01\0\x02\x02F",
+    ],
+    ids=["SMTP", "memcached", "TLS"],
+)
+def test_a_server_of_another_protocol_is_unavailable_and_said_once(run: Run, banner: bytes) -> None:
+    async def story() -> None:
+        server = Server()
+        server.banner = banner
+        server.script = mute
+        server.script_for_probe = True
+        async with server.running() as url:
+            before = time.monotonic()
+            async with session(url) as asking:
+                assert await asking.ask([b"a"]) == UNAVAILABLE
+                assert time.monotonic() - before < 2 * TIMEOUT
+
+                async def tried_again() -> bool:
+                    return len(server.peers) >= 2
+
+                assert await eventually(tried_again)
+                assert await asking.ask([b"a"]) == UNAVAILABLE
+            # Every attempt fails alike: a line for each would fill the log for as long as it lasts.
+            assert 1 <= asking.errors() <= 2
+
+    run(story())
+
+
+def test_an_answer_that_nobody_asked_for_ends_the_connection(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        async with server.running() as url, session(url) as asking:
+            assert await asking.value(b"a") == b"1"
+            server.peers[0].transport.write(b"*1\r\n$5\r\nstray\r\n")
+
+            async def is_closed() -> bool:
+                return server.peers[0].transport.is_closing() or len(server.peers) == 2
+
+            assert await eventually(is_closed)
+            assert await asking.value(b"a") == b"1"
+            assert len(server.peers) == 2
+
+    run(story())
+
+
+# --- connections that are lost ------------------------------------------------------------------------------------
+
+
+def cutting(server: Server, cuts: int, after: int) -> Callable[[Peer, list[bytes]], None]:
+    """A script that cuts the first `cuts` replies `after` so many bytes, and the connection with them."""
+    left = itertools.count(cuts, -1)
+
+    def script(peer: Peer, command: list[bytes]) -> None:
+        reply = server.reply(command)
+        if next(left) > 0:
+            peer.transport.write(reply[:after])
+            peer.transport.close()
+        else:
+            peer.transport.write(reply)
+
+    return script
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 15])
+def test_a_reply_that_is_cut_off_is_asked_for_once_more(run: Run, after: int) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1", b"b": b"22222222"})
+        server.script = cutting(server, 1, after)
+        async with server.running() as url, session(url) as asking:
+            answers = [asking.ask([b"a", b"b"]), asking.ask([b"b"])]
+            assert await asyncio.gather(*answers) == [([b"1", b"22222222"], []), ([b"22222222"], [])]
+            assert server.commands == [(number, [b"MGET", b"a", b"b", b"b"]) for number in (0, 1)]
+            assert asking.errors() == 0
+
+    run(story())
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 15])
+def test_a_reply_that_is_cut_off_twice_is_unavailable(run: Run, after: int) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1", b"b": b"22222222"})
+        server.script = cutting(server, 2, after)
+        async with server.running() as url, session(url) as asking:
+            before = time.monotonic()
+            assert await asking.ask([b"a", b"b"]) == UNAVAILABLE
+            assert time.monotonic() - before < TIMEOUT
+            assert await asking.value(b"a") == b"1"  # and the next one has a connection again
+            assert len(server.peers) == 3
+
+    run(story())
+
+
+def test_only_what_had_no_answer_is_asked_again(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1", b"b": b"2", b"c": b"3"})
+
+        def script(peer: Peer, command: list[bytes]) -> None:
+            if peer.number == 0 and command[1] != b"a":
+                if command[1] == b"c":
+                    peer.transport.close()
+                return
+            server.answer(peer, command)
+
+        server.script = script
+        async with server.running() as url, session(url) as asking:
+            answers = []
+            for key in (b"a", b"b", b"c"):
+                answers.append(asking.ask([key]))
+                await asyncio.sleep(0)
+            assert await asyncio.gather(*answers) == [([b"1"], []), ([b"2"], []), ([b"3"], [])]
+            asked_again = [command for number, command in server.commands if number == 1]
+            assert asked_again == [[b"MGET", b"b"], [b"MGET", b"c"]]
+
+    run(story())
+
+
+def test_part_of_a_round_that_was_cut_is_not_mixed_with_its_repetition(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"old"})
+
+        def script(peer: Peer, command: list[bytes]) -> None:
+            if peer.number == 0 and command[0] == b"PTTL":
+                server.data[b"a"] = b"new"
+                peer.transport.close()
+            else:
+                server.answer(peer, command)
+
+        server.script = script
+        async with server.running() as url, session(url) as asking:
+            assert await asking.ask([b"a"], [b"a", b"b"]) == ([b"new"], [60_000, GONE])
+
+    run(story())
+
+
+def test_an_idle_connection_that_is_closed_is_opened_anew(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        async with server.running() as url, session(url) as asking:
+            for number in range(20):
+                assert await asking.value(b"a") == b"1"
+                server.peers[-1].transport.close()
+                if number % 2:
+                    await asyncio.sleep(0)
+            assert await asking.value(b"a") == b"1"
+            assert asking.errors() == 0
+
+    run(story())
+
+
+@pytest.mark.parametrize("moment", ["accepted", "too many clients", "AUTH", "GET"])
+def test_a_server_that_hangs_up_while_the_connection_is_opened_is_tried_again(run: Run, moment: str) -> None:
+    # As a proxy without a backend does, a Redis with all its maxclients, or one that is being shut down.
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        hanging_up = itertools.count(1)
+
+        def hang_up(peer: Peer, last_words: bytes) -> None:
+            peer.transport.write(last_words)
+            if next(hanging_up) <= 2:
+                peer.transport.close()
+
+        def welcome(peer: Peer) -> None:
+            if next(hanging_up) <= 2:
+                last_words = b"-ERR max number of clients reached\r\n" if moment == "too many clients" else b""
+                peer.transport.write(last_words)
+                peer.transport.close()
+
+        def script(peer: Peer, command: list[bytes]) -> None:
+            if command[0].decode() == moment:
+                hang_up(peer, server.reply(command))
+            else:
+                server.answer(peer, command)
+
+        server.script = script
+        server.script_for_probe = True
+        if moment in ("accepted", "too many clients"):
+            server.welcome = welcome
+        async with server.running() as url:
+            opened = Session(url[:-1] + "3", user="svc", password="secret")
+            await asyncio.wait_for(opened.lookups.open(), 3)
+            assert await eventually(opened.is_available, 4)
+            assert await opened.value(b"a") == b"1"
+            await opened.lookups.close()
+            opened.check()
+
+    run(story())
+
+
+def test_refused_at_first_it_is_available_when_the_server_comes(run: Run) -> None:
+    async def story() -> None:
+        port = free_port()
+        async with session(f"redis://127.0.0.1:{port}/0") as asking:
+            for _ in range(10):
+                before = time.monotonic()
+                assert await asking.ask([b"a"]) == UNAVAILABLE
+                assert time.monotonic() - before < 0.2
+            async with Server({b"a": b"1"}).running(port):
+                assert await eventually(asking.is_available, 2)
+                assert await asking.value(b"a") == b"1"
+            assert asking.errors() == 1
+
+    run(story())
+
+
+def test_a_server_that_goes_and_comes_back_in_time_costs_no_request(run: Run) -> None:
+    async def story() -> None:
+        port = free_port()
+        server = Server({b"a": b"1"})
+        async with session(f"redis://127.0.0.1:{port}/0") as asking:
+            for _ in range(3):
+                async with server.running(port):
+                    assert await eventually(asking.is_available, 2)
+                answers = [asking.ask([b"a"]) for _ in range(5)]
+                await asyncio.sleep(0)
+                answers += [asking.ask([b"a"]) for _ in range(5)]
+                async with server.running(port):
+                    assert await asyncio.gather(*answers) == [([b"1"], [])] * 10
+
+    run(story())
+
+
+def test_a_server_that_does_not_come_back_is_awaited_until_the_deadline_and_no_longer(run: Run) -> None:
+    async def story() -> None:
+        port = free_port()
+        async with session(f"redis://127.0.0.1:{port}/0") as asking:
+            server = Server()
+            async with server.running(port):
+                assert await eventually(asking.is_available, 2)
+            before = time.monotonic()
+            assert await asking.ask([b"a"]) == UNAVAILABLE
+            assert time.monotonic() - before < TIMEOUT + 0.3
+
+            async def fails_at_once() -> bool:
+                sent = time.monotonic()
+                assert await asking.ask([b"a"]) == UNAVAILABLE
+                return time.monotonic() - sent < 0.05
+
+            assert await eventually(fails_at_once, 2)
+
+    run(story())
+
+
+def test_a_server_that_is_still_loading_is_unavailable_until_it_has_loaded(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        server.script_for_probe = True
+        loading = itertools.count(1)
+
+        def script(peer: Peer, command: list[bytes]) -> None:
+            is_loading = command[1] == PROBE and next(loading) <= 2
+            peer.transport.write(b"-LOADING\r\n" if is_loading else server.reply(command))
+
+        server.script = script
+        async with server.running() as url, session(url) as asking:
+            assert await asking.ask([b"a"]) == UNAVAILABLE
+            assert await eventually(asking.is_available, 3)
+            assert "LOADING" in asking.log()
+            assert asking.errors() == 1
+
+    run(story())
+
+
+# --- a server that is mute ----------------------------------------------------------------------------------------
+
+
+def test_a_mute_server_costs_one_deadline_and_then_none(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        async with server.running() as url, session(url) as asking:
+            assert await asking.value(b"a") == b"1"
+            server.script = mute
+            server.script_for_probe = True
+            before = time.monotonic()
+            answers = [asking.ask([b"a"]) for _ in range(50)]
+            await asyncio.sleep(0)
+            answers += [asking.ask([b"a"]) for _ in range(50)]
+            assert await asyncio.gather(*answers) == [UNAVAILABLE] * 100
+            assert TIMEOUT * 0.9 < time.monotonic() - before < TIMEOUT + 0.4
+            for _ in range(20):
+                before = time.monotonic()
+                assert await asking.ask([b"a"]) == UNAVAILABLE
+                assert time.monotonic() - before < 0.1
+            assert asking.errors() == 1
+            server.script = server.answer
+            assert await eventually(asking.is_available, 2)
+            assert await asking.value(b"a") == b"1"
+
+    run(story())
+
+
+def test_a_server_that_goes_mute_in_the_middle_of_a_reply_keeps_the_deadline(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        server.script = lambda peer, command: peer.transport.write(server.reply(command)[:-1])
+        async with server.running() as url, session(url) as asking:
+            before = time.monotonic()
+            assert await asking.ask([b"a"]) == UNAVAILABLE
+            assert time.monotonic() - before < TIMEOUT + 0.4
+            server.script = server.answer
+            assert await eventually(asking.is_available, 2)
+
+    run(story())
+
+
+def test_opening_does_not_wait_for_a_mute_server(run: Run) -> None:
+    async def story() -> None:
+        server = Server()
+        server.script = mute
+        server.script_for_probe = True
+        async with server.running() as url:
+            before = time.monotonic()
+            async with session(url) as asking:
+                assert time.monotonic() - before < TIMEOUT + 0.4
+                before = time.monotonic()
+                assert await asking.ask([b"a"]) == UNAVAILABLE
+                assert time.monotonic() - before < 0.1
+
+    run(story())
+
+
+def test_a_lost_connection_and_a_mute_one_together_keep_the_deadline(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+
+        def script(peer: Peer, command: list[bytes]) -> None:
+            if peer.number == 0:
+                peer.transport.close()
+
+        server.script = script
+        async with server.running() as url, session(url) as asking:
+            before = time.monotonic()
+            assert await asking.ask([b"a"]) == UNAVAILABLE
+            assert time.monotonic() - before < TIMEOUT + 0.4
+
+    run(story())
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+def test_closing_answers_everybody_at_once(run: Run) -> None:
+    async def story() -> None:
+        server = Server()
+        server.script = mute
+        async with server.running() as url:
+            async with session(url) as asking:
+                answers = [asking.ask([b"a"]) for _ in range(3)]
+                await asyncio.sleep(0)
+                answers.append(asking.ask([b"a"]))
+                await asyncio.sleep(0)
+                answers.append(asking.ask([b"a"]))  # its turn has not ended: nothing is sent yet
+                before = time.monotonic()
+                await asking.lookups.close()
+                assert await asyncio.gather(*answers) == [UNAVAILABLE] * 5
+                assert time.monotonic() - before < 0.2
+
+    run(story())
+
+
+def test_closing_answers_those_who_wait_for_a_connection(run: Run) -> None:
+    async def story() -> None:
+        port = free_port()
+        async with session(f"redis://127.0.0.1:{port}/0") as asking:
+            server = Server()
+            async with server.running(port):
+                assert await eventually(asking.is_available, 2)
+            answers = [asking.ask([b"a"])]
+            await asyncio.sleep(0)
+            answers.append(asking.ask([b"a"]))
+            before = time.monotonic()
+            await asking.lookups.close()
+            assert await asyncio.gather(*answers) == [UNAVAILABLE] * 2
+            assert time.monotonic() - before < 0.2
+
+    run(story())
+
+
+def test_closing_again_or_before_any_connection_is_harmless(run: Run) -> None:
+    async def story() -> None:
+        async with session(f"redis://127.0.0.1:{free_port()}/0") as asking:
+            await asking.lookups.close()
+            await asking.lookups.close()
+
+    run(story())
+
+
+# --- what was written is what is read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cuts", [False, True], ids=["undisturbed", "with cut connections"])
+def test_no_answer_is_older_than_the_last_write(run: Run, redis_server: PrivateRedis, *, cuts: bool) -> None:
+    """2,000 times each: SET returned, then ask; DEL returned, then ask; while others keep asking."""
+    url = redis_server.url
+    rounds = 500 if cuts else 2_000
+
+    async def story() -> None:
+        done = asyncio.Event()
+        unavailable = 0
+
+        async def load(asking: Session, key: bytes) -> None:
+            while not done.is_set():
+                await asking.ask([key, b"absent"], [key])
+
+        async with writer(url) as write, session(url) as asking:
+            others = [asyncio.create_task(load(asking, b"key-%d" % (number % 4))) for number in range(20)]
+            for number in range(rounds):
+                key, value = b"key-%d" % (number % 4), b"%d" % number
+                if cuts and number % 25 == 0:
+                    await write("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                await write("SET", key, value, "PX", 60_000)
+                values, left = await asking.ask([key], [key])
+                if values is None:
+                    unavailable += 1
+                else:
+                    assert values == [value]
+                    assert left[0] > 0
+                await write("DEL", key)
+                values, left = await asking.ask([key], [key])
+                if values is None:
+                    unavailable += 1
+                else:
+                    assert (values, left) == ([None], [GONE])
+            done.set()
+            await asyncio.gather(*others)
+        assert unavailable == 0
+
+    run(story())
