@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -14,55 +13,33 @@ from pathlib import Path
 from typing import Self
 
 from pbs_policy.demo.daemons import wait_until
+from pbs_policy.demo.service import PrivateService
 from pbs_policy.listener import Listener
 
 CLI = [sys.executable, "-m", "pbs_policy"]
 """The command line, from the environment that runs the tests."""
 
-_READY = re.compile(r"ready, listening on (?P<listeners>[^;]*);")
 
-
-class Service:
+class Service(PrivateService):
     """A running policy service. Listens on a free port of 127.0.0.1 where `settings` names no `listen`."""
 
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
-        self._log_file = directory / f"service-{time.monotonic_ns()}.log"
-        text = "".join(f"{name} = {value}\n" for name, value in {"listen": "inet:127.0.0.1:0", **settings}.items())
-        self.settings_file = self._log_file.with_suffix(".conf")
-        self.settings_file.write_text(text)
+        settings = {"listen": "inet:127.0.0.1:0", **settings}
+        super().__init__(directory, settings, name=f"service-{time.monotonic_ns()}")
 
-    def __enter__(self) -> Self:
-        with self._log_file.open("wb") as log:
-            self.process = subprocess.Popen([*CLI, "-c", self.settings_file, "serve"], stderr=log, stdout=log)
-        if not wait_until(lambda: bool(_READY.search(self.log())) or self.process.poll() is not None):
-            self.process.kill()
-        found = _READY.search(self.log())
-        if found is None:
-            raise AssertionError(f"the service did not get ready:\n{self.log()}")
-        self.listeners = [Listener.parse(each) for each in found["listeners"].split()]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The running process. Raises AssertionError where it does not run."""
+        assert self._process is not None
+        return self._process
 
     def log(self) -> str:
         """Everything it has logged so far."""
-        return self._log_file.read_text()
+        return self.log_text()
 
     def waits_to_log(self, text: str, seconds: float = 5) -> bool:
         """Whether `text` is in the log, now or within `seconds`."""
         return wait_until(lambda: text in self.log(), seconds=seconds)
-
-    def stop(self) -> int:
-        """SIGTERM, and the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
 
     def connect(self, which: int = 0) -> Client:
         """A connection to the listener with this number."""

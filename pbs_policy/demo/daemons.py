@@ -153,11 +153,11 @@ class PrivateDaemon:
         tail = "\n".join(self.log_text().splitlines()[-20:])
         raise DaemonError(f"the private {self.name} {fate}; its log ends:\n{tail}")
 
-    def stop(self) -> None:
-        """End the daemon and its children, paused or not; if it does not run, do nothing."""
+    def stop(self) -> int | None:
+        """End the daemon and its children, paused or not. Return its exit status, None if it did not run."""
         process, self._process = self._process, None
         if process is None:
-            return
+            return None
         atexit.unregister(self.stop)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -170,6 +170,7 @@ class PrivateDaemon:
         # The group's id is not given away while a member lives, so this meets our own children or nobody.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode
 
     def __enter__(self) -> Self:
         try:
