@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+FOR_DEMO := $(VENV)/.for-demo
+FOR_TEST := $(VENV)/.for-test
 
 .PHONY: demo demo-real test fuzz check clean help
 
@@ -14,29 +15,35 @@ help:
 	@echo 'make fuzz       a million random byte streams at the protocol and the decision (a minute or two)'
 	@echo 'make clean      remove what the others made'
 
-demo: $(INSTALLED)
+demo: $(FOR_DEMO)
 	@$(BIN)/pbs-policy demo
 
-demo-real: $(INSTALLED)
+demo-real: $(FOR_DEMO)
 	@$(BIN)/pbs-policy demo --real
 
 test: check
 	$(BIN)/python -m pytest
 
-fuzz: $(INSTALLED)
+fuzz: $(FOR_TEST)
 	$(BIN)/python -m tests.fuzz.streams 1000000
 
-check: $(INSTALLED)
+check: $(FOR_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-$(INSTALLED): pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'pbs-policy needs Python 3.11 or newer: make PYTHON=/path/of/python3.11 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo 'Python cannot make virtual environments here: apt-get install python3-venv' >&2; exit 1; }
 	@echo 'Setting up $(VENV), once ...'
 	@$(PYTHON) -m venv $(VENV)
+
+$(FOR_DEMO): $(BIN)/python pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+$(FOR_TEST): $(BIN)/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
