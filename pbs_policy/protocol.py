@@ -11,6 +11,7 @@ Invariant: however the bytes are cut into pieces, the same requests come out, an
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 MAX_REQUEST_SIZE = 32_768
 """Bytes, the empty line included. Postfix cuts SMTP command lines at line_length_limit (2,048), so helo, sender and
@@ -28,6 +29,19 @@ _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b"\r\n="))
 _KNOWN_ACTION = re.compile(r"OK|DUNNO|DEFER_IF_REJECT(?: [\x21-\x7e]+)*")
 
 
+@lru_cache(256)  # every request of a Postfix has the same structure, but for a "=" in an address now and then
+def _is_sound_structure(structure: bytes) -> bool:
+    """Whether the newlines, carriage returns and "=" of some bytes, all else deleted, are those of one request.
+
+    Each sound line is one or more "=" and a newline, so the first two newlines in a row must be the end.
+    """
+    return (
+        len(structure) <= MAX_ATTRIBUTES
+        and structure.find(b"\n\n") == len(structure) - 2
+        and b"\r" not in structure
+    )
+
+
 class ProtocolError(Exception):
     """The peer does not speak this protocol or is over a limit. SMTPD_POLICY_README: no reply, disconnect."""
 
@@ -38,33 +52,32 @@ class Request:
     __slots__ = ("_lines",)
 
     def __init__(self, lines: bytes) -> None:
-        self._lines = lines
+        self._lines = b"\n" + lines  # now every name stands between a newline and its "="
 
     def first(self, name: bytes) -> bytes:
         """The value of attribute `name`, byte for byte, the first where it stands twice; empty where missing."""
-        start = self._find(name, 0)
-        return self._lines[start : self._lines.index(b"\n", start)] if start else b""
+        label = b"\n%b=" % name
+        found = self._lines.find(label)
+        if found < 0:
+            return b""
+        start = found + len(label)
+        return self._lines[start : self._lines.find(b"\n", start)]
 
     def only(self, name: bytes) -> bytes:
         """The same for an attribute that a decision rests on.
 
         Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
         """
-        start = self._find(name, 0)
-        if not start:
+        lines = self._lines
+        label = b"\n%b=" % name
+        found = lines.find(label)
+        if found < 0:
             return b""
-        end = self._lines.index(b"\n", start)
-        if self._find(name, end):
+        start = found + len(label)
+        end = lines.find(b"\n", start)
+        if lines.find(label, end) >= 0:
             raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
-        return self._lines[start:end]
-
-    def _find(self, name: bytes, begin: int) -> int:
-        """Where the value of `name` begins, in the first line or behind a newline from `begin` on; 0 if nowhere."""
-        label = name + b"="
-        if not begin and self._lines.startswith(label):
-            return len(label)
-        found = self._lines.find(b"\n" + label, begin)
-        return found + len(label) + 1 if found >= 0 else 0
+        return lines[start:end]
 
     def attributes(self) -> list[tuple[str, str]]:
         """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""
@@ -120,18 +133,12 @@ class RequestParser:
 
     @staticmethod
     def _is_one_sound_request(data: bytes) -> bool:
-        """Whether `data` is exactly one request, as Postfix sends it: the hot path, in five calls into C.
-
-        With all but structure deleted, each sound line is one or more "=" and a newline, so the first two newlines
-        in a row are the end. Whatever leaves a doubt is judged line by line instead.
-        """
-        if not data.endswith(b"\n\n") or not data.startswith(_FIRST_LINE) or len(data) > MAX_LINE_SIZE:
-            return False
-        structure = data.translate(None, _ALL_BUT_STRUCTURE)
+        """Whether `data` is exactly one request in one piece, as Postfix sends it. A doubt goes line by line."""
         return (
-            len(structure) <= MAX_ATTRIBUTES
-            and structure.find(b"\n\n") == len(structure) - 2
-            and b"\r" not in structure
+            data.endswith(b"\n\n")
+            and data.startswith(_FIRST_LINE)
+            and len(data) <= MAX_LINE_SIZE
+            and _is_sound_structure(data.translate(None, _ALL_BUT_STRUCTURE))
         )
 
     def _next_by_lines(self) -> Request | None:
