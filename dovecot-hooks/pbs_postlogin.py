@@ -37,7 +37,7 @@ def record_login(file, service, environment):
     if name and not name.startswith(b"@"):  # @example.com would pass for everybody there
         keys.append(key + b"," + name)
         local_part, _, domain = name.rpartition(b"@")
-        if local_part and domain:
+        if local_part and domain and settings["sender_match"] == "domain":  # nothing else reads it
             keys.append(key + b",@" + domain)
     ttl = b"%d" % seconds(settings["ttl"])
     tell_redis(settings, [(b"SET", each, value, b"EX", ttl) for each in keys])
@@ -57,6 +57,7 @@ def read_settings(file):
         "ipv6_prefix": "128",
         "never_record": "",
         "record_master_logins": "no",
+        "sender_match": "off",
     }
     try:
         data = read_file(file or "/etc/pbs-policy/pbs-policy.conf")
@@ -209,7 +210,14 @@ def resolve(place, port):
         own_port = own_port[1:]
     else:
         host, _, own_port = place.partition(":")
-    return [(each[0], each[4]) for each in _socket.getaddrinfo(host, own_port or port, 0, _socket.SOCK_STREAM)]
+    port = int(own_port or port)
+    try:
+        pack(host)
+    except Failure:
+        # As bytes: for text, getaddrinfo loads a codec for international names, which costs the login 8 ms.
+        found = _socket.getaddrinfo(host.encode(), port, 0, _socket.SOCK_STREAM)
+        return [(each[0], each[4]) for each in found]
+    return [(_socket.AF_INET6 if ":" in host else _socket.AF_INET, (host, port))]
 
 
 def open_first(targets, url, deadline):
@@ -250,8 +258,7 @@ def find_master(places, name, url, deadline):
             answer = converse(sentinel, [(b"SENTINEL", b"get-master-addr-by-name", name)], 5, share)
             if len(answer) > 4 and answer[0] == b"*2":
                 host, port = answer[2].decode(), answer[4].decode()
-                found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST)
-                return open_first([(each[0], each[4]) for each in found], url, deadline)
+                return open_first(resolve(f"[{host}]", port), url, deadline)
             trouble = Failure("Sentinel {} answers: {}".format(place, answer[0].decode("ascii", "replace")))
         except (Failure, OSError) as error:
             trouble = error

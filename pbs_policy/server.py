@@ -15,7 +15,7 @@ from typing import Literal
 
 from pbs_policy import policy
 from pbs_policy.address import AddressError, ClientAddress, ClientAddresses
-from pbs_policy.log import Log, fields, printable
+from pbs_policy.log import Log, printable, value
 from pbs_policy.lookups import Lookups
 from pbs_policy.policy import Decision, Rules
 from pbs_policy.protocol import ProtocolError, Request, RequestParser, serialise_reply
@@ -252,17 +252,17 @@ class Connection(asyncio.Protocol):
 
     def _line(self, decision: Decision) -> str:
         """The decision as one line, in the names that Postfix uses."""
-        record, request = decision.record, self._request
-        return fields(
-            action=decision.action.partition(" ")[0],
-            would_be=decision.would_be.partition(" ")[0],
-            client_address=self._client_address,
-            reason=decision.reason,
-            user=record.user if record else "",
-            service=record.service if record else "",
-            sender=request.first(b"sender").decode("utf-8", "replace"),
-            recipient=request.first(b"recipient").decode("utf-8", "replace"),
-        )
+        line = f"action={decision.action.partition(' ')[0]} client_address={self._client_address}"
+        line += f" reason={decision.reason}"
+        if decision.would_be:
+            line += f" would_be={decision.would_be.partition(' ')[0]}"
+        record = decision.record
+        if record is not None:
+            line += f" user={value(record.user)}" if record.user else ""
+            line += f" service={record.service}" if record.service else ""
+        sender = self._request.first(b"sender").decode("utf-8", "replace")
+        recipient = self._request.first(b"recipient").decode("utf-8", "replace")
+        return f"{line} sender={value(sender)} recipient={value(recipient)}"
 
     def _disconnect(self, fault: str) -> None:
         peer = self._transport.get_extra_info("peername")

@@ -5,7 +5,8 @@ prefix (`key_prefix`, default `pbs:`) stand
 
     login:<client_address>             the last login from this address
     login:<client_address>,<user>      the last login of this user from it
-    login:<client_address>,@<domain>   the last login from it of any user of this domain
+    login:<client_address>,@<domain>   the last login from it of any user of this domain; the post-login script
+                                       writes it where its settings say sender_match = domain, which alone reads it
     permit:<client_address>            given by an administrator
     deny:<client_address>              a reason; outranks logins and permits until it ends
 

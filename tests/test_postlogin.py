@@ -7,6 +7,7 @@ addresses, keys and records, durations and URLs.
 from __future__ import annotations
 
 import posix
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -153,7 +154,7 @@ def test_a_real_login_is_recorded_under_its_canonical_address(
     assert (entry.record.service, entry.record.user) == (service, user)
     assert before <= entry.record.login_at <= time.time()
     keys = Keys("pbs:")
-    names = (b"", user.encode(), b"@ex.test")
+    names = (b"", user.encode())  # the domain's key is written for sender_match = domain alone
     assert set(redis.keys()) == {keys.login(entry.client_address, name) for name in names}
     for key in redis.keys():  # noqa: SIM118 - a server, not a dict
         assert 28_800 - 60 < redis.ttl(key) <= 28_800
@@ -203,7 +204,10 @@ def test_redis_is_reached_over_tcp_and_a_unix_socket(
         ({b"IP": b"192.0.2.7", b"USER": b""}, {}, [b"pbs:login:192.0.2.7"]),
         ({b"IP": b"192.0.2.7", b"USER": b"alice"}, {}, [b"pbs:login:192.0.2.7", b"pbs:login:192.0.2.7,alice"]),
         ({b"IP": b"192.0.2.7", b"USER": b"@example.com"}, {}, [b"pbs:login:192.0.2.7"]),
-        ({b"IP": b"192.0.2.7", b"USER": b"a\nb\xff@Example.com"}, {},
+        ({b"IP": b"192.0.2.7", b"USER": b"@example.com"}, {"sender_match": "domain"}, [b"pbs:login:192.0.2.7"]),
+        ({b"IP": b"192.0.2.7", b"USER": b"a@example.com"}, {"sender_match": "address"},
+         [b"pbs:login:192.0.2.7", b"pbs:login:192.0.2.7,a@example.com"]),
+        ({b"IP": b"192.0.2.7", b"USER": b"a\nb\xff@Example.com"}, {"sender_match": "domain"},
          [b"pbs:login:192.0.2.7", b"pbs:login:192.0.2.7,@example.com", b"pbs:login:192.0.2.7,a\nb\xff@example.com"]),
     ],
 )  # fmt: skip
@@ -585,9 +589,12 @@ def commands_for(environment: dict[bytes, bytes], service: str, file: str) -> li
     ),
     st.one_of(st.sampled_from(["pop3", "imap", "---"]), st.text(max_size=34)),
 )
-def test_script_and_package_agree_on_the_names_and_the_record_of_a_login(user: bytes, service: str) -> None:
+def test_script_and_package_agree_on_the_names_and_the_record_of_a_login(
+    scratch: Path, user: bytes, service: str
+) -> None:
     before = int(time.time())
-    commands = commands_for({b"IP": b"192.0.2.7", b"USER": user}, service, "/dev/null")
+    scratch.write_text("sender_match = domain\n")
+    commands = commands_for({b"IP": b"192.0.2.7", b"USER": user}, service, str(scratch))
     keys = Keys("pbs:")
     names = names_of_user(user)
     assert [command[1] for command in commands] == [keys.login("192.0.2.7", name) for name in (b"", *names)]
@@ -641,10 +648,18 @@ def place_of(url: str) -> tuple[Any, list[str]]:
             said.append(data.decode())
             raise Reached(self.target)
 
-    def getaddrinfo(host: str, port: str, *_: object) -> list[Any]:
-        return [(2, 1, 6, "", (host, int(port) if port.isascii() else port))]
+    def getaddrinfo(host: bytes, port: int, *_: object) -> list[Any]:
+        return [(2, 1, 6, "", (host.decode(), port))]
 
-    script["_socket"] = SimpleNamespace(AF_UNIX=1, AF_INET=2, SOCK_STREAM=1, socket=Socket, getaddrinfo=getaddrinfo)
+    script["_socket"] = SimpleNamespace(
+        AF_UNIX=socket.AF_UNIX,
+        AF_INET=socket.AF_INET,
+        AF_INET6=socket.AF_INET6,
+        SOCK_STREAM=socket.SOCK_STREAM,
+        inet_pton=socket.inet_pton,
+        socket=Socket,
+        getaddrinfo=getaddrinfo,
+    )
     with pytest.raises(Reached) as reached:
         script["tell_redis"]({"redis_url": url, "redis_password_file": "", "redis_user": ""}, [(b"SET",)])
     return reached.value.target, said[0].split("\r\n")
