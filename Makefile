@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TEST := $(VENV)/.for-test
 
-.PHONY: demo demo-real test fuzz check clean help
+.PHONY: bench check clean demo demo-real fuzz help test
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
 	@echo 'make demo-real  the same through a private Postfix and Dovecot (installed, as root)'
 	@echo 'make test       ruff, mypy --strict and every test'
 	@echo 'make fuzz       a million random byte streams at the protocol and the decision (a minute or two)'
+	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
 	@echo 'make clean      remove what the others made'
 
 demo: $(FOR_DEMO)
@@ -26,6 +27,9 @@ test: check
 
 fuzz: $(FOR_TEST)
 	$(BIN)/python -m tests.fuzz.streams 1000000
+
+bench: $(FOR_TEST)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(FOR_TEST)
 	$(BIN)/ruff check .

@@ -1,0 +1,139 @@
+"""Requests a second: the C limit, Redis' own GET, and the service, in turn within each round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+from benchmarks.bench import Bench, Service
+from benchmarks.figures import Ratio, Section, at_least, at_most, ratio, table
+from benchmarks.filling import LOGGED_IN, NOT_LOGGED_IN, RUN
+from benchmarks.load import HEAD, Disturbances, Load, Measured, cells, seeded
+from benchmarks.processes import PINNED, UNPINNED, Limit, Placement, place
+
+LIMIT = "C limit"
+GET = "Redis GET"
+NOBODY = "service, nobody logged in"
+HALF = "service, every second logged in"
+LOGGING = "the same, log_decisions = permitted"
+
+TRANSPORTS = {"tcp": "TCP", "unix": "unix sockets"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One server and what it is asked. `redis` is the process behind it, none where it is itself the server."""
+
+    transport: str
+    name: str
+    load: Load
+    server: int
+    redis: int | None = None
+    service: Service | None = None
+
+
+Series = dict[tuple[str, str, int, str], list[Measured]]  # by placement, transport, connections, candidate
+
+
+def run(bench: Bench) -> Section:
+    """The cell."""
+    candidates, backing = _start(bench)
+    connections = bench.pick((1, 16, 100, 1000), (16, 100))
+    rounds = bench.pick(5, 2)
+    schedule = [(PINNED, "tcp"), (PINNED, "unix"), (UNPINNED, "tcp")]
+    disturbances = Disturbances(bench.pick(100, 10))
+    series: Series = defaultdict(list)
+    for number in range(1, rounds + 1):
+        for placement, transport in schedule:
+            place(backing, placement.others)
+            for candidate in candidates:
+                place(candidate.server, placement.server)
+            for count in connections:
+                bench.say(f"throughput: round {number} of {rounds}: {placement.name}, {transport}, {count} clients")
+                for candidate in candidates:
+                    if candidate.transport == transport:
+                        load = replace(seeded(candidate.load, number), connections=count)
+                        measured = disturbances.measure(load, candidate.server, candidate.redis, placement)
+                        series[placement.name, transport, count, candidate.name].append(measured)
+                        if candidate.service is not None:
+                            candidate.service.empty_log()
+    section = Section("Throughput", [_INTRODUCTION.format(rounds=rounds)])
+    for placement, transport in schedule:
+        section.blocks.append(f"### {TRANSPORTS[transport]}, {placement.name}")
+        section.blocks.append(_table(series, placement, transport, connections))
+    section.blocks.append(disturbances.sentence())
+    _judge(section, series, connections)
+    return section
+
+
+_INTRODUCTION = """\
+One request outstanding on each connection, as Postfix does it; a captured request of 29 attributes. Pinned: the
+server alone on one core, the generator and the service's Redis on another. With nobody logged in a request costs one
+round to Redis, and each `OK` costs two. On unix sockets the service reaches Redis by one as well. Medians of {rounds}
+repetitions, the candidates in turn. "Of the limit" is the ratio of medians, in parentheses the median of the ratios
+within each round. Shares are of one core: whoever is near 100 % was the limit. "Foreign" is the share of the cores
+in use that other processes had."""
+
+
+def _start(bench: Bench) -> tuple[list[Candidate], int]:
+    """The servers; and the pid of the Redis behind the services."""
+    bench.say("throughput: starting the servers, filling two Redis")
+    backing = bench.filled_redis("redis", LOGGED_IN, RUN)
+    asked = bench.filled_redis("redis-asked", LOGGED_IN, RUN)
+    logged_in, stranger = f"{LOGGED_IN}/{RUN}", f"{NOT_LOGGED_IN}/{RUN}"
+    seconds, warm_up = bench.pick((1.2, 0.2), (0.4, 0.1))
+    base = Load(bench.programs.loadgen, "", (stranger,), ("DUNNO",), seconds=seconds, warm_up=warm_up)
+    half = replace(base, runs=(logged_in, stranger), expected=("OK", "DUNNO"))
+    candidates: list[Candidate] = []
+    for transport in TRANSPORTS:
+        unix = transport == "unix"
+        limit = Limit(bench.directory / f"limit-{transport}", bench.programs.limit, unix=unix)
+        bench.stack.enter_context(limit)
+        candidates.append(Candidate(transport, LIMIT, replace(base, target=limit.target), limit.pid))
+        if not unix:
+            target = f"inet:127.0.0.1:{asked.port}"
+            get = replace(half, target=target, expected=("found", "nil"), mode="redis")
+            candidates.append(Candidate(transport, GET, get, asked.pid))
+        url = f"unix://{backing.socket_path}" if unix else backing.url
+        plain = bench.service(f"service-{transport}", url, unix=unix)
+        logging = bench.service(f"logging-{transport}", url, unix=unix, log_decisions="permitted")
+        for name, load, service in ((NOBODY, base, plain), (HALF, half, plain), (LOGGING, half, logging)):
+            candidates.append(
+                Candidate(transport, name, replace(load, target=service.target), service.pid, backing.pid, service)
+            )
+    return candidates, backing.pid
+
+
+def _rates(repetitions: list[Measured]) -> list[float]:
+    return [each.outcome.rate for each in repetitions]
+
+
+def _table(series: Series, placement: Placement, transport: str, connections: tuple[int, ...]) -> str:
+    rows = []
+    for count in connections:
+        for name in (LIMIT, GET, NOBODY, HALF, LOGGING):
+            repetitions = series.get((placement.name, transport, count, name))
+            if repetitions:
+                of_limit = ratio(_rates(repetitions), _rates(series[placement.name, transport, count, LIMIT]))
+                rows.append([str(count), name, str(of_limit), *cells(repetitions)])
+    return table(["connections", "server", "of the limit", *HEAD], rows, left=2)
+
+
+def _judge(section: Section, series: Series, connections: tuple[int, ...]) -> None:
+    def compare(transport: str, count: int, this: str, that: str) -> Ratio:
+        return ratio(*(_rates(series[PINNED.name, transport, count, name]) for name in (this, that)))
+
+    def latency(this: str) -> Ratio:
+        both = (series[PINNED.name, "tcp", 100, name] for name in (this, LIMIT))
+        return ratio(*([each.outcome.p99 for each in repetitions] for repetitions in both))
+
+    for count, name, wanted in ((100, NOBODY, 0.55), (100, HALF, 0.40), (16, NOBODY, 0.42), (16, HALF, 0.30)):
+        what = f"{name}: rate at {count} connections, of the C limit's (TCP, pinned)"
+        section.bars.append(at_least(what, wanted, compare("tcp", count, name, LIMIT)))
+    for name in (NOBODY, HALF):
+        what = f"{name}: rate at 100 connections, of Redis' own GET's (TCP, pinned)"
+        section.bars.append(at_least(what, 0.50, compare("tcp", 100, name, GET)))
+        what = f"{name}: p99 at 100 connections, times the C limit's (TCP, pinned)"
+        section.bars.append(at_most(what, 2.0, latency(name)))
+    logging = ", ".join(f"{compare('tcp', count, LOGGING, HALF)} at {count}" for count in connections)
+    section.blocks.append(f"The default `log_decisions = permitted`, of the rate of `none` (TCP, pinned): {logging}.")
