@@ -33,6 +33,7 @@ _NEVER_PERMITTED: tuple[tuple[Network, str], ...] = (
     (IPv6Network("fe80::/10"), "link_local"),
     (IPv6Network("ff00::/8"), "multicast"),
 )
+# Nearly every client is settled by its first octet; the rest may take the slow way.
 _SUSPECT_OCTETS = {4: frozenset((0, 127, 169, *range(224, 256))), 16: frozenset((0x00, 0xFE, 0xFF))}
 
 
@@ -64,7 +65,8 @@ class ClientAddresses:
             zone = ", without a zone id" if "%" in text else ""
             raise AddressError(f"not an IP address: {text!r} (expected 192.0.2.7 or 2001:db8::7{zone})") from None
         if len(packed) == 4:  # what inet_pton takes of IPv4, four numbers without leading zeros, is canonical
-            return ClientAddress(text, self._excluded(packed))
+            usual = packed[0] not in _SUSPECT_OCTETS[4] and not self.never_record
+            return ClientAddress(text, "" if usual else self._excluded(packed))
         if packed.startswith(_V4_MAPPED):
             packed = packed[12:]
             return ClientAddress(inet_ntop(AF_INET, packed), self._excluded(packed))
@@ -85,7 +87,6 @@ class ClientAddresses:
         return f"{inet_ntop(AF_INET6, network.to_bytes(16))}/{self.ipv6_prefix}"
 
     def _excluded(self, packed: bytes) -> str:
-        # Nearly every client is settled by its first octet; the rest may take the slow way.
         if packed[0] not in _SUSPECT_OCTETS[len(packed)] and not self.never_record:
             return ""
         address = ip_address(packed)

@@ -42,6 +42,11 @@ def _is_sound_structure(structure: bytes) -> bool:
     )
 
 
+@lru_cache(64)
+def _label(name: bytes) -> bytes:
+    return b"\n" + name + b"="
+
+
 class ProtocolError(Exception):
     """The peer does not speak this protocol or is over a limit. SMTPD_POLICY_README: no reply, disconnect."""
 
@@ -56,7 +61,7 @@ class Request:
 
     def first(self, name: bytes) -> bytes:
         """The value of attribute `name`, byte for byte, the first where it stands twice; empty where missing."""
-        label = b"\n%b=" % name
+        label = _label(name)
         found = self._lines.find(label)
         if found < 0:
             return b""
@@ -69,7 +74,7 @@ class Request:
         Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
         """
         lines = self._lines
-        label = b"\n%b=" % name
+        label = _label(name)
         found = lines.find(label)
         if found < 0:
             return b""

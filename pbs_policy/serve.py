@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import grp
 import os
 import resource
@@ -96,6 +97,9 @@ async def _serve(
     sweeper = asyncio.create_task(server.sweep())
     servers = [await _accept(server, each) for each in sockets]
     announce()
+    # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     await stop.wait()
     for each in servers:
         each.close()
