@@ -155,12 +155,13 @@ class Line(asyncio.Protocol):
         else:
             batch.answer()
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        reason = self.trouble or str(error or "the connection was closed")
         for greeting in self._greetings:
             if not greeting.done():
-                greeting.set_exception(ConnectionResetError(self.trouble or "the connection was closed"))
+                greeting.set_exception(ConnectionResetError(reason))
         if not self.lost.done():
             self.lost.set_result(None)
 

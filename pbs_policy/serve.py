@@ -35,7 +35,11 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
     """Serve until SIGTERM or SIGINT. Raises ListenError, and SettingsError for an unreadable password."""
     password = settings.redis_password()
     _raise_descriptor_limit()
-    shares = [open_listeners(settings)]
+    if settings.workers > 1:
+        # Sharing a port among our workers would share it with another service's as well: see that it is free.
+        for each in open_listeners(settings, shared=False):
+            each.close()
+    shares = [open_listeners(settings, shared=settings.workers > 1)]
     # A unix socket has one queue that all workers share; TCP ports get one for each worker from the kernel.
     shares += [_share(shares[0]) for _ in range(settings.workers - 1)]
     announce = partial(_announce, settings, values, shares[0], log)
@@ -43,12 +47,12 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
         if settings.workers == 1:
             _work(settings, password, shares[0], log, announce)
         else:
-            announce()
             supervise(
                 settings.workers,
                 lambda index, lifeline: _work(settings, password, shares[index], log, lambda: None, lifeline),
                 _DRAIN_TIME + 0.1,
                 log,
+                announce,
             )
     finally:
         _remove_paths(settings)
@@ -121,15 +125,18 @@ async def _accept(server: PolicyServer, listening: socket.socket) -> asyncio.Ser
     return await loop.create_server(server.connection, sock=listening, backlog=_BACKLOG)
 
 
-def open_listeners(settings: Settings) -> list[socket.socket]:
-    """The listening sockets of `listen`. Raises ListenError, after closing those it had opened."""
+def open_listeners(settings: Settings, *, shared: bool) -> list[socket.socket]:
+    """The listening sockets of `listen`; `shared`: others of ours will listen at the same ports.
+
+    Raises ListenError, after closing those it had opened.
+    """
     sockets: list[socket.socket] = []
     for listener in settings.listen:
         try:
             if listener.path:
                 _open_unix(listener.path, sockets, settings.unix_socket_mode, settings.unix_socket_group)
             else:
-                _open_inet(listener, sockets, shared=settings.workers > 1)
+                _open_inet(listener, sockets, shared=shared)
         except (OSError, ListenError) as error:
             for each in sockets:
                 if each.family == socket.AF_UNIX and each.getsockname():
@@ -145,11 +152,11 @@ def _open_inet(listener: Listener, sockets: list[socket.socket], *, shared: bool
     for family, kind, protocol, _, address in dict.fromkeys(found):
         opened = socket.socket(family, kind, protocol)
         sockets.append(opened)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.bind(address)
         opened.listen(_BACKLOG)
         opened.setblocking(False)

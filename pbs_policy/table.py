@@ -288,6 +288,8 @@ def connect(url: RedisUrl, user: str, password: str, tls: TlsFiles | None = None
     from redis.retry import Retry
     from redis.sentinel import Sentinel
 
+    from pbs_policy.redis_url import TlsFiles
+
     limits: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": REDIS_TIMEOUT,
@@ -298,7 +300,8 @@ def connect(url: RedisUrl, user: str, password: str, tls: TlsFiles | None = None
     if url.master:
         sentinel: Any = Sentinel  # without types in redis-py
         return cast("Redis", sentinel(url.sentinels, sentinel_kwargs=limits).master_for(url.master, **access))
-    if url.tls and tls:
-        access |= {"ssl_ca_certs": tls.ca or None, "ssl_certfile": tls.certificate or None}
-        access |= {"ssl_keyfile": tls.key or None}
-    return Redis(host=url.host, port=url.port or 6379, unix_socket_path=url.path or None, ssl=url.tls, **access)
+    if url.tls:
+        files = tls or TlsFiles()
+        access |= {"ssl": True, "ssl_check_hostname": True, "ssl_ca_certs": files.ca or None}
+        access |= {"ssl_certfile": files.certificate or None, "ssl_keyfile": files.key or None}
+    return Redis(host=url.host, port=url.port or 6379, unix_socket_path=url.path or None, **access)

@@ -20,13 +20,17 @@ RESTART_INTERVAL = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
-def supervise(number: int, work: Callable[[int, int], None], within: float, log: Log) -> None:
+def supervise(
+    number: int, work: Callable[[int, int], None], within: float, log: Log, begun: Callable[[], None] = lambda: None
+) -> None:
     """Run `work(index, lifeline)` in `number` processes until SIGTERM or SIGINT, and then at most `within` seconds.
 
-    `lifeline` is a descriptor that becomes readable when the parent is gone.
+    `lifeline` is a descriptor that becomes readable when the parent is gone; `begun` is called when a signal can
+    no longer catch the parent unprepared.
     """
     lifeline, hold = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # from here on they are waited for
+    begun()
     due = dict.fromkeys(range(number), 0.0)  # workers to be started, and not before when
     started: dict[int, float] = {}
     running: dict[int, int] = {}  # process id: index
@@ -81,7 +85,10 @@ def _dead() -> list[tuple[int, int]]:
 
 def _how(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
-    return f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+    if code >= 0:
+        return f"with status {code}"
+    # Real-time signals have no names in Python.
+    return f"by {signal.Signals(-code).name}" if -code in set(signal.Signals) else f"by signal {-code}"
 
 
 def _end(running: dict[int, int], deadline: float) -> None:

@@ -41,6 +41,7 @@ SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 _PROGRAMS = {
     "redis": (("redis-server", "valkey-server"), "redis-server", False),
+    "openssl": (("openssl",), "openssl", False),
     "postfix": (("postconf",), "postfix", True),
     "dovecot": (("dovecot",), "dovecot-pop3d dovecot-imapd", True),
 }
