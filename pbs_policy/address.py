@@ -34,7 +34,8 @@ _NEVER_PERMITTED: tuple[tuple[Network, str], ...] = (
     (IPv6Network("ff00::/8"), "multicast"),
 )
 # Nearly every client is settled by its first octet; the rest may take the slow way.
-_SUSPECT_OCTETS = {4: frozenset((0, 127, 169, *range(224, 256))), 16: frozenset((0x00, 0xFE, 0xFF))}
+_SUSPECT_V4 = frozenset((0, 127, 169, *range(224, 256)))
+_SUSPECT_V6 = frozenset((0x00, 0xFE, 0xFF))
 
 
 class AddressError(ValueError):
@@ -60,13 +61,15 @@ class ClientAddresses:
     def parse(self, text: str) -> ClientAddress:
         """The canonical client address of `text`. Raises AddressError where it is not an IP address."""
         try:
-            packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+            if ":" not in text:
+                packed = inet_pton(AF_INET, text)
+                # What it takes of IPv4, four numbers without leading zeros, is canonical.
+                usual = packed[0] not in _SUSPECT_V4 and not self.never_record
+                return ClientAddress(text, "" if usual else self._excluded(packed))
+            packed = inet_pton(AF_INET6, text)
         except (OSError, ValueError):
             zone = ", without a zone id" if "%" in text else ""
             raise AddressError(f"not an IP address: {text!r} (expected 192.0.2.7 or 2001:db8::7{zone})") from None
-        if len(packed) == 4:  # what inet_pton takes of IPv4, four numbers without leading zeros, is canonical
-            usual = packed[0] not in _SUSPECT_OCTETS[4] and not self.never_record
-            return ClientAddress(text, "" if usual else self._excluded(packed))
         if packed.startswith(_V4_MAPPED):
             packed = packed[12:]
             return ClientAddress(inet_ntop(AF_INET, packed), self._excluded(packed))
@@ -87,7 +90,7 @@ class ClientAddresses:
         return f"{inet_ntop(AF_INET6, network.to_bytes(16))}/{self.ipv6_prefix}"
 
     def _excluded(self, packed: bytes) -> str:
-        if packed[0] not in _SUSPECT_OCTETS[len(packed)] and not self.never_record:
+        if packed[0] not in (_SUSPECT_V4 if len(packed) == 4 else _SUSPECT_V6) and not self.never_record:
             return ""
         address = ip_address(packed)
         for network, name in _NEVER_PERMITTED:

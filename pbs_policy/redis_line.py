@@ -22,6 +22,9 @@ Answer = Callable[[Sequence[bytes | None] | None, Sequence[int]], None]
 """Called once for each question: the values and remaining milliseconds, or None and nothing for "unavailable"."""
 
 
+_NO_ENDS: Sequence[int] = ()
+
+
 def _pack(*parts: str | bytes) -> bytes:
     packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub knows tuples of one item only
     return packed
@@ -75,12 +78,13 @@ class Batch:
         ends: list[int] = self.replies[bool(self.keys) :]
         value = end = 0
         for answer, number_of_values, number_of_ends in self.asks:
+            next_value = value + number_of_values
+            next_end = end + number_of_ends
             try:
-                answer(values[value : value + number_of_values], ends[end : end + number_of_ends])
+                answer(values[value:next_value], ends[end:next_end] if number_of_ends else _NO_ENDS)
             except Exception as error:  # noqa: BLE001 - one request's fault must not take its neighbours' answers
                 self.log.error(f"a request was left without an answer: {error!r}")
-            value += number_of_values
-            end += number_of_ends
+            value, end = next_value, next_end
 
     def fail(self) -> None:
         """Tell those who asked that Redis is unavailable."""
