@@ -13,6 +13,7 @@ from typing import Any
 import hiredis
 
 from pbs_policy.log import Log
+from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.redis_url import Place, RedisUrl, TlsFiles
 
 TIMEOUT = 0.5
@@ -111,6 +112,7 @@ class Line(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._writer = PromptWriter(self._transport)
 
     async def greet(self, *command: str) -> Any:
         """The reply to one command before any batch, such as AUTH. Raises RedisRefused where it is an error."""
@@ -127,7 +129,7 @@ class Line(asyncio.Protocol):
         self.in_flight.append(batch)
         if self._transport.is_closing():
             return
-        self._transport.write(batch.request())
+        self._writer.write(batch.request())
         if self._watch is None:
             self._watch = self._loop.call_at(batch.deadline, self._look_at_the_oldest)
 

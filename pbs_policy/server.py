@@ -18,6 +18,7 @@ from pbs_policy.address import AddressError, ClientAddress, ClientAddresses
 from pbs_policy.log import Log, printable, value
 from pbs_policy.lookups import Lookups
 from pbs_policy.policy import Decision, Rules
+from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.protocol import ProtocolError, Request, RequestParser, serialise_reply
 from pbs_policy.table import Keys
 
@@ -103,7 +104,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_asked", "_begun_sweeps", "_busy", "_candidates", "_client", "_ended", "_idle_sweeps", "_parser",
-        "_paused", "_request", "_server", "_stalled", "_transport",
+        "_paused", "_request", "_server", "_stalled", "_transport", "_write",
     )  # fmt: skip
 
     def __init__(self, server: PolicyServer) -> None:
@@ -118,6 +119,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._write = PromptWriter(self._transport).write
         self._server.connections.add(self)
         if self._server.stopping:
             self._transport.close()
@@ -237,7 +239,7 @@ class Connection(asyncio.Protocol):
         server = self._server
         if server.rules.observe_only:
             decision = policy.observed(decision)
-        self._transport.write(_REPLIES[decision.action])
+        self._write(_REPLIES[decision.action])
         if decision.reason is policy.NO_END_OF_KEY.reason:
             server.report_no_end(self._client_address)
         if server.log_decisions == "none":
