@@ -14,8 +14,8 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis, missing
+from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
-from pbs_policy.table import connect
 from tests.service import Service
 
 CAPTURES = Path(__file__).parent / "captures"

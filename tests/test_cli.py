@@ -62,7 +62,7 @@ def bare(settings_file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
 @pytest.fixture
 def pbs(redis: Redis, bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> Pbs:
     """Run a command in this process on a login table of both worlds."""
-    monkeypatch.setattr("pbs_policy.table.connect", lambda *_, **__: redis)
+    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
     return bare
 
 

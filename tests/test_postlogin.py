@@ -26,8 +26,9 @@ from pbs_policy import duration, settings, sources
 from pbs_policy.address import AddressError, ClientAddresses
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
+from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
-from pbs_policy.table import Entry, Keys, LoginTable, Record, connect, names_of_user, parse_record
+from pbs_policy.table import Entry, Keys, LoginTable, Record, names_of_user, parse_record
 from tests.conftest import CAPTURES
 
 SCRIPT = Path(__file__).parent.parent / "dovecot-hooks" / "pbs-postlogin"

@@ -18,6 +18,7 @@ from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
+from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.table import (
     NO_END,
@@ -26,7 +27,6 @@ from pbs_policy.table import (
     LoginTable,
     Record,
     StoreUnavailable,
-    connect,
     is_record,
     names_of_user,
     parse_record,

@@ -21,10 +21,11 @@ from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.demo.story import Say, Seen
 from pbs_policy.query import ask
+from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
-from pbs_policy.table import LoginTable, StoreUnavailable, connect
+from pbs_policy.table import LoginTable, StoreUnavailable
 
 
 def run(settings: Settings, say: Say) -> bool:
