@@ -62,10 +62,8 @@ class ClientAddresses:
         """The canonical client address of `text`. Raises AddressError where it is not an IP address."""
         try:
             if ":" not in text:
-                packed = inet_pton(AF_INET, text)
-                # What it takes of IPv4, four numbers without leading zeros, is canonical.
-                usual = packed[0] not in _SUSPECT_V4 and not self.never_record
-                return ClientAddress(text, "" if usual else self._excluded(packed))
+                # What inet_pton takes of IPv4, four numbers without leading zeros, is canonical.
+                return ClientAddress(text, self._excluded(inet_pton(AF_INET, text)))
             packed = inet_pton(AF_INET6, text)
         except (OSError, ValueError):
             zone = ", without a zone id" if "%" in text else ""

@@ -10,7 +10,9 @@ EXPECTED = "inet:HOST:PORT or unix:/PATH"
 
 _INET = re.compile(r"inet:(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+)):(?P<port>\d{1,5})", re.ASCII)
 _UNIX = re.compile(r"unix:(?P<path>/[^\s\0]+)")
-_LONGEST_PATH = 107  # unix(7): sun_path holds 108 bytes, one of them the NUL
+
+LONGEST_PATH = 107
+"""Bytes of a unix socket's path; unix(7): sun_path holds 108, one of them the NUL."""
 
 
 class ListenError(Exception):
@@ -33,8 +35,8 @@ class Listener:
                 raise ValueError(f"{text}: a port is at most 65535")
             return cls(host=match["v6"] or match["host"], port=int(match["port"]))
         if match := _UNIX.fullmatch(text):
-            if len(match["path"].encode()) > _LONGEST_PATH:
-                raise ValueError(f"{text}: the path of a unix socket has at most {_LONGEST_PATH} bytes")
+            if len(match["path"].encode()) > LONGEST_PATH:
+                raise ValueError(f"{text}: the path of a unix socket has at most {LONGEST_PATH} bytes")
             return cls(path=match["path"])
         raise ValueError(f"{text}: expected {EXPECTED}")
 

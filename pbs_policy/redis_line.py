@@ -111,6 +111,7 @@ class Line(asyncio.Protocol):
         self.lost: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A stream's protocol is always given a Transport; the base class's signature does not say so.
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         self._writer = PromptWriter(self._transport)
 

@@ -118,6 +118,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the peer will send no more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A stream's protocol is always given a Transport; the base class's signature does not say so.
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         self._write = PromptWriter(self._transport).write
         self._server.connections.add(self)

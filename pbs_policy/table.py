@@ -47,6 +47,11 @@ class Record(NamedTuple):
     service: str = ""
     user: str = ""
 
+    @property
+    def user_text(self) -> str:
+        """The user for JSON: bytes that are not UTF-8, which `user` keeps as surrogates, become U+FFFD."""
+        return self.user.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
 
 class Entry(NamedTuple):
     """One row of a listing: `kind` is `login` or `permit`; `left` is seconds, None for a key without an end."""

@@ -88,3 +88,14 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
             return stack.enter_context(Service(tmp_path, settings))
 
         yield start
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def either_loop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is the event loop's work (TLS, closing sockets): the processes of the test run on uvloop, and on
+    asyncio's own loop."""
+    if request.param == "asyncio":
+        hidden = tmp_path / "hidden"
+        hidden.mkdir()
+        (hidden / "uvloop.py").write_text("raise ImportError('hidden by the test')\n")
+        monkeypatch.setenv("PYTHONPATH", str(hidden), prepend=os.pathsep)

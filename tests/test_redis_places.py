@@ -140,16 +140,6 @@ def clients(
     return Clients(tmp_path, start_service, capsys)
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
-def either_loop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TLS is the event loop's work: a test that uses this runs on uvloop and on asyncio's own loop."""
-    if request.param == "asyncio":
-        hidden = tmp_path / "hidden"
-        hidden.mkdir()
-        (hidden / "uvloop.py").write_text("raise ImportError('hidden by the test')\n")
-        monkeypatch.setenv("PYTHONPATH", str(hidden), prepend=os.pathsep)
-
-
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 

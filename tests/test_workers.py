@@ -133,16 +133,6 @@ def socket_path() -> Iterator[Path]:
         yield Path(directory) / "policy"
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
-def either_loop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sockets are the event loop's to close: a test that uses this runs on uvloop and on asyncio's own loop."""
-    if request.param == "asyncio":
-        hidden = tmp_path / "hidden"
-        hidden.mkdir()
-        (hidden / "uvloop.py").write_text("raise ImportError('hidden by the test')\n")
-        monkeypatch.setenv("PYTHONPATH", str(hidden), prepend=os.pathsep)
-
-
 # --- the work is shared -------------------------------------------------------------------------------------------
 
 

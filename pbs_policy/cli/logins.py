@@ -154,7 +154,7 @@ def _outcome_as_json(client_address: str, outcome: Outcome) -> dict[str, Any]:
         "action": decision.action,
         "reason": decision.reason,
         "would_be": decision.would_be or None,
-        "user": record.user.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if record else None,
+        "user": record.user_text if record else None,
         "service": record.service if record else None,
         "login_at": record.login_at if record else None,
         "left": round(outcome.left) if record else None,

@@ -33,7 +33,7 @@ def entry_as_json(entry: Entry) -> dict[str, Any]:
     return {
         "kind": entry.kind,
         "client_address": entry.client_address,
-        "user": entry.record.user.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        "user": entry.record.user_text,
         "service": entry.record.service,
         "login_at": entry.record.login_at,
         "left": None if entry.left is None else round(entry.left),

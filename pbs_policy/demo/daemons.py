@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from pbs_policy.demo.ports import free_port
+from pbs_policy.listener import LONGEST_PATH
 
 START_SECONDS = 20.0
 """How long a daemon may take to answer: far more than any of them needs, because test machines are noisy."""
@@ -32,9 +33,6 @@ STOP_SECONDS = 5.0
 """How long a daemon may take to end on SIGTERM before it is killed."""
 
 POLL_SECONDS = 0.01
-
-# sockaddr_un holds 108 bytes with the closing NUL (unix(7)).
-UNIX_PATH_MAX = 107
 
 # An ordinary user's PATH often lacks these, and Postfix and Dovecot live in them.
 SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -223,8 +221,8 @@ class PrivateRedis(PrivateDaemon):
         super().__init__("redis", directory)
         self.port = free_port() if port is None else port
         self.socket_path = directory.absolute() / "redis.sock"
-        if len(os.fsencode(self.socket_path)) > UNIX_PATH_MAX:
-            raise ValueError(f"longer than {UNIX_PATH_MAX} bytes, so no unix socket: {self.socket_path}")
+        if len(os.fsencode(self.socket_path)) > LONGEST_PATH:
+            raise ValueError(f"longer than {LONGEST_PATH} bytes, so no unix socket: {self.socket_path}")
         self._arguments = tuple(arguments)
 
     @property

@@ -20,7 +20,7 @@ from pbs_policy.demo.ports import free_port, greets, has_ipv6
 
 USER = "alice@example.com"
 # It guards an empty mailbox on the loopback interface.
-PASSWORD = "correct horse"  # noqa: S105
+PASSWORD = "correct horse"  # noqa: S105 - of the private instance alone, shown to everybody
 """The one user of the private Dovecot."""
 
 # Mail is read and written as this user: it is there on every system and owns nothing.
