@@ -62,8 +62,10 @@ class ClientAddresses:
         """The canonical client address of `text`. Raises AddressError where it is not an IP address."""
         try:
             if ":" not in text:
+                packed = inet_pton(AF_INET, text)
                 # What inet_pton takes of IPv4, four numbers without leading zeros, is canonical.
-                return ClientAddress(text, self._excluded(inet_pton(AF_INET, text)))
+                suspect = packed[0] in _SUSPECT_V4 or self.never_record
+                return ClientAddress(text, self._excluded(packed) if suspect else "")
             packed = inet_pton(AF_INET6, text)
         except (OSError, ValueError):
             zone = ", without a zone id" if "%" in text else ""

@@ -20,18 +20,19 @@ class PromptWriter:
         socket = transport.get_extra_info("socket") if plain else None
         self._descriptor = socket.fileno() if socket is not None else -1
 
-    def write(self, data: bytes) -> None:
-        """Send `data` behind all that was written before; nothing on a connection that is being closed."""
+    def write(self, data: bytes) -> bool:
+        """Send `data` behind all that was written before; False on a connection that is being closed."""
         transport = self._transport
         # Closing comes before the descriptor is closed: what is not closing has not lost it to another connection.
         if transport.is_closing():
-            return
+            return False
         if self._descriptor >= 0 and not transport.get_write_buffer_size():
             try:
                 sent = os.write(self._descriptor, data)
             except OSError:
                 sent = 0  # the transport meets the same, and knows what is to be done
             if sent == len(data):
-                return
+                return True
             data = data[sent:]
         transport.write(data)
+        return True

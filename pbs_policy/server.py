@@ -56,19 +56,12 @@ class PolicyServer:
         self.connections: set[Connection] = set()
         self.stopping = False
         self._all_closed = asyncio.Event()
-        self._addresses = addresses
+        self.addresses = addresses
         self.report_no_end = lru_cache(_REPORTED_ONCE)(self._report_no_end)
 
     def connection(self) -> Connection:
         """The protocol of one new connection."""
         return Connection(self)
-
-    def client_of(self, text: bytes) -> ClientAddress | None:
-        """The client address that Postfix sent, or None where there is none (`unknown`, after XCLIENT)."""
-        try:
-            return self._addresses.parse(text.decode("ascii"))
-        except (AddressError, UnicodeDecodeError):
-            return None
 
     def forget(self, connection: Connection) -> None:
         """A connection is closed."""
@@ -116,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._paused = False  # we do not read: requests are waiting already
         self._stalled = False  # the peer does not read
         self._ended = False  # the peer will send no more
+        self._client: ClientAddress | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A stream's protocol is always given a Transport; the base class's signature does not say so.
@@ -129,10 +123,11 @@ class Connection(asyncio.Protocol):
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
-        self._parser.receive(data)
         if not self._busy and not self._stalled:
-            self._take_requests()
-        elif not self._paused:
+            self._take_requests(data)
+            return
+        self._parser.receive(data)
+        if not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
@@ -169,16 +164,14 @@ class Connection(asyncio.Protocol):
         elif self._idle_sweeps * SWEEP_INTERVAL > IDLE_LIMIT:
             self._transport.close()
 
-    def _take_requests(self) -> None:
-        """Decide the requests that are complete, until one has to wait for Redis."""
+    def _take_requests(self, data: bytes = b"") -> None:
+        """Decide the requests that are complete with `data`, until one has to wait for Redis."""
         try:
-            while not self._stalled:
-                request = self._parser.next_request()
-                if request is None:
-                    break
+            while not self._stalled and (request := self._parser.next_request(data)) is not None:
                 self._begin(request)
                 if self._busy:
                     return
+                data = b""
         except ProtocolError as error:
             self._disconnect(str(error))
             return
@@ -192,9 +185,11 @@ class Connection(asyncio.Protocol):
         server = self._server
         self._idle_sweeps = self._begun_sweeps = 0
         self._request = request
-        client = self._client = server.client_of(request.only(b"client_address"))
-        if client is None:
-            self._reply(policy.NO_CLIENT_ADDRESS)
+        self._client = None
+        try:
+            client = self._client = server.addresses.parse(request.only(b"client_address").decode("ascii"))
+        except (AddressError, UnicodeDecodeError):
+            self._reply(policy.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
             return
         if client.excluded:
             self._reply(policy.refuse_excluded(client))
@@ -228,26 +223,27 @@ class Connection(asyncio.Protocol):
     def _settle(self, decision: Decision) -> None:
         """Answer the request that waited for Redis, and go on with what arrived meanwhile."""
         self._busy = False
-        if self._transport.is_closing():
+        if not self._reply(decision):
             return  # the peer left without waiting
-        self._reply(decision)
         if self._server.stopping:
             self._transport.close()
         elif self._parser.has_bytes or self._paused or self._ended:
             self._take_requests()
 
-    def _reply(self, decision: Decision) -> None:
+    def _reply(self, decision: Decision) -> bool:
+        """Send the answer; False where there is no connection any more to send it on."""
         server = self._server
         if server.rules.observe_only:
             decision = policy.observed(decision)
-        self._write(_REPLIES[decision.action])
+        if not self._write(_REPLIES[decision.action]):
+            return False
         if decision.reason is policy.NO_END_OF_KEY.reason:
             server.report_no_end(self._client_address)
-        if server.log_decisions == "none":
-            return
-        permitted = policy.OK in (decision.action, decision.would_be)
-        if permitted or server.log_decisions == "all":
-            server.log.info(self._line(decision))
+        if server.log_decisions != "none":
+            permitted = policy.OK in (decision.action, decision.would_be)
+            if permitted or server.log_decisions == "all":
+                server.log.info(self._line(decision))
+        return True
 
     @property
     def _client_address(self) -> str:

@@ -45,7 +45,7 @@ def writer(transport: Any) -> PromptWriter:
 
 def test_what_is_written_is_sent_at_once(pair: tuple[socket.socket, socket.socket]) -> None:
     transport = Transport(pair[0])
-    writer(transport).write(b"action=OK\n\n")
+    assert writer(transport).write(b"action=OK\n\n")
     assert (pair[1].recv(100), transport.kept) == (b"action=OK\n\n", b"")
 
 

@@ -134,7 +134,9 @@ class PrivateDaemon:
                 stdout=output,
                 stderr=output,
                 cwd=self.directory,
-                start_new_session=True,
+                # A group to end it by, and not a session: the kernel shares a core between sessions (autogroup)
+                # in slices of milliseconds, and every lookup would wait for its turn.
+                process_group=0,
             )
         atexit.register(self.stop)
         self.wait_until_ready()
