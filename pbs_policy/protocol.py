@@ -2,8 +2,9 @@
 
 Nothing here reads a socket, knows Redis or decides anything. The law is Postfix's SMTPD_POLICY_README: a request is
 a run of `name=value` lines, each ended by one newline, and an empty line ends the request. Attributes come in any
-order, unknown ones are ignored, and so is a line without "=", missing ones count as empty. The reply is `action=...`
-and an empty line.
+order, unknown ones are ignored, missing ones count as empty. A line without "=" shows another protocol where it
+comes before the request's type, and is ignored after it: to look at each costs more than all else here.
+The reply is `action=...` and an empty line.
 
 Invariant: however the bytes are cut into pieces, the same requests come out, and what is wrong with the bytes is a
 `ProtocolError` after those same requests. Any other exception is a fault of this file.
@@ -91,7 +92,7 @@ class RequestParser:
     def next_request(self, data: bytes = b"") -> Request | None:
         """The next complete request in what was received and `data` behind it, or None until there is more.
 
-        Raises ProtocolError for a carriage return at a line's end, an empty request, another request type, and
+        Raises ProtocolError for a first line without "=", a carriage return at a line's end, an empty request, another request type, and
         whatever is over a limit. After it the connection is of no further use.
         """
         # One request in one piece, as Postfix sends it, is seen to be whole and sound in five looks.
@@ -135,7 +136,11 @@ class RequestParser:
     def _check_line(self, line: bytes) -> None:
         if line.endswith(b"\r"):
             raise ProtocolError("a line that ends with CR LF, expected LF alone")
-        if not self._typed and line.startswith(b"request="):
+        if self._typed:
+            return
+        if b"=" not in line:
+            raise ProtocolError("a line without '='")
+        if line.startswith(b"request="):
             if line != _REQUEST_TYPE:
                 raise ProtocolError("a request type other than smtpd_access_policy")
             self._typed = True
