@@ -13,7 +13,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
 
-from pbs_policy.table import Keys, Record, names_of_user, serialise_record
+from pbs_policy.keys import Keys
+from pbs_policy.records import Record, serialise_record
+from pbs_policy.senders import names_of_user
 
 LOGGED_IN = "198.18.0.0"
 NOT_LOGGED_IN = "198.19.0.0"
@@ -69,7 +71,7 @@ def mean_user_size(count: int) -> float:
 
 def login_keys(keys: Keys, address: str, user: bytes) -> list[bytes]:
     """The keys of a login of `user` from `address`, in the order of KINDS."""
-    return [keys.login(address, name) for name in (b"", *names_of_user(user))]
+    return [keys.login(address, name) for name in (b"", *names_of_user(user, ""))]
 
 
 def fill(path: Path, first: str, count: int, kinds: tuple[Kind, ...] = DEFAULT_KINDS) -> None:

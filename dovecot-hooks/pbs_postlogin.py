@@ -30,11 +30,16 @@ def record_login(file, service, environment):
     user = environment.get(b"USER", b"")
     if len(service) > 32 or not service.replace("-", "").replace("_", "").isalnum() or not service.isascii():
         service = "unknown"
+    services = settings["services"].replace(",", " ").split()
+    if services and service not in services:
+        return  # it does not count, and must not stand in the way of a login that does
     value = b"%d %s" % (time.time(), service.encode()) + (b" " + user if user else b"")
     key = (settings["key_prefix"] + "login:" + address).encode()
     keys = [key]
     name = user.lower()
     if name and not name.startswith(b"@"):  # @example.com would pass for everybody there
+        if settings["user_domain"] and b"@" not in name:
+            name += b"@" + settings["user_domain"].encode().lower()  # ASCII only, as senders.complete_user
         keys.append(key + b"," + name)
         local_part, _, domain = name.rpartition(b"@")
         if local_part and domain and settings["sender_match"] == "domain":  # nothing else reads it
@@ -58,6 +63,8 @@ def read_settings(file):
         "never_record": "",
         "record_master_logins": "no",
         "sender_match": "off",
+        "services": "",
+        "user_domain": "",
     }
     try:
         data = read_file(file or "/etc/pbs-policy/pbs-policy.conf")

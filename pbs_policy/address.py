@@ -13,6 +13,7 @@ The post-login script stands alone and does the same in its own lines; the contr
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
@@ -21,6 +22,7 @@ from typing import NamedTuple
 Network = IPv4Network | IPv6Network
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
+_MAPPED_NETWORK = IPv6Network("::ffff:0:0/96")
 
 # Nobody reaches a mail server from these, or everybody on the host does: a webmail logs in from 127.0.0.1.
 _NEVER_PERMITTED: tuple[tuple[Network, str], ...] = (
@@ -47,6 +49,15 @@ class ClientAddress(NamedTuple):
     is empty."""
 
     text: str
+    excluded: str = ""
+
+
+class Target(NamedTuple):
+    """What an administrator permits, denies or revokes: an address in its canonical form, or a network, whose
+    `length` is its IP version and bits. `excluded` as for ClientAddress: nothing in it may ever relay."""
+
+    text: str
+    length: tuple[int, int] | None = None
     excluded: str = ""
 
 
@@ -82,21 +93,63 @@ class ClientAddresses:
         except AddressError:
             return None
 
+    def parse_target(self, text: str) -> Target:
+        """The address or network that an administrator names. Raises AddressError where `text` is neither."""
+        if "/" not in text:
+            client = self.parse(text)
+            return Target(client.text, None, client.excluded)
+        network = parse_network(text)
+        version, bits = network.version, network.prefixlen
+        if network.version == 6 and network.subnet_of(_MAPPED_NETWORK):
+            raise AddressError(f"{text!r} maps IPv4 into IPv6: write it as an IPv4 network")
+        if bits == network.max_prefixlen or (version == 6 and bits == self.ipv6_prefix):
+            client = self.parse(str(network.network_address))
+            return Target(client.text, None, client.excluded)
+        if version == 6 and bits > self.ipv6_prefix:
+            raise AddressError(f"{text!r} is narrower than ipv6_prefix = {self.ipv6_prefix}, which names the clients")
+        exclusions = (*_NEVER_PERMITTED, *self._own_exclusions())
+        return Target(str(network), (version, bits), _excluding(network, exclusions))
+
+    def _own_exclusions(self) -> list[tuple[Network, str]]:
+        return [(network, "never_record") for network in self.never_record]
+
     def _widened(self, packed: bytes) -> str:
         if self.ipv6_prefix == 128:
             return inet_ntop(AF_INET6, packed)
-        host_bits = 128 - self.ipv6_prefix
-        network = int.from_bytes(packed) >> host_bits << host_bits
-        return f"{inet_ntop(AF_INET6, network.to_bytes(16))}/{self.ipv6_prefix}"
+        return _network(AF_INET6, packed, self.ipv6_prefix)
 
     def _excluded(self, packed: bytes) -> str:
         if packed[0] not in (_SUSPECT_V4 if len(packed) == 4 else _SUSPECT_V6) and not self.never_record:
             return ""
         address = ip_address(packed)
-        for network, name in _NEVER_PERMITTED:
+        for network, name in (*_NEVER_PERMITTED, *self._own_exclusions()):
             if address in network:
                 return name
-        return "never_record" if any(address in network for network in self.never_record) else ""
+        return ""
+
+
+def networks_of(client_address: str, lengths: Iterable[tuple[int, int]]) -> list[str]:
+    """The networks that hold a client (in its canonical form), narrowest first, among those of `lengths`: pairs of
+    IP version and bits."""
+    text, _, prefix = client_address.partition("/")
+    version, family, widest = (6, AF_INET6, int(prefix or 128)) if ":" in text else (4, AF_INET, 32)
+    packed = inet_pton(family, text)
+    fitting = sorted({bits for wanted, bits in lengths if wanted == version and bits < widest}, reverse=True)
+    return [_network(family, packed, bits) for bits in fitting]
+
+
+def _network(family: int, packed: bytes, bits: int) -> str:
+    host_bits = len(packed) * 8 - bits
+    network = int.from_bytes(packed) >> host_bits << host_bits
+    return f"{inet_ntop(family, network.to_bytes(len(packed)))}/{bits}"
+
+
+def _excluding(network: Network, exclusions: Iterable[tuple[Network, str]]) -> str:
+    """Why no address of `network` may relay, if that is so."""
+    for excluded, name in exclusions:
+        if network.version == excluded.version and network.subnet_of(excluded):  # type: ignore[arg-type]
+            return name
+    return ""
 
 
 def parse_network(text: str) -> Network:

@@ -1,43 +1,37 @@
-"""The service's decision on one client address, taken once and at leisure: what `pbs-policy check` shows."""
+"""The service's decision on one relay attempt, taken once and at leisure: no cap counts it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pbs_policy import policy
-from pbs_policy.address import ClientAddress
-from pbs_policy.policy import Decision, Rules
+from pbs_policy.address import ClientAddress, networks_of
+from pbs_policy.networks import parse_lengths
+from pbs_policy.policy import Case, Decision, Rules
+from pbs_policy.protocol import Request
+from pbs_policy.question import carry_out
+from pbs_policy.senders import SenderMaps
 from pbs_policy.table import LoginTable
 
 
-class Outcome(NamedTuple):
-    """The decision, and how many seconds a permission that decided has left (0.0 where none did)."""
-
-    decision: Decision
-    left: float = 0.0
-
-
-def check(table: LoginTable, rules: Rules, client: ClientAddress, sender: str = "") -> Outcome:
-    """What the service would answer `client` now for mail from `sender`, in the same rounds and by the same rules.
+def check(
+    table: LoginTable, rules: Rules, client: ClientAddress, request: Request, maps: SenderMaps | None = None
+) -> Decision:
+    """What the service would answer `client` now to `request`, in the same rounds and by the same rules.
 
     Raises StoreUnavailable where the service would answer that it cannot tell.
     """
-    outcome = _check(table, rules, client, sender)
-    return outcome._replace(decision=policy.observed(outcome.decision)) if rules.observe_only else outcome
-
-
-def _check(table: LoginTable, rules: Rules, client: ClientAddress, sender: str) -> Outcome:
     if client.excluded:
-        return Outcome(policy.refuse_excluded(client))
-    name = b""
-    if rules.sender_match != "off":
-        name = policy.name_to_match(sender.encode("utf-8", "surrogateescape"), rules)
-    keys = table.keys.relay(client.text, name)
-    found, _ = table.read(keys)
-    weighed = policy.weigh(found, rules)
-    if isinstance(weighed, Decision):
-        return Outcome(weighed)
-    (deny,), left = table.read([table.keys.deny(client.text)], [keys[candidate.which] for candidate in weighed])
-    decision = policy.confirm(weighed, left, deny)
-    permitted = decision.action == policy.OK
-    return Outcome(decision, next(each for each in left if each > 0) / 1000 if permitted else 0.0)
+        decision = policy.refuse_excluded(client)
+    else:
+        case = make_case(table, rules, client, request, maps)
+        found, _ = table.read(case.keys)
+        decision = carry_out(policy.decide(case, found), table.ask)
+    return policy.observed(decision) if rules.observe_only else decision
+
+
+def make_case(
+    table: LoginTable, rules: Rules, client: ClientAddress, request: Request, maps: SenderMaps | None = None
+) -> Case:
+    """The relay attempt as the service puts it together. Raises StoreUnavailable."""
+    (lengths,), _ = table.read([table.keys.permit_networks])
+    networks = networks_of(client.text, parse_lengths(lengths))
+    return Case(client, request, rules, table.keys, maps, networks, only_looks=True)

@@ -31,3 +31,9 @@ def format_duration(seconds: float) -> str:
         if number or (unit == "s" and not parts):
             parts.append(f"{number}{unit}")
     return " ".join(parts[:2])
+
+
+def write_duration(seconds: int) -> str:
+    """The time as `parse_duration` reads it, in the largest unit that says it exactly: `90m`."""
+    unit = max((unit for unit, size in _UNITS.items() if seconds % size == 0), key=_UNITS.__getitem__)
+    return f"{seconds // _UNITS[unit]}{unit}"

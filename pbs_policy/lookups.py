@@ -1,5 +1,5 @@
 """The hot path to Redis: every request of the service shares one connection, and all that arrive in one turn of the
-event loop go out in one round (`MGET`, and `PTTL` for what would be permitted). Answers are matched in order; there
+event loop go out in one round (`MGET`, and whatever commands a decision needs). Answers are matched in order; there
 is no task, no connection and no timer per request.
 
 A lookup has three answers: found, not found (both in `values`), unavailable (`values` is None). When Redis is away:
@@ -19,7 +19,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from pbs_policy.log import Log, printable
-from pbs_policy.redis_line import TIMEOUT, Answer, Batch, Connector, Line
+from pbs_policy.question import Command
+from pbs_policy.redis_line import TIMEOUT, Answered, Batch, Connector, Line
 from pbs_policy.redis_url import RedisUrl, TlsFiles
 
 RETRY_INTERVAL = 0.02
@@ -65,14 +66,19 @@ class Lookups:
         while self._waiting:
             self._waiting.popleft().fail()
 
-    def ask(self, keys: Sequence[bytes], ends: Sequence[bytes], answer: Answer) -> None:
-        """Ask for the values of `keys` and the milliseconds left of `ends`, in the round of this turn of the loop."""
+    def ask(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
+        """Ask for the values of `keys` and the replies to `commands` (one at least of either), in the round of this
+        turn of the loop.
+
+        `answered` is called later, never from here. A question that was in flight when the connection was lost is
+        asked once more: its commands may then have been carried out twice.
+        """
         batch = self._batch
         if not batch.asks:
             self._loop.call_soon(self._flush)
-        batch.asks.append((answer, len(keys), len(ends)))
+        batch.asks.append((answered, len(keys), len(commands)))
         batch.keys += keys
-        batch.ends += ends
+        batch.commands += commands
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch(self._log)

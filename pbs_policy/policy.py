@@ -1,111 +1,138 @@
-"""The decision: may this client address relay now?
+"""The decision: may this client relay this message now?
 
-Pure, and meant to be read by the administrator whose mail it concerns. Redis is asked by the caller, in two rounds,
-because nearly every answer is DUNNO after the first:
+Meant to be read by the administrator whose mail it concerns. Nothing here talks to Redis: `decide` is a procedure
+that yields questions (`question`), and nearly always there is no need to run it. The rules, in this order:
 
-1. `refuse_excluded`: addresses that may never relay are answered without asking Redis at all.
-2. `weigh` the address' permit and login as they stand in the table: nothing there means DUNNO.
-3. `confirm` what would be OK: the permission must have an end, and no deny may stand against it.
+1. An address that may never relay is refused without asking (`refuse_excluded`).
+2. What is asked first: permits for the address and its networks, the logins from it (`Case.keys`). Nothing there
+   means DUNNO, which is the answer to nearly every stranger.
+3. A permit must hold for this sender and recipient domain; a login must be of a service that counts (`services`)
+   and, with sender_match, of a user whom the sender names. With require_tls the session must be encrypted.
+4. What is left is confirmed in a second round: it must have an end, and no deny of address, network or user may
+   stand against it.
+5. Last, the caps: what would be OK is counted (`caps`), and may be one recipient too many.
 
-`unavailable` is the answer wherever Redis could not be asked. Nothing here ever says OK for want of knowledge.
+The first permission for which all of it holds is the answer: permits come before logins, narrower before wider.
+Where none does, the reason is that of the permission that came nearest. Nothing here ever says OK for want of
+knowledge; `unavailable` is the answer wherever Redis could not be asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from pbs_policy.address import ClientAddress
-from pbs_policy.table import NO_END, Record, is_record, names_of_user, parse_record
+from pbs_policy import caps
+from pbs_policy.address import ClientAddress, networks_of
+from pbs_policy.caps import Cap, Count
+from pbs_policy.keys import EVERYBODY, NO_END, Keys
+from pbs_policy.networks import parse_lengths
+from pbs_policy.protocol import Request
+from pbs_policy.question import Procedure, Question
+from pbs_policy.records import Permit, Record, parse_permit, parse_record
+from pbs_policy.senders import SenderMaps, SenderRules, complete_user, names_to_match
+
+_ONLY_LOOKS = b"pbs_only_looks"  # an attribute that `pbs-policy query` and `replay` send (`query.only_looking`)
 
 OK = "OK"
 DUNNO = "DUNNO"
 DEFER = "DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now, please try again"
-
-SenderMatch = Literal["off", "domain", "address"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The settings that the decision depends on; each is described in `settings`."""
 
-    sender_match: SenderMatch = "off"
+    senders: SenderRules = field(default_factory=SenderRules)
+    services: frozenset[str] = frozenset()
+    require_tls: bool = False
+    address_cap: Cap | None = None
+    user_cap: Cap | None = None
+    auto_deny: int = 0
     on_unavailable: Literal["defer", "dunno"] = "defer"
     observe_only: bool = False
 
 
 class Decision(NamedTuple):
-    """What is answered, and why. `value` is that of the key that permitted, where one did; `would_be` is what the
-    action had been without observe_only."""
+    """What is answered, and why. `record` is the login or permit that decided, where one did, and `left` the seconds
+    it has left; `would_be` is what the action had been without observe_only; `warning` is for the log, once."""
 
     action: str
     reason: str
-    value: bytes = b""
+    record: Record | None = None
+    left: float = 0.0
     would_be: str = ""
-
-    @property
-    def record(self) -> Record | None:
-        """The login or permit that decided, read only when it is to be shown: most decisions never are."""
-        return parse_record(self.value) if self.value else None
-
-
-class Candidate(NamedTuple):
-    """A permission that holds if its key has an end: `which` of the keys asked (`table.Keys.relay`), its value."""
-
-    reason: Literal["login", "permit"]
-    which: int
-    value: bytes
+    warning: str = ""
 
 
 NO_CLIENT_ADDRESS = Decision(DUNNO, "no_client_address")
 NO_LOGIN = Decision(DUNNO, "no_login")
-SENDER_MISMATCH = Decision(DUNNO, "sender_mismatch")
-NO_END_OF_KEY = Decision(DUNNO, "key_without_end")
-DENIED = Decision(DUNNO, "denied")
+_SERVICE_MISMATCH = Decision(DUNNO, "service_mismatch")
+_SENDER_MISMATCH = Decision(DUNNO, "sender_mismatch")
+_RECIPIENT_MISMATCH = Decision(DUNNO, "recipient_mismatch")
+_NO_TLS = Decision(DUNNO, "no_tls")
+KEY_WITHOUT_END = Decision(DUNNO, "key_without_end")
+_DENIED_USER = Decision(DUNNO, "denied_user")
+_DENIED = Decision(DUNNO, "denied")
+_CAP = Decision(DUNNO, "cap")
+
+_FARTHEST_FIRST = (
+    NO_LOGIN, _SENDER_MISMATCH, _SERVICE_MISMATCH, _RECIPIENT_MISMATCH, _NO_TLS, KEY_WITHOUT_END, _DENIED_USER, _CAP
+)  # fmt: skip
+_NEARNESS = {refusal.reason: nearness for nearness, refusal in enumerate(_FARTHEST_FIRST)}
+
+
+class Candidate(NamedTuple):
+    """A login or permit that may be the answer: its key, and what it says. `user` is as keys name it, b"" where it
+    is not known."""
+
+    key: bytes
+    target: str
+    record: Record
+    user: bytes
+    permit: Permit | None = None
+
+
+class Case:
+    """One relay attempt: who asks for what, under which rules. `keys` is what is to be asked first."""
+
+    __slots__ = ("client", "keys", "names", "networks", "only_looks", "request", "rules", "table_keys")
+
+    def __init__(
+        self,
+        client: ClientAddress,
+        request: Request,
+        rules: Rules,
+        table_keys: Keys,
+        maps: SenderMaps | None = None,
+        networks: Sequence[str] = (),
+        *,
+        only_looks: bool = False,
+    ) -> None:
+        """`networks` are those with this client in them that may have a permit; with `only_looks` no cap counts this
+        attempt, and nobody is denied for it.
+
+        Raises ProtocolError where the request names its sender twice and sender_match wants to know it.
+        """
+        self.client = client.text
+        self.request = request
+        self.rules = rules
+        self.table_keys = table_keys
+        self.networks = networks
+        self.only_looks = only_looks or bool(request.first(_ONLY_LOOKS))
+        self.names: tuple[bytes, ...] | None = None
+        self.keys = table_keys.relay(client.text)
+        if rules.senders.match != "off":
+            self.names = names_to_match(request.only(b"sender"), rules.senders, maps)
+            self.keys += [table_keys.login(client.text, name) for name in self.names or ()]
+        if networks:
+            self.keys += [table_keys.permit(network) for network in networks]
 
 
 def refuse_excluded(client: ClientAddress) -> Decision:
     """The answer for an address that no login can permit (`client.excluded`), without asking the table."""
     return Decision(DUNNO, client.excluded)
-
-
-def name_to_match(sender: bytes, rules: Rules) -> bytes:
-    """Who must be logged in for mail from `sender`: a user, an `@domain`, or b"" where nobody can match.
-
-    MAIL FROM is the client's word and proves nothing: a match narrows what an address' neighbours can do.
-    """
-    names = names_of_user(sender)
-    if len(names) != 2:
-        return b""  # the null sender, or no domain
-    return names[0] if rules.sender_match == "address" else names[1]
-
-
-def weigh(found: Sequence[bytes | None], rules: Rules) -> Decision | list[Candidate]:
-    """Weigh what stands in the table under the keys of `table.Keys.relay`: permit, login, login of the sender."""
-    if not any(found):
-        return NO_LOGIN
-    candidates = []
-    if (value := found[0]) is not None and is_record(value):
-        candidates.append(Candidate("permit", 0, value))
-    which = 1 if rules.sender_match == "off" else 2
-    value = found[which] if which < len(found) else None
-    if value is not None and is_record(value):
-        candidates.append(Candidate("login", which, value))
-    if candidates:
-        return candidates
-    somebody = rules.sender_match != "off" and found[1] is not None and is_record(found[1])
-    return SENDER_MISMATCH if somebody else NO_LOGIN
-
-
-def confirm(candidates: Sequence[Candidate], left: Sequence[int], deny: bytes | None) -> Decision:
-    """Settle `candidates`, given the milliseconds `left` of each one's key and the address' `deny`, if any."""
-    if deny is not None:
-        return DENIED
-    for candidate, milliseconds in zip(candidates, left, strict=True):
-        if milliseconds > 0:
-            return Decision(OK, candidate.reason, candidate.value)
-    return NO_END_OF_KEY if NO_END in left else NO_LOGIN
 
 
 def unavailable(rules: Rules) -> Decision:
@@ -116,3 +143,170 @@ def unavailable(rules: Rules) -> Decision:
 def observed(decision: Decision) -> Decision:
     """The same decision under observe_only: DUNNO to Postfix, the truth in the log."""
     return decision._replace(action=DUNNO, would_be=decision.action)
+
+
+def decide(case: Case, found: Sequence[bytes | None]) -> Procedure[Decision]:
+    """The decision on `case`, given the values `found` under its `keys`."""
+    nearest, candidates = weigh(case, found)
+    nearest, decision, denied = yield from _confirm(case, nearest, candidates)
+    own = _own_names(case) if denied and decision is None else ()
+    keys = [case.table_keys.login(case.client, name) for name in own if name not in denied]
+    if keys:
+        # A denied user was the last to log in; the sender may have been here before, and is asked for by name.
+        values, _ = yield Question(keys)
+        logins = [_login(case, key, value) for key, value in zip(keys, values, strict=True)]
+        candidates = [each for each in logins if each is not None and refuse(case, each) is None]
+        nearest, decision, _ = yield from _confirm(case, nearest, candidates)
+    return decision or nearest
+
+
+def _own_names(case: Case) -> tuple[bytes, ...]:
+    """The sender's own names, where he may have logged in before a denied user of this address or domain did."""
+    if case.rules.senders.match == "address" or case.names == ():
+        return ()
+    return names_to_match(case.request.only(b"sender"), replace(case.rules.senders, match="address"), None) or ()
+
+
+def weigh(case: Case, found: Sequence[bytes | None]) -> tuple[Decision, list[Candidate]]:
+    """Of what stands in the table: the candidates of which the rules refuse none, best first; and the refusal of the
+    one that came nearest."""
+    nearest, held = find_permissions(case, found)
+    candidates = []
+    for each in held:
+        refusal = refuse(case, each)
+        if refusal is None:
+            candidates.append(each)
+        else:
+            nearest = _nearer(nearest, refusal)
+    return nearest, candidates
+
+
+def find_permissions(case: Case, found: Sequence[bytes | None]) -> tuple[Decision, list[Candidate]]:
+    """Every login and permit that may be the answer, best first; and the refusal where there is none."""
+    keys, client = case.keys, case.client
+    names = 2 + len(case.names or ())
+    held = [_permit(case, key, target, value) for key, target, value in zip(
+        (keys[0], *keys[names:]), (client, *case.networks), (found[0], *found[names:]), strict=True
+    )]  # fmt: skip
+    last = _login(case, keys[1], found[1])
+    if case.names is None:
+        held.append(last)
+    else:
+        held += [_login(case, key, value) for key, value in zip(keys[2:names], found[2:names], strict=True)]
+    nearest = _SENDER_MISMATCH if last and case.names is not None else NO_LOGIN
+    return nearest, [each for each in held if each]
+
+
+def _permit(case: Case, key: bytes, target: str, value: bytes | None) -> Candidate | None:
+    permit = parse_permit(value) if value is not None else None
+    if permit is None:
+        return None
+    return Candidate(key, target, permit.record, _user(case, permit.record), permit)
+
+
+def _login(case: Case, key: bytes, value: bytes | None) -> Candidate | None:
+    record = parse_record(value) if value is not None else None
+    return Candidate(key, case.client, record, _user(case, record)) if record else None
+
+
+def _user(case: Case, record: Record) -> bytes:
+    return complete_user(record.user.encode("utf-8", "surrogateescape"), case.rules.senders.user_domain)
+
+
+def refuse(case: Case, each: Candidate) -> Decision | None:
+    """What the rules that need not ask say against a candidate."""
+    permit, rules = each.permit, case.rules
+    if permit is not None:
+        if permit.senders and not _is_among(case.request.only(b"sender"), permit.senders, rules.senders):
+            return _SENDER_MISMATCH
+        if permit.recipient_domains:
+            _, at, domain = case.request.only(b"recipient").rpartition(b"@")
+            domains = {wanted.encode("utf-8", "surrogateescape") for wanted in permit.recipient_domains}
+            if not at or domain.lower() not in domains:
+                return _RECIPIENT_MISMATCH
+    elif rules.services and each.record.service not in rules.services:
+        return _SERVICE_MISMATCH
+    if rules.require_tls and not case.request.only(b"encryption_protocol"):
+        return _NO_TLS
+    return None
+
+
+def _is_among(sender: bytes, senders: Sequence[str], rules: SenderRules) -> bool:
+    wanted = {name.encode("utf-8", "surrogateescape") for name in senders}
+    names = [names_to_match(sender, replace(rules, match=match), None) for match in ("address", "domain")]
+    return any(not wanted.isdisjoint(each or ()) for each in names)
+
+
+def _confirm(
+    case: Case, nearest: Decision, candidates: Sequence[Candidate]
+) -> Procedure[tuple[Decision, Decision | None, Set[bytes]]]:
+    """The nearest refusal; the decision, where one of `candidates` permits or a deny ends it all; the users among
+    them who are denied."""
+    denied: set[bytes] = set()
+    if not candidates:
+        return nearest, None, denied
+    keys = case.table_keys
+    users = list(dict.fromkeys(each.user for each in candidates if each.user))
+    denies = [keys.deny(case.client), keys.deny(EVERYBODY), keys.deny_networks, *map(keys.deny_user, users)]
+    values, ends = yield Question(denies, [(b"PTTL", each.key) for each in candidates])
+    if values[0] is not None or values[1] is not None:
+        return nearest, _DENIED, denied
+    networks = networks_of(case.client, parse_lengths(values[2]))
+    if networks:
+        network_denies, _ = yield Question([keys.deny(network) for network in networks])
+        if any(value is not None for value in network_denies):
+            return nearest, _DENIED, denied
+    denied.update(user for user, value in zip(users, values[3:], strict=True) if value is not None)
+    for each, left in zip(candidates, ends, strict=True):
+        if left == NO_END:
+            nearest = _nearer(nearest, KEY_WITHOUT_END)
+        elif each.user in denied:
+            nearest = _nearer(nearest, _DENIED_USER._replace(record=each.record))
+        elif left > 0:
+            refusal = yield from refuse_over_cap(case, each)
+            if refusal is None:
+                reason = "permit" if each.permit else "login"
+                return nearest, Decision(OK, reason, each.record, left / 1000), denied
+            nearest = _nearer(nearest, refusal)
+    return nearest, None, denied
+
+
+def refuse_over_cap(case: Case, each: Candidate) -> Procedure[Decision | None]:
+    """What the caps say against a candidate, once it is counted, or looked at (`Case.only_looks`)."""
+    counts = list(counts_of(case, each))
+    if not counts:
+        return None
+    who = caps.member(case.request.first(b"instance"), case.request.only(b"recipient"))
+    verdict = yield from (caps.peek(counts, who) if case.only_looks else caps.count(counts, who))
+    over = verdict.over
+    if over is None:
+        return None
+    warning = f"{over.what} is over its cap of {over.cap} recipients" if verdict.is_first else ""
+    rules = case.rules
+    if verdict.is_twice and over.is_address and rules.auto_deny and not rules.observe_only:
+        reason = f"over twice its cap of {over.cap}"
+        deny = case.table_keys.deny(case.client)
+        yield Question((), [(b"SET", deny, reason.encode(), b"EX", b"%d" % rules.auto_deny)])
+        warning = f"{over.what} is {reason} recipients: denied (auto_deny)"
+    return _CAP._replace(record=each.record, warning=warning)
+
+
+def counts_of(case: Case, each: Candidate) -> list[Count]:
+    """What a candidate is counted by: a permit's own cap, or the address and the user by the settings' caps."""
+    if each.permit is not None and each.permit.cap is not None:
+        return [_count(case, "permit", each.target.encode(), each.permit.cap)]
+    counts = []
+    if case.rules.address_cap:
+        counts.append(_count(case, "address", case.client.encode(), case.rules.address_cap))
+    if case.rules.user_cap and each.user:
+        counts.append(_count(case, "user", each.user, case.rules.user_cap))
+    return counts
+
+
+def _count(case: Case, kind: str, name: bytes, cap: Cap) -> Count:
+    what = f"{kind} {name.decode('utf-8', 'replace')}"
+    return Count(what, cap, *case.table_keys.counted(kind.encode() + b":" + name), is_address=kind == "address")
+
+
+def _nearer(one: Decision, other: Decision) -> Decision:
+    return max(one, other, key=lambda each: _NEARNESS[each.reason])

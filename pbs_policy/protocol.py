@@ -92,8 +92,8 @@ class RequestParser:
     def next_request(self, data: bytes = b"") -> Request | None:
         """The next complete request in what was received and `data` behind it, or None until there is more.
 
-        Raises ProtocolError for a first line without "=", a carriage return at a line's end, an empty request, another request type, and
-        whatever is over a limit. After it the connection is of no further use.
+        Raises ProtocolError for a first line without "=", a carriage return at a line's end, an empty request,
+        another request type, and whatever is over a limit. After it the connection is of no further use.
         """
         # One request in one piece, as Postfix sends it, is seen to be whole and sound in five looks.
         if (

@@ -14,21 +14,30 @@ import hiredis
 
 from pbs_policy.log import Log
 from pbs_policy.prompt_writer import PromptWriter
+from pbs_policy.question import Command
 from pbs_policy.redis_url import Place, RedisUrl, TlsFiles
 
 TIMEOUT = 0.5
 """Seconds a request may wait for Redis in all. Postfix waits 2 s for us in the example main.cf."""
 
-Answer = Callable[[Sequence[bytes | None] | None, Sequence[int]], None]
-"""Called once for each question: the values and remaining milliseconds, or None and nothing for "unavailable"."""
+Answered = Callable[[Sequence[bytes | None] | None, Sequence[Any]], None]
+"""Called once for each question: the values and the commands' replies, or None and nothing for "unavailable"."""
 
 
-_NO_ENDS: Sequence[int] = ()
+_NO_REPLIES: Sequence[Any] = ()
 
 
 def _pack(*parts: str | bytes) -> bytes:
     packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub knows tuples of one item only
     return packed
+
+
+def _fault(replies: Sequence[Any]) -> str:
+    """What is wrong with the replies to commands, or nothing: a number is right, and `OK` or nil of a SET."""
+    for reply in replies:
+        if type(reply) is not int and reply != b"OK" and reply is not None:
+            return f"Redis answers: {reply}"
+    return ""
 
 
 class RedisRefused(Exception):
@@ -38,60 +47,61 @@ class RedisRefused(Exception):
 class Batch:
     """What one turn of the loop asked, and where each answer goes."""
 
-    __slots__ = ("asks", "deadline", "ends", "keys", "log", "replies", "retried")
+    __slots__ = ("asks", "commands", "deadline", "keys", "log", "replies", "retried")
 
     def __init__(self, log: Log) -> None:
-        self.asks: list[tuple[Answer, int, int]] = []
+        self.asks: list[tuple[Answered, int, int]] = []
         self.keys: list[bytes] = []
-        self.ends: list[bytes] = []
+        self.commands: list[Command] = []
         self.deadline = 0.0
         self.retried = False
         self.replies: list[Any] = []
         self.log = log
 
     def request(self) -> bytes:
-        """The commands: one MGET for all values, a PTTL for each end."""
-        parts = [_pack("PTTL", key) for key in self.ends]
+        """The commands: one MGET for all values, and those that were asked for."""
+        parts = [_pack(*command) for command in self.commands]
         if self.keys:
             parts.insert(0, _pack("MGET", *self.keys))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def is_answered(self) -> bool:
         """Whether there is a reply to each command."""
-        return len(self.replies) == len(self.ends) + bool(self.keys)
+        return len(self.replies) == len(self.commands) + bool(self.keys)
 
     def fault(self) -> str:
-        """What is wrong with the replies, or nothing. An error among them makes the whole batch unavailable."""
-        replies = self.replies
+        """What is wrong with the values, which makes the whole batch unavailable, or nothing."""
         if self.keys:
-            values = replies[0]
+            values = self.replies[0]
             if type(values) is not list or len(values) != len(self.keys):
                 return f"Redis answers to MGET: {values}"
-            replies = replies[1:]
-        for reply in replies:
-            if type(reply) is not int:
-                return f"Redis answers to PTTL: {reply}"
         return ""
 
-    def answer(self) -> None:
-        """Hand the replies, which are without fault, to those who asked."""
+    def answer(self, report: Callable[[str], None]) -> None:
+        """Hand the replies to those who asked; whose command met an error is told "unavailable", it alone."""
         values: list[bytes | None] = self.replies[0] if self.keys else []
-        ends: list[int] = self.replies[bool(self.keys) :]
-        value = end = 0
-        for answer, number_of_values, number_of_ends in self.asks:
+        replies: list[Any] = self.replies[bool(self.keys) :]
+        value = reply = 0
+        for answered, number_of_values, number_of_replies in self.asks:
             next_value = value + number_of_values
-            next_end = end + number_of_ends
+            next_reply = reply + number_of_replies
             try:
-                answer(values[value:next_value], ends[end:next_end] if number_of_ends else _NO_ENDS)
+                if not number_of_replies:
+                    answered(values[value:next_value], _NO_REPLIES)
+                elif fault := _fault(replies[reply:next_reply]):
+                    report(fault)
+                    answered(None, _NO_REPLIES)
+                else:
+                    answered(values[value:next_value], replies[reply:next_reply])
             except Exception as error:  # noqa: BLE001 - one request's fault must not take its neighbours' answers
                 self.log.error(f"a request was left without an answer: {error!r}")
-            value, end = next_value, next_end
+            value, reply = next_value, next_reply
 
     def fail(self) -> None:
         """Tell those who asked that Redis is unavailable."""
-        for answer, _, _ in self.asks:
+        for answered, _, _ in self.asks:
             try:
-                answer(None, ())
+                answered(None, ())
             except Exception as error:  # noqa: BLE001 - as above
                 self.log.error(f"a request was left without an answer: {error!r}")
 
@@ -160,7 +170,7 @@ class Line(asyncio.Protocol):
             self.report(fault)
             batch.fail()
         else:
-            batch.answer()
+            batch.answer(self.report)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._watch is not None:

@@ -15,13 +15,15 @@ from functools import partial
 from pathlib import Path
 
 from pbs_policy import __version__
+from pbs_policy.keys import Keys
 from pbs_policy.listener import Listener, ListenError
 from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
 from pbs_policy.server import PolicyServer
 from pbs_policy.settings import Settings
 from pbs_policy.sources import Value
-from pbs_policy.table import Keys
+from pbs_policy.upkeep import Upkeep
+from pbs_policy.usage import Usage
 from pbs_policy.workers import supervise
 
 _BACKLOG = 4_096
@@ -31,9 +33,14 @@ _DRAIN_TIME = 0.8
 """Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
 
 
+_WRITE_TIME = 0.6
+"""Seconds, after that, for what is still to be written to Redis: a lookup and a little more."""
+
+
 def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
     """Serve until SIGTERM or SIGINT. Raises ListenError, and SettingsError for an unreadable password."""
     password = settings.redis_password()
+    settings.load_sender_maps()  # what is wrong in it is said now; each worker reads its own
     _raise_descriptor_limit()
     if settings.workers > 1:
         # Sharing a port among our workers would share it with another service's as well: see that it is free.
@@ -94,11 +101,17 @@ async def _serve(
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
     log.write_soon(loop.call_soon)
+    maps = settings.load_sender_maps()
     keys = Keys(settings.key_prefix)
     lookups = Lookups(settings.redis_url, settings.redis_user, password, keys.probe, log, settings.redis_tls)
-    server = PolicyServer(settings.rules, settings.addresses, keys, lookups, log, settings.log_decisions)
+    usage = Usage(settings.key_prefix, settings.usage_kept) if settings.usage_kept else None
+    server = PolicyServer(
+        settings.rules, settings.addresses, keys, lookups, log, settings.log_decisions, maps, usage
+    )
     await lookups.open()
-    sweeper = asyncio.create_task(server.sweep())
+    upkeep = Upkeep(server)
+    await upkeep.look()
+    sweeping, keeping_up = (asyncio.create_task(each) for each in (server.sweep(), upkeep.run()))
     servers = [await _accept(server, each) for each in sockets]
     announce()
     # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
@@ -108,7 +121,9 @@ async def _serve(
     for each in servers:
         each.close()
     await server.stop(_DRAIN_TIME)
-    sweeper.cancel()
+    sweeping.cancel()
+    upkeep.stop()
+    await asyncio.wait([keeping_up], timeout=_WRITE_TIME)
     await lookups.close()
     log.write_now()
 

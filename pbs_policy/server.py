@@ -1,38 +1,27 @@
-"""The policy server: connections from Postfix, each request looked up, decided, answered and logged.
+"""The policy server: what all connections from Postfix share, and how they end together.
 
-A Postfix smtpd keeps one connection and sends one request at a time; a peer that sends more is answered in order, and
-is read no further while it has requests waiting, so that what it can make us keep is bounded. Whoever breaks the
-protocol gets no reply and is disconnected (SMTPD_POLICY_README). The listening sockets belong to `serve`.
+Each connection is one of `connection`; the listening sockets belong to `serve`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Literal
 
-from pbs_policy import policy
-from pbs_policy.address import AddressError, ClientAddress, ClientAddresses
-from pbs_policy.log import Log, printable, value
+from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
+from pbs_policy.connection import SWEEP_INTERVAL, Connection
+from pbs_policy.keys import Keys
+from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
-from pbs_policy.policy import Decision, Rules
-from pbs_policy.prompt_writer import PromptWriter
-from pbs_policy.protocol import ProtocolError, Request, RequestParser, serialise_reply
-from pbs_policy.table import Keys
+from pbs_policy.networks import Lengths
+from pbs_policy.policy import Case, Rules
+from pbs_policy.protocol import Request
+from pbs_policy.records import Record
+from pbs_policy.senders import SenderMaps, sender_is_user
+from pbs_policy.usage import Usage
 
-IDLE_LIMIT = 1_200
-"""Seconds without a request after which a connection is closed. Postfix keeps an idle one for 300 s
-(smtpd_policy_service_max_idle) and any for 1,000 s (..._max_ttl): what is older has no Postfix behind it."""
-
-REQUEST_LIMIT = 10
-"""Seconds for a request that has begun, and one sweep more. Postfix sends each in one write."""
-
-SWEEP_INTERVAL = 5
-"""Seconds between two looks at every connection: no connection has a timer of its own."""
-
-_REPLIES = {action: serialise_reply(action) for action in (policy.OK, policy.DUNNO, policy.DEFER)}
 _REPORTED_ONCE = 1_024  # addresses with a key that has no end, before the oldest would be reported again
 
 
@@ -47,10 +36,16 @@ class PolicyServer:
         lookups: Lookups,
         log: Log,
         log_decisions: Literal["permitted", "all", "none"],
+        maps: SenderMaps | None = None,
+        usage: Usage | None = None,
     ) -> None:
+        """`maps` and `permit_lengths` (none at first) are kept up to date by `upkeep`, which writes `usage` too."""
         self.rules = rules
         self.keys = keys
         self.lookups = lookups
+        self.maps = maps
+        self.permit_lengths: Lengths = frozenset()
+        self.usage = usage
         self.log = log
         self.log_decisions = log_decisions
         self.connections: set[Connection] = set()
@@ -62,6 +57,28 @@ class PolicyServer:
     def connection(self) -> Connection:
         """The protocol of one new connection."""
         return Connection(self)
+
+    @property
+    def is_elaborate(self) -> bool:
+        """Whether more is asked at first than the permit and the login of the address."""
+        return self.rules.senders.match != "off" or bool(self.permit_lengths)
+
+    def case(self, client: ClientAddress, request: Request) -> Case:
+        """What is to be decided on `request`. Raises ProtocolError (`policy.Case`)."""
+        networks = networks_of(client.text, self.permit_lengths) if self.permit_lengths else ()
+        return Case(client, request, self.rules, self.keys, self.maps, networks)
+
+    def note_use(self, case: Case, record: Record) -> None:
+        """Count for the report a recipient that `record` let through, where a report is wanted."""
+        user = record.user
+        if self.usage is None:
+            return
+        if user.endswith(".invalid"):
+            return  # no such domain can exist (RFC 2606): a trial of the doctor's
+        foreign = not sender_is_user(
+            case.request.first(b"sender"), user.encode("utf-8", "surrogateescape"), self.rules.senders, self.maps
+        )
+        self.usage.note(case.client, user, foreign)
 
     def forget(self, connection: Connection) -> None:
         """A connection is closed."""
@@ -90,180 +107,3 @@ class PolicyServer:
                 await asyncio.wait_for(self._all_closed.wait(), within)
         for connection in list(self.connections):
             connection.abort()
-
-
-class Connection(asyncio.Protocol):
-    """One connection from Postfix: at most one request of it is being decided at any time."""
-
-    __slots__ = (
-        "_asked", "_begun_sweeps", "_busy", "_candidates", "_client", "_ended", "_idle_sweeps", "_parser",
-        "_paused", "_request", "_server", "_stalled", "_transport", "_write",
-    )  # fmt: skip
-
-    def __init__(self, server: PolicyServer) -> None:
-        self._server = server
-        self._parser = RequestParser()
-        self._idle_sweeps = 0  # since the last complete request
-        self._begun_sweeps = 0  # of them, those that saw the beginning of a request
-        self._busy = False  # a request waits for Redis
-        self._paused = False  # we do not read: requests are waiting already
-        self._stalled = False  # the peer does not read
-        self._ended = False  # the peer will send no more
-        self._client: ClientAddress | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A stream's protocol is always given a Transport; the base class's signature does not say so.
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self._write = PromptWriter(self._transport).write
-        self._server.connections.add(self)
-        if self._server.stopping:
-            self._transport.close()
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self._server.forget(self)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._busy and not self._stalled:
-            self._take_requests(data)
-            return
-        self._parser.receive(data)
-        if not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
-
-    def eof_received(self) -> bool:
-        """The peer sends no more. What it has asked is still answered: True keeps our half open until then."""
-        self._ended = True
-        return self._busy or self._stalled
-
-    def pause_writing(self) -> None:
-        self._stalled = True
-
-    def resume_writing(self) -> None:
-        self._stalled = False
-        if not self._busy:
-            self._take_requests()
-
-    def close_when_answered(self) -> None:
-        """Close now, or after the answer that Postfix waits for."""
-        if not self._busy:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close now, whatever waits."""
-        self._transport.abort()
-
-    def sweep(self) -> None:
-        """Every SWEEP_INTERVAL: close where a request is never completed, or the last one is too long ago."""
-        self._idle_sweeps += 1
-        if self._busy or self._stalled:
-            return
-        self._begun_sweeps = self._begun_sweeps + 1 if self._parser.has_bytes else 0
-        if self._begun_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
-            self._disconnect(f"no complete request within {REQUEST_LIMIT} s")
-        elif self._idle_sweeps * SWEEP_INTERVAL > IDLE_LIMIT:
-            self._transport.close()
-
-    def _take_requests(self, data: bytes = b"") -> None:
-        """Decide the requests that are complete with `data`, until one has to wait for Redis."""
-        try:
-            while not self._stalled and (request := self._parser.next_request(data)) is not None:
-                self._begin(request)
-                if self._busy:
-                    return
-                data = b""
-        except ProtocolError as error:
-            self._disconnect(str(error))
-            return
-        if self._ended and not self._stalled:
-            self._transport.close()
-        elif self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-
-    def _begin(self, request: Request) -> None:
-        server = self._server
-        self._idle_sweeps = self._begun_sweeps = 0
-        self._request = request
-        self._client = None
-        try:
-            client = self._client = server.addresses.parse(request.only(b"client_address").decode("ascii"))
-        except (AddressError, UnicodeDecodeError):
-            self._reply(policy.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
-            return
-        if client.excluded:
-            self._reply(policy.refuse_excluded(client))
-            return
-        name = b""
-        if server.rules.sender_match != "off":
-            name = policy.name_to_match(request.only(b"sender"), server.rules)
-        self._asked = server.keys.relay(client.text, name)
-        self._busy = True
-        server.lookups.ask(self._asked, (), self._found)
-
-    def _found(self, values: Sequence[bytes | None] | None, _: Sequence[int]) -> None:
-        server = self._server
-        if values is None:
-            self._settle(policy.unavailable(server.rules))
-            return
-        outcome = policy.weigh(values, server.rules)
-        if isinstance(outcome, Decision):
-            self._settle(outcome)
-            return
-        self._candidates = outcome
-        ends = [self._asked[candidate.which] for candidate in outcome]
-        server.lookups.ask((server.keys.deny(self._client_address),), ends, self._confirmed)
-
-    def _confirmed(self, values: Sequence[bytes | None] | None, ends: Sequence[int]) -> None:
-        if values is None:
-            self._settle(policy.unavailable(self._server.rules))
-        else:
-            self._settle(policy.confirm(self._candidates, ends, values[0]))
-
-    def _settle(self, decision: Decision) -> None:
-        """Answer the request that waited for Redis, and go on with what arrived meanwhile."""
-        self._busy = False
-        if not self._reply(decision):
-            return  # the peer left without waiting
-        if self._server.stopping:
-            self._transport.close()
-        elif self._parser.has_bytes or self._paused or self._ended:
-            self._take_requests()
-
-    def _reply(self, decision: Decision) -> bool:
-        """Send the answer; False where there is no connection any more to send it on."""
-        server = self._server
-        if server.rules.observe_only:
-            decision = policy.observed(decision)
-        if not self._write(_REPLIES[decision.action]):
-            return False
-        if decision.reason is policy.NO_END_OF_KEY.reason:
-            server.report_no_end(self._client_address)
-        if server.log_decisions != "none":
-            permitted = policy.OK in (decision.action, decision.would_be)
-            if permitted or server.log_decisions == "all":
-                server.log.info(self._line(decision))
-        return True
-
-    @property
-    def _client_address(self) -> str:
-        return self._client.text if self._client else "unknown"
-
-    def _line(self, decision: Decision) -> str:
-        """The decision as one line, in the names that Postfix uses."""
-        line = f"action={decision.action.partition(' ')[0]} client_address={self._client_address}"
-        line += f" reason={decision.reason}"
-        if decision.would_be:
-            line += f" would_be={decision.would_be.partition(' ')[0]}"
-        record = decision.record
-        if record is not None:
-            line += f" user={value(record.user)}" if record.user else ""
-            line += f" service={record.service}" if record.service else ""
-        sender = self._request.first(b"sender").decode("utf-8", "replace")
-        recipient = self._request.first(b"recipient").decode("utf-8", "replace")
-        return f"{line} sender={value(sender)} recipient={value(recipient)}"
-
-    def _disconnect(self, fault: str) -> None:
-        peer = self._transport.get_extra_info("peername")
-        self._server.log.warning(f"disconnecting {printable(str(peer or 'a unix socket peer'))}: {fault}")
-        self._transport.abort()

@@ -14,11 +14,20 @@ from typing import Any, Literal
 
 from pbs_policy import listener, redis_url
 from pbs_policy.address import ClientAddresses, Network, parse_network
+from pbs_policy.caps import EXPECTED as CAP
+from pbs_policy.caps import Cap
 from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
 from pbs_policy.listener import Listener
-from pbs_policy.policy import Rules, SenderMatch
+from pbs_policy.policy import Rules
 from pbs_policy.redis_url import RedisUrl, TlsFiles
+from pbs_policy.senders import (
+    SenderMaps,
+    SenderMapsError,
+    SenderRules,
+    parse_recipient_delimiter,
+    parse_user_domain,
+)
 from pbs_policy.sources import SettingsError, Value, did_you_mean, from_environment, from_file, from_overrides
 
 
@@ -80,6 +89,21 @@ def _parse_word(text: str) -> str:
     return text
 
 
+def _parse_services(text: str) -> frozenset[str]:
+    services = frozenset(_items(text))
+    if not all(re.fullmatch(r"[A-Za-z0-9_-]{1,32}", service) for service in services):
+        raise ValueError("expected words such as pop3 imap")
+    return services
+
+
+def _parse_cap(text: str) -> Cap | None:
+    return Cap.parse(text) if text else None
+
+
+def _parse_duration_or_0(text: str) -> int:
+    return 0 if text == "0" else parse_duration(text)
+
+
 def _choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -134,10 +158,35 @@ class Settings:
     record_master_logins: bool = _setting(
         "no", _parse_yes_no, "Whether a Dovecot master user's login permits the address it came from."
     )
-    sender_match: SenderMatch = _setting(
+    services: frozenset[str] = _setting(
+        "", _parse_services, "Services whose logins count, such as pop3 imap; empty: all."
+    )
+    sender_match: Literal["off", "domain", "address"] = _setting(
         "off",
         _choice("off", "domain", "address"),
         "Who must be logged in from the address: anybody (off), a user of the sender's domain, the sender.",
+    )
+    user_domain: str = _setting("", parse_user_domain, "The domain of users whose name has none.")
+    sender_maps: str = _setting(
+        "", _parse_path, "File of further senders per user, written like Postfix' smtpd_sender_login_maps."
+    )
+    recipient_delimiter: str = _setting(
+        "", parse_recipient_delimiter, "What separates an extension from a user in a sender, as in Postfix: +; empty: nothing."
+    )
+    null_sender: Literal["refuse", "permit"] = _setting(
+        "refuse",
+        _choice("refuse", "permit"),
+        "Mail from the null sender (bounces) where sender_match is not off.",
+    )
+    require_tls: bool = _setting("no", _parse_yes_no, "Permit relaying only over an encrypted SMTP session.")
+    max_recipients_per_address: Cap | None = _setting(
+        "", _parse_cap, f"How many recipients one client address may have relayed: {CAP}; empty: any number."
+    )
+    max_recipients_per_user: Cap | None = _setting(
+        "", _parse_cap, "The same for one user, at all addresses together."
+    )
+    auto_deny: int = _setting(
+        "0", _parse_duration_or_0, "How long an address is denied that tries twice its cap, such as 1h; 0: never."
     )
     on_unavailable: Literal["defer", "dunno"] = _setting(
         "defer",
@@ -145,6 +194,9 @@ class Settings:
         "Relay attempts while Redis is unavailable: try again later (defer), or refused as a stranger's (dunno).",
     )
     observe_only: bool = _setting("no", _parse_yes_no, "Answer DUNNO always, log what would have been.")
+    usage_kept: int = _setting(
+        "30d", _parse_duration_or_0, "How long `pbs-policy report` can look back: 1d and more; 0: nothing is kept."
+    )
     log_decisions: Literal["permitted", "all", "none"] = _setting(
         "permitted", _choice("permitted", "all", "none"), "Which decisions are logged; Postfix logs what it refuses."
     )
@@ -152,7 +204,25 @@ class Settings:
     @property
     def rules(self) -> Rules:
         """What the decision needs."""
-        return Rules(self.sender_match, self.on_unavailable, self.observe_only)
+        return Rules(
+            senders=SenderRules(self.sender_match, self.user_domain, self.recipient_delimiter, self.null_sender),
+            services=self.services,
+            require_tls=self.require_tls,
+            address_cap=self.max_recipients_per_address,
+            user_cap=self.max_recipients_per_user,
+            auto_deny=self.auto_deny,
+            on_unavailable=self.on_unavailable,
+            observe_only=self.observe_only,
+        )
+
+    def load_sender_maps(self) -> SenderMaps | None:
+        """The file of sender_maps, where one is set. Raises SettingsError for what is wrong in it."""
+        if not self.sender_maps:
+            return None
+        try:
+            return SenderMaps.load(Path(self.sender_maps), self.user_domain)
+        except SenderMapsError as error:
+            raise SettingsError([f"sender_maps: {line}" for line in str(error).splitlines()]) from error
 
     @property
     def addresses(self) -> ClientAddresses:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Self
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.listener import Listener
+from pbs_policy.query import connect
 
 CLI = [sys.executable, "-m", "pbs_policy"]
 """The command line, from the environment that runs the tests."""
@@ -55,12 +55,7 @@ class Client:
     """One connection to a policy service."""
 
     def __init__(self, listener: Listener) -> None:
-        if listener.path:
-            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.socket.settimeout(10)
-            self.socket.connect(listener.path)
-        else:
-            self.socket = socket.create_connection((listener.host, listener.port), timeout=10)
+        self.socket = connect(listener, 10)
 
     def ask(self, client_address: str, **attributes: str) -> str:
         """Send one request, and return the action of the one reply."""

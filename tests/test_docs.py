@@ -10,13 +10,17 @@ import pytest
 
 from pbs_policy import __version__
 from pbs_policy.cli import cli
-from pbs_policy.cli.logins import _WHY
+from pbs_policy.cli.check import WHY
+from pbs_policy.cli.commands import PLACES
 from pbs_policy.settings import defaults, meaning
 
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
 DESIGN = (TOP / "docs" / "design.md").read_text()
+INSTALLING = (TOP / "docs" / "install.md").read_text()
 ROWS = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
+
+COMMANDS = [cli.get_command(click.Context(cli), name) or click.Command(None) for name in PLACES]
 
 
 def plain(text: str) -> str:
@@ -37,17 +41,17 @@ def test_the_readme_has_no_setting_that_there_is_not() -> None:
     assert set(ROWS) == set(defaults())
 
 
-@pytest.mark.parametrize("command", cli.commands.values(), ids=cli.commands)
+@pytest.mark.parametrize("command", COMMANDS, ids=PLACES)
 def test_each_command_is_in_the_readme_with_its_options(command: click.Command) -> None:
     assert f"`pbs-policy {command.name}" in README
-    section = README[README.index("## The command line") : README.index("## Settings")]
+    section = README[README.index("## The command line") : README.index("## Settings")] + INSTALLING
     for parameter in command.params:
         for option in parameter.opts if isinstance(parameter, click.Option) else ():
             assert option in section, f"{option} of {command.name}"
 
 
 def test_each_reason_for_a_decision_is_in_the_design() -> None:
-    for reason in [*_WHY, "unavailable", "no_client_address"]:
+    for reason in [*WHY, "unavailable", "no_client_address"]:
         assert f"`{reason}`" in DESIGN
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pbs_policy.address import ClientAddresses
+from pbs_policy.connection import IDLE_LIMIT, REQUEST_LIMIT, SWEEP_INTERVAL, Connection
+from pbs_policy.keys import Keys
 from pbs_policy.log import Log
 from pbs_policy.policy import Rules
-from pbs_policy.server import IDLE_LIMIT, REQUEST_LIMIT, SWEEP_INTERVAL, Connection, PolicyServer
-from pbs_policy.table import Keys
+from pbs_policy.server import PolicyServer
 from tests.service import request
 
 POSTFIX_KEEPS_IDLE_CONNECTIONS = 300

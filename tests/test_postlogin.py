@@ -27,9 +27,12 @@ from pbs_policy import duration, settings, sources
 from pbs_policy.address import AddressError, ClientAddresses
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
+from pbs_policy.keys import Keys
+from pbs_policy.records import Record, parse_record
 from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
-from pbs_policy.table import Entry, Keys, LoginTable, Record, names_of_user, parse_record
+from pbs_policy.senders import names_of_user
+from pbs_policy.table import Entry, LoginTable
 from tests.conftest import CAPTURES
 
 SCRIPT = Path(__file__).parent.parent / "dovecot-hooks" / "pbs-postlogin"
@@ -152,12 +155,12 @@ def test_a_real_login_is_recorded_under_its_canonical_address(
         return
     (entry,) = logins(redis)
     user = ODD_USERS.get(file.stem, "alice@ex.test")
-    assert entry.client_address == RECORDED[file.stem]
+    assert entry.target == RECORDED[file.stem]
     assert (entry.record.service, entry.record.user) == (service, user)
     assert before <= entry.record.login_at <= time.time()
     keys = Keys("pbs:")
     names = (b"", user.encode())  # the domain's key is written for sender_match = domain alone
-    assert set(redis.keys()) == {keys.login(entry.client_address, name) for name in names}
+    assert set(redis.keys()) == {keys.login(entry.target, name) for name in names}
     for key in redis.keys():  # noqa: SIM118 - a server, not a dict
         assert 28_800 - 60 < redis.ttl(key) <= 28_800
 
@@ -460,7 +463,7 @@ def test_a_user_of_redis_needs_the_right_to_set_and_nothing_else(
     assert result.stderr == b""
     assert went_on(result, ALICE)
     with connect(RedisUrl.parse(server.url), "", "") as redis:
-        assert [entry.client_address for entry in logins(redis)] == ["192.0.2.7"]
+        assert [entry.target for entry in logins(redis)] == ["192.0.2.7"]
     result = log_in(ALICE, "-c", configure(redis_url=server.url, key_prefix="other:", **login), "pop3")
     assert_went_on_with_one_line(result, ALICE, "Redis answers to SET: -NOPERM")
 
@@ -592,15 +595,16 @@ def commands_for(environment: dict[bytes, bytes], service: str, file: str) -> li
         st.lists(st.sampled_from([b"@", b"a", b"A", b",", b" ", b"\xc9", b".", b"\n"]), max_size=8).map(b"".join),
     ),
     st.one_of(st.sampled_from(["pop3", "imap", "---"]), st.text(max_size=34)),
+    st.sampled_from(["", "example.com", "Example.COM", "B\u00dccher.example"]),
 )
 def test_script_and_package_agree_on_the_names_and_the_record_of_a_login(
-    scratch: Path, user: bytes, service: str
+    scratch: Path, user: bytes, service: str, user_domain: str
 ) -> None:
     before = int(time.time())
-    scratch.write_text("sender_match = domain\n")
+    scratch.write_text(f"sender_match = domain\nuser_domain = {user_domain}\n")
     commands = commands_for({b"IP": b"192.0.2.7", b"USER": user}, service, str(scratch))
     keys = Keys("pbs:")
-    names = names_of_user(user)
+    names = names_of_user(user, user_domain)
     assert [command[1] for command in commands] == [keys.login("192.0.2.7", name) for name in (b"", *names)]
     for command in commands:
         assert command[0] == b"SET"

@@ -17,6 +17,7 @@ from pbs_policy.address import ClientAddresses
 from pbs_policy.listener import Listener
 from pbs_policy.policy import Rules
 from pbs_policy.redis_url import RedisUrl, TlsFiles
+from pbs_policy.senders import SenderRules
 from pbs_policy.settings import Settings, defaults, load, meaning
 from pbs_policy.sources import SettingsError, Value, logical_lines
 
@@ -128,7 +129,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         observe_only=True,
         log_decisions="all",
     )
-    assert loaded.rules == Rules("domain", "dunno", observe_only=True)
+    assert loaded.rules == Rules(SenderRules("domain"), on_unavailable="dunno", observe_only=True)
     assert loaded.addresses == ClientAddresses(64, networks)
     names = ("ca.pem", "cert.pem", "key.pem")
     assert loaded.redis_tls == TlsFiles(*(f"/etc/pbs-policy/{name}" for name in names))

@@ -14,17 +14,14 @@ from typing import TYPE_CHECKING
 import click
 
 from pbs_policy import __version__
-from pbs_policy.cli.config import config
-from pbs_policy.cli.demo import demo
-from pbs_policy.cli.logins import check, list_logins, permit, revoke, show
-from pbs_policy.cli.serve import serve
+from pbs_policy.cli.commands import Commands
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-c", "--config", "file", type=click.Path(path_type=Path), metavar="FILE",
     help="Settings file.  [default: /etc/pbs-policy/pbs-policy.conf]",
@@ -42,10 +39,6 @@ def cli(context: click.Context, file: Path | None, overrides: tuple[str, ...]) -
       pbs-policy list                     who may relay now
     """
     context.obj = Session(file, overrides)
-
-
-for command in (check, config, demo, list_logins, permit, revoke, serve, show):
-    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

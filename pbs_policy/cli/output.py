@@ -1,68 +1,238 @@
-"""How logins and permits are shown: a table for people, JSON for programs, both written as the entries come."""
+"""Rows of named columns on standard output, written as they come: a table for people, JSON, JSON lines or TSV for
+programs. A command describes its columns once (`Column`), opens an `Output`, and writes each row as a mapping.
+
+Text from a peer is made printable in the table and escaped in TSV; JSON escapes it by itself.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 import time
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import click
 
-from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
-from pbs_policy.table import Entry
 
-_SORTED_UP_TO = 10_000  # entries: a longer list begins at once, in Redis' order, and is never held whole
+Row = Mapping[str, Any]
 
-_HEADINGS = ("CLIENT ADDRESS", "USER", "SERVICE", "SINCE", "LEFT")
+SCREENFUL = 40
+"""Rows of a table that are waited for to know how wide its columns are. Later ones may stick out."""
 
-
-def show_entries(entries: Iterable[Entry], *, as_json: bool) -> int:
-    """Print `entries`, by address where they are few enough to sort. Returns how many there were."""
-    rest = iter(entries)
-    first = sorted(islice(rest, _SORTED_UP_TO + 1), key=lambda entry: (entry.client_address, entry.record.user))
-    if not first and not as_json:
-        return 0
-    return (_show_json if as_json else _show_table)(first, rest)
+_CHUNK = 1 << 16  # characters that are written at once
+_PATIENCE = 0.1  # seconds that a row waits for others at most
+_CLIPPED = 1000  # characters of one cell: a list of senders is long, a screen is not endless
 
 
-def entry_as_json(entry: Entry) -> dict[str, Any]:
-    """One entry in the names of the login table; `left` is seconds, null for a key without an end."""
-    return {
-        "kind": entry.kind,
-        "client_address": entry.client_address,
-        "user": entry.record.user_text,
-        "service": entry.record.service,
-        "login_at": entry.record.login_at,
-        "left": None if entry.left is None else round(entry.left),
-    }
+class Column(NamedTuple):
+    """`name` is the field's in JSON and TSV, "" where it is shown in the table alone; `heading` is the table's, ""
+    where it is not shown there. `cell` is what the table says of a row; by default the field itself."""
+
+    name: str
+    heading: str = ""
+    cell: Callable[[Row], str] | None = None
 
 
-def _show_json(first: list[Entry], rest: Iterator[Entry]) -> int:
-    count = 0
-    click.echo("[", nl=False)
-    for count, entry in enumerate(chain(first, rest), 1):
-        click.echo(("," if count > 1 else "") + "\n  " + json.dumps(entry_as_json(entry)), nl=False)
-    click.echo("\n]" if count else "]")
-    return count
+class Output:
+    """One format, or with `write_text` none. `with` writes what belongs to the end, unless an exception ends it: half
+    a JSON array is to look like one. Raises OSError, saying that it is the output that cannot be written."""
+
+    def __init__(self, columns: Sequence[Column] = (), stream: BinaryIO | None = None) -> None:
+        """`stream` takes the place of standard output."""
+        self._stream = stream
+        self._names = [column.name for column in columns if column.name]
+        self._shown = [column for column in columns if column.heading]
+        self._pending: list[str] = []
+        self._size = 0
+        self._written_at = 0.0
+        self.count = 0
+        self.progress = Progress()
+
+    def write(self, row: Row) -> None:
+        """Write one row, or keep it until there are enough."""
+        self.count += 1
+        self.write_text(self._line(row))
+
+    def _line(self, row: Row) -> str:
+        raise NotImplementedError
+
+    def _end(self) -> str:
+        return ""
+
+    def write_text(self, text: str) -> None:
+        """Write text as it is, or keep it until there is enough."""
+        self._pending.append(text)
+        self._size += len(text)
+        if self._size >= _CHUNK or time.monotonic() - self._written_at > _PATIENCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.progress.clear()
+        text, self._pending, self._size = "".join(self._pending), [], 0
+        if text:
+            _write(text, self._stream)
+        self._written_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._pending.append(self._end())
+        if kind is None or not issubclass(kind, OSError):
+            self._flush()
 
 
-def _show_table(first: list[Entry], rest: Iterator[Entry]) -> int:
-    now = time.time()
-    rows = [_row(entry, now) for entry in first]
-    widths = [max(len(row[column]) for row in [_HEADINGS, *rows]) for column in range(len(_HEADINGS))]
-    lines = 0
-    for row in chain([_HEADINGS], rows, (_row(entry, now) for entry in rest)):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
-        lines += 1
-    return lines - 1
+class _JsonLines(Output):
+    def _line(self, row: Row) -> str:
+        return _as_json(row, self._names) + "\n"
 
 
-def _row(entry: Entry, now: float) -> tuple[str, ...]:
-    since = format_duration(now - entry.record.login_at) + " ago"
-    left = "NO END: not honoured" if entry.left is None else format_duration(entry.left)
-    user = printable(entry.record.user) or "-"
-    return printable(entry.client_address), user, entry.record.service or "-", since, left
+class _JsonArray(Output):
+    def _line(self, row: Row) -> str:
+        return ("[\n  " if self.count == 1 else ",\n  ") + _as_json(row, self._names)
+
+    def _end(self) -> str:
+        return "\n]\n" if self.count else "[]\n"
+
+
+class _Tsv(Output):
+    """A line of names, then the rows. Lists are separated by blanks, nothing at all stands for None."""
+
+    def __enter__(self) -> Self:
+        self._pending.append("\t".join(self._names) + "\n")
+        return self
+
+    def _line(self, row: Row) -> str:
+        return "\t".join([_as_tsv(row[name]) for name in self._names]) + "\n"
+
+
+class _Table(Output):
+    """The widths are those of the first screenful. Where there is no row there is no heading."""
+
+    def __init__(self, columns: Sequence[Column] = (), stream: BinaryIO | None = None) -> None:
+        super().__init__(columns, stream)
+        self._first: list[list[str]] = [[column.heading for column in self._shown]]
+        self._widths: list[int] = []
+
+    def write(self, row: Row) -> None:
+        self.count += 1
+        cells = [self._cell(column, row) for column in self._shown]
+        if self._widths:
+            self.write_text(self._join(cells))
+            return
+        self._first.append(cells)
+        if len(self._first) > SCREENFUL:
+            self._begin()
+
+    def _end(self) -> str:
+        if self.count and not self._widths:
+            self._begin()
+        return ""
+
+    def _begin(self) -> None:
+        self._widths = [max(map(len, column)) for column in zip(*self._first, strict=True)]
+        self.write_text("".join([self._join(cells) for cells in self._first]))
+
+    def _cell(self, column: Column, row: Row) -> str:
+        text = column.cell(row) if column.cell else _as_cell(row[column.name])
+        return printable(text, _CLIPPED) or "-"
+
+    def _join(self, cells: list[str]) -> str:
+        line = "  ".join([cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)])
+        return line.rstrip() + "\n"
+
+
+FORMATS: dict[str, type[Output]] = {"table": _Table, "json": _JsonArray, "jsonl": _JsonLines, "tsv": _Tsv}
+
+
+def _json_means(context: click.Context, _: click.Parameter, is_set: bool) -> None:
+    if is_set:
+        context.params["format_name"] = "json"
+
+
+def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options -o and --json, which a command gets as `format_name`: one of FORMATS."""
+    command = click.option(
+        "--json", is_flag=True, expose_value=False, callback=_json_means, help="Short for -o json."
+    )(command)  # fmt: skip
+    return click.option(
+        "-o", "--output", "format_name", type=click.Choice(list(FORMATS)), default="table", show_default=True,
+        callback=lambda context, _, text: context.params.get("format_name", text),
+        help="A table for people; a JSON array, JSON lines or TSV for programs.",
+    )(command)  # fmt: skip
+
+
+def _write(text: str, stream: BinaryIO | None) -> None:
+    out = stream or sys.stdout.buffer
+    try:
+        out.write(text.encode("utf-8" if stream else sys.stdout.encoding, "backslashreplace"))
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if stream is None:
+            # What is still in its buffer would be tried again when Python ends, with a second complaint.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        raise OSError(f"cannot write the output: {error.strerror}") from error
+
+
+class Progress:
+    """How many `units` were read, on standard error, where that is a terminal and it takes more than a second; not
+    between rows on the same terminal."""
+
+    def __init__(self, units: str = "keys") -> None:
+        self._units = units
+        self._is_seen = sys.stderr.isatty()
+        self._count = 0
+        self._next_at = time.monotonic() + 1
+        self._is_shown = False
+
+    def add(self, count: int) -> None:
+        """`count` more were read."""
+        self._count += count
+        if self._is_seen and time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + 0.5
+            self._is_shown = True
+            sys.stderr.write(f"\r{self._count:,} {self._units} read")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Make room for what is written now."""
+        if self._is_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._is_shown = False
+        self._is_seen = self._is_seen and not sys.stdout.isatty()
+
+
+def _as_json(row: Row, names: Sequence[str]) -> str:
+    return json.dumps({name: row[name] for name in names})
+
+
+def _as_cell(field: Any) -> str:
+    if field is None:
+        return ""
+    return " ".join(field) if isinstance(field, (list, tuple)) else str(field)
+
+
+# What nearly every field is: then it needs no second look.
+_is_plain = re.compile(r"[ -\[\]-~]*").fullmatch
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+def _as_tsv(field: Any) -> str:
+    text = _as_cell(field)
+    if _is_plain(text):
+        return text
+    return "".join([_ESCAPES.get(letter) or (letter if letter.isprintable() else _escape(letter)) for letter in text])
+
+
+def _escape(letter: str) -> str:
+    return f"\\u{ord(letter):04x}" if letter <= "\uffff" else f"\\U{ord(letter):08x}"

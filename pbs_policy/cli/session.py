@@ -34,4 +34,4 @@ class Session:
         settings, _ = self.load()
         user, password = settings.redis_user, settings.redis_password()
         redis = connect(settings.redis_url, user, password, settings.redis_tls)
-        return settings, LoginTable(redis, settings.key_prefix)
+        return settings, LoginTable(redis, settings.key_prefix, user_domain=settings.user_domain)

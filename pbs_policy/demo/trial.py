@@ -34,6 +34,7 @@ def run(settings: Settings, say: Say) -> bool:
         directory = Path(name)
         prefix = f"{settings.key_prefix}demo-{os.getpid()}:"
         lines |= {"key_prefix": prefix, "ttl": f"{story.TTL}s", "listen": f"unix:{directory}/policy"}
+        lines |= {"usage_kept": "0"}  # it would outlive the demonstration
         with PrivateService(directory, lines) as service:
             say("The policy service runs with these settings:")
             for line in service.settings_file.read_text().splitlines():

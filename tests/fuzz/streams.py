@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from pbs_policy.address import ClientAddresses, parse_network
+from pbs_policy.keys import Keys
 from pbs_policy.log import Log
 from pbs_policy.policy import Rules
-from pbs_policy.redis_line import Answer
+from pbs_policy.question import Command
+from pbs_policy.redis_line import Answered
+from pbs_policy.senders import SenderRules
 from pbs_policy.server import PolicyServer
-from pbs_policy.table import Keys
 
 CAPTURES = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "captures" / "policy").iterdir())]
 REPLY = re.compile(rb"action=(OK|DUNNO|DEFER_IF_REJECT [\x20-\x7e]+)\n\n")
@@ -37,22 +39,23 @@ class AnyTable:
 
     def __init__(self, randomness: random.Random) -> None:
         self._randomness = randomness
-        self._asked: list[tuple[Sequence[bytes], Sequence[bytes], Answer]] = []
+        self._asked: list[tuple[Sequence[bytes], Sequence[Command], Answered]] = []
         self.justified = 0
 
-    def ask(self, keys: Sequence[bytes], ends: Sequence[bytes], answer: Answer) -> None:
-        self._asked.append((keys, ends, answer))
+    def ask(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
+        self._asked.append((keys, commands, answered))
 
     def turn(self) -> None:
         asked, self._asked = self._asked, []
-        for keys, ends, answer in asked:
+        for keys, commands, answered in asked:
             if self._randomness.random() < 0.05:
-                answer(None, ())
+                answered(None, ())
                 continue
             values = [self._randomness.choice(VALUES) for _ in keys]
-            left = [self._randomness.choice([-2, -1, 0, 1, 1_800_000]) for _ in ends]
-            self.justified += bool(ends) and max(left) > 0 and values == [None]
-            answer(values, left)
+            left = [self._randomness.choice([-2, -1, 0, 1, 1_800_000]) for _ in commands]
+            denied = any(value is not None for key, value in zip(keys, values, strict=True) if b":deny:" in key)
+            self.justified += bool(commands) and max(left) > 0 and not denied
+            answered(values, left)
 
 
 class Recorder:
@@ -80,6 +83,9 @@ class Recorder:
 
     def get_extra_info(self, _: str) -> None:
         return None
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
 
 def make_stream(randomness: random.Random) -> bytes:
@@ -128,7 +134,7 @@ def run_stream(server: PolicyServer, table: AnyTable, randomness: random.Random)
 async def main(number: int, seed: int) -> None:
     randomness = random.Random(seed)
     table: Any = AnyTable(randomness)
-    rules = [Rules(), Rules(sender_match="domain"), Rules(sender_match="address"), Rules(on_unavailable="dunno")]
+    rules = [Rules(), Rules(SenderRules("domain")), Rules(SenderRules("address")), Rules(on_unavailable="dunno")]
     addresses = ClientAddresses(64, (parse_network("192.0.2.0/30"),))
     servers = [PolicyServer(each, addresses, Keys("pbs:"), table, Log(BytesIO()), "none") for each in rules]
     began, replies = time.monotonic(), 0

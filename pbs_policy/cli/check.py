@@ -1,0 +1,191 @@
+"""`pbs-policy check`: what the service would answer now, and why, rule by rule."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pbs_policy.address import ClientAddress
+    from pbs_policy.explain import Explanation
+    from pbs_policy.policy import Decision
+    from pbs_policy.protocol import Request
+    from pbs_policy.steps import Step
+
+NOT_OK = 1
+"""Exit status for an address that may not relay."""
+
+
+@click.command()
+@click.argument("address")
+@click.option("--sender", default="", metavar="SENDER", help="MAIL FROM address, as in a request of Postfix.")
+@click.option("--recipient", default="", metavar="RECIPIENT", help="RCPT TO address, for permits with recipients.")
+@click.option("--tls", is_flag=True, help="As over an encrypted SMTP session, for require_tls.")
+@click.option("--instance", default="", metavar="ID", help="The message, as in a request of Postfix, for caps.")
+@click.option("-q", "--quiet", is_flag=True, help="Only the answer, without the rules.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+@click.pass_obj
+def check(
+    session: Session,
+    address: str,
+    sender: str,
+    recipient: str,
+    tls: bool,
+    instance: str,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """What the service would answer ADDRESS now, and why: what each rule saw, and what would let it pass.
+
+    Nothing is counted: the caps are looked at. Exit status 0 for OK, 1 for DUNNO, 69 when Redis is unavailable.
+
+    \b
+    Example:
+      pbs-policy check 192.0.2.7
+      pbs-policy check 2001:db8::7 --sender alice@example.com --recipient bob@example.net --tls
+    """
+    from pbs_policy import policy
+    from pbs_policy.check import check as check_relay
+    from pbs_policy.explain import explain
+
+    settings, table = session.open_table()
+    maps = settings.load_sender_maps()
+    client = settings.addresses.parse(address)
+    request = _make_request(
+        client_address=address,
+        sender=sender,
+        recipient=recipient,
+        encryption_protocol="TLSv1.3" if tls else "",
+        instance=instance,
+    )
+    if quiet:
+        decision = check_relay(table, settings.rules, client, request, maps)
+        _show(_answer_as_json(client, decision) if as_json else [_answer_as_text(client, decision)])
+    else:
+        explanation = explain(table, settings.rules, client, request, maps)
+        decision = explanation.decision
+        _show(_as_json(explanation) if as_json else _as_text(explanation))
+    return os.EX_OK if decision.action == policy.OK else NOT_OK
+
+
+def _make_request(**attributes: str) -> Request:
+    from pbs_policy.protocol import ProtocolError, RequestParser
+    from pbs_policy.query import serialise_request
+
+    try:
+        request = RequestParser().next_request(serialise_request(attributes))
+    except (ValueError, ProtocolError) as error:
+        raise click.UsageError(str(error)) from None
+    if request is None:
+        raise click.UsageError("expected a request that ends")
+    return request
+
+
+def _show(shown: dict[str, Any] | list[str]) -> None:
+    import json
+
+    click.echo(json.dumps(shown, indent=2) if isinstance(shown, dict) else "\n".join(shown))
+
+
+def _answer_as_text(client: ClientAddress, decision: Decision) -> str:
+    import time
+
+    from pbs_policy.duration import format_duration
+    from pbs_policy.log import printable
+
+    record = decision.record
+    text = f"{decision.action}  {client.text}: {WHY.get(decision.reason, decision.reason)}"
+    if record:
+        text += f" {printable(record.user) or 'no user recorded'} ({record.service or 'service not recorded'})"
+        text += f" {format_duration(time.time() - record.login_at)} ago"
+    if record and decision.left:
+        text += f", {format_duration(decision.left)} left"
+    if decision.would_be:
+        text += f" (observe_only: without it, {decision.would_be})"
+    return f"{text} (reason={decision.reason})"
+
+
+def _as_text(explanation: Explanation) -> list[str]:
+    from pbs_policy.explain import ORDER
+
+    lines = [_answer_as_text(explanation.client, explanation.decision)]
+    width = max(map(len, ORDER))
+    for step in explanation.steps:
+        mark = "REFUSE" if step.verdict == "refuse" else step.verdict
+        first, *rest = _lines_of(step)
+        lines.append(f"  {step.rule:<{width}}  {mark:<9}  {first}".rstrip())
+        lines += [" " * (width + 15) + line for line in rest]
+    return lines
+
+
+def _lines_of(step: Step) -> Iterator[str]:
+    yield step.saw
+    yield from step.details
+    if step.change:
+        yield f"change: {step.change}"
+
+
+def _answer_as_json(client: ClientAddress, decision: Decision) -> dict[str, Any]:
+    record = decision.record
+    return {
+        "client_address": client.text,
+        "action": decision.action,
+        "reason": decision.reason,
+        "would_be": decision.would_be or None,
+        "user": record.user_text if record else None,
+        "service": record.service if record else None,
+        "login_at": record.login_at if record else None,
+        "left": round(decision.left) if decision.left else None,
+    }
+
+
+def _as_json(explanation: Explanation) -> dict[str, Any]:
+    others = [
+        {
+            "user": entry.record.user_text,
+            "service": entry.record.service,
+            "login_at": entry.record.login_at,
+            "left": None if entry.left is None else round(entry.left),
+        }
+        for entry in explanation.others
+    ]
+    steps = [
+        {
+            "rule": step.rule,
+            "verdict": step.verdict,
+            "saw": step.saw,
+            "reason": step.reason or None,
+            "change": step.change or None,
+            "details": list(step.details),
+        }
+        for step in explanation.steps
+    ]
+    answer = _answer_as_json(explanation.client, explanation.decision)
+    return {**answer, "steps": steps, "others": others, "more_others": explanation.more}
+
+
+WHY = {
+    "login": "may relay, logged in as",
+    "permit": "may relay, permitted for",
+    "no_login": "nobody is logged in from there, or it is too long ago",
+    "service_mismatch": "there is a login, but by a service that does not count (services)",
+    "sender_mismatch": "there is a login or permit, but not for the sender (sender_match)",
+    "recipient_mismatch": "there is a permit, but not for the recipient",
+    "no_tls": "the session is not encrypted (require_tls)",
+    "denied": "an administrator's deny stands against it",
+    "denied_user": "a deny stands against",
+    "key_without_end": "its key in Redis has no end, and is not honoured",
+    "cap": "over the cap, by the login or permit of",
+    "never_record": "in a network that never_record excludes",
+    "loopback": "a loopback address is never permitted",
+    "link_local": "a link-local address is never permitted",
+    "unspecified": "an unspecified address is never permitted",
+    "multicast": "a multicast or reserved address is never permitted",
+}
+"""Each reason in words; where a login or permit decided, its user follows."""

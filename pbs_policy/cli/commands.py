@@ -1,0 +1,61 @@
+"""Every command by name: where it is, and its line in the help. A command's module is loaded when it is to run, so
+that the help and shell completion come at click's own speed however many commands there are.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+
+class _Place(NamedTuple):
+    """A command of `module` under this package: the variable it is, and what it does in a line."""
+
+    module: str
+    variable: str
+    summary: str
+
+
+PLACES = {
+    "allow": _Place("permits", "allow", "End a deny."),
+    "check": _Place("check", "check", "What the service would answer a client now, and why."),
+    "config": _Place("config", "config", "Print the effective settings."),
+    "demo": _Place("demo", "demo", "See the whole of it happen on this machine."),
+    "denied": _Place("permits", "denied", "Who is denied, why, and for how long still."),
+    "doctor": _Place("doctor", "doctor", "What is wrong with this installation, and what mends it."),
+    "export": _Place("transfer", "export_table", "Write logins, permits and denies as JSON lines."),
+    "import": _Place("transfer", "import_table", "Read what export wrote."),
+    "install-hook": _Place("install", "install_hook", "Have Dovecot record logins."),
+    "install-postfix": _Place("install", "install_postfix", "Have Postfix ask the policy service."),
+    "list": _Place("lists", "list_logins", "Who may relay now."),
+    "permit": _Place("permits", "permit", "Let an address or network relay without a login."),
+    "query": _Place("query", "query", "Ask the running service one request."),
+    "replay": _Place("replay", "replay", "What the service would answer to a log of Postfix'."),
+    "report": _Place("report", "report", "Who still relays by POP-before-SMTP."),
+    "revoke": _Place("permits", "revoke", "Take permissions away, and deny them for a time."),
+    "serve": _Place("serve", "serve", "Run the policy service."),
+    "show": _Place("lists", "show", "The logins and permits of an address, network or user."),
+}
+
+
+class Commands(click.Group):
+    """The group of all commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name."""
+        return list(PLACES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, loaded now."""
+        place = PLACES.get(cmd_name)
+        if place is None:
+            return None
+        command: click.Command = getattr(import_module(f"pbs_policy.cli.{place.module}"), place.variable)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands' part of the help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.summary) for name, place in PLACES.items()])

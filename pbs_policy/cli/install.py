@@ -1,0 +1,236 @@
+"""`pbs-policy install-hook` and `install-postfix`: the hook into Dovecot, the service into Postfix; shown first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pbs_policy.install.files import Tree
+    from pbs_policy.install.plan import Plan
+    from pbs_policy.install.record import Record
+    from pbs_policy.install.undo import Removal
+    from pbs_policy.settings import Settings
+
+LEFT = 1
+"""Exit status of `--remove` where something is left to be done by hand."""
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+_SHARED = (
+    click.option("--root", default="/", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Take DIR for the root of the system: all other paths are looked for in it."),
+    click.option("--record-dir", default="/var/lib/pbs-policy/installed", metavar="DIR", show_default=True,
+                 help="Where copies of changed files are kept, with a manifest."),
+    click.option("--user", default="pbs-policy", metavar="USER", show_default=True,
+                 help="System user of the post-login script and the service."),
+    click.option("--remove", "removing", is_flag=True, help="Undo it: every byte as it was."),
+    click.option("--apply/--dry-run", "applying", default=False,
+                 help="Do it, or only show it.  [default: --dry-run]"),
+)  # fmt: skip
+
+
+def _shared_options(command: _Command) -> _Command:
+    for option in _SHARED:
+        command = option(command)
+    return command
+
+
+@click.command("install-hook")
+@_shared_options
+@click.option("--lib-dir", default="/usr/local/lib/pbs-policy", metavar="DIR", show_default=True,
+              help="Where the script goes.")  # fmt: skip
+@click.option("--settings", "settings_file", metavar="FILE",
+              help="Settings file of the script, made if missing.  [default: that of -c]")  # fmt: skip
+@click.option("--dovecot-config", default="/etc/dovecot", metavar="DIR", show_default=True,
+              help="Where dovecot.conf is.")  # fmt: skip
+@click.option("--last-login", is_flag=True, help="Instead of the script, Dovecot's last_login plugin.")
+@click.pass_obj
+def install_hook(
+    session: Session,
+    root: Path,
+    record_dir: str,
+    user: str,
+    removing: bool,
+    applying: bool,
+    lib_dir: str,
+    settings_file: str | None,
+    dovecot_config: str,
+    last_login: bool,
+) -> int:
+    """Have Dovecot record logins.
+
+    By the post-login script, or by Dovecot's last_login plugin. Shows each file that would be written and each
+    command that would be run; --apply does it. Dovecot is not reloaded.
+
+    Exit status 78 where the configuration is not understood, 1 where --remove leaves work to do.
+
+    \b
+    Example:
+      pbs-policy install-hook
+      pbs-policy install-hook --apply && doveadm reload
+      pbs-policy install-hook --remove --apply
+    """
+    from pbs_policy.install import dovecot
+
+    with _errors():
+        tree, record = _open(root, record_dir, dovecot.COMMAND)
+        if removing:
+            return _remove_hook(tree, record, applying)
+        file = settings_file or (str(session.file.absolute()) if session.file else dovecot.DEFAULT_SETTINGS)
+        hook = dovecot.Hook(user, lib_dir, file, dovecot_config)
+        if last_login:
+            settings = _settings(session, tree, Path(file))
+            return _install(tree, dovecot.plan_last_login(tree, record, hook, settings), record, applying)
+        return _install(tree, dovecot.plan_script(tree, record, hook), record, applying)
+
+
+@click.command("install-postfix")
+@_shared_options
+@click.option("--postfix-config", default="/etc/postfix", metavar="DIR", show_default=True,
+              help="Where main.cf is.")  # fmt: skip
+@click.pass_obj
+def install_postfix(
+    session: Session, root: Path, record_dir: str, user: str, removing: bool, applying: bool, postfix_config: str
+) -> int:
+    """Have Postfix ask the policy service.
+
+    In smtpd_relay_restrictions, at the first `listen` of the settings that Postfix can reach. What stands in the list
+    stays; what is not understood is refused, with the line and what to do by hand. Shows each file that would be
+    written and each command that would be run; --apply does it. Postfix is not reloaded.
+
+    Exit status 78 where the configuration is not understood, 1 where --remove leaves work to do.
+
+    \b
+    Example:
+      pbs-policy install-postfix
+      pbs-policy install-postfix --apply && postfix reload
+      pbs-policy install-postfix --remove --apply
+    """
+    from pbs_policy.install import postfix
+    from pbs_policy.install.undo import plan_removal, remove
+
+    with _errors():
+        tree, record = _open(root, record_dir, postfix.COMMAND)
+        if not removing:
+            listeners = _settings(session, tree, session.file).listen
+            plan = postfix.plan_postfix(tree, record, postfix_config, listeners, user)
+            return _install(tree, plan, record, applying)
+        removal = plan_removal(tree, record)
+        if not _is_to_be_removed(tree, record, removal, applying):
+            return os.EX_OK
+        left = remove(tree, record, removal, check=lambda: postfix.check_left(tree, record))
+        return _tell_removed(tree, record, removal, left, postfix.AFTERWARDS)
+
+
+def _open(root: Path, record_dir: str, command: str) -> tuple[Tree, Record]:
+    from pbs_policy.install.files import Tree
+    from pbs_policy.install.record import Record
+
+    tree = Tree(root)
+    return tree, Record(tree, record_dir, command)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    from pbs_policy.install.files import InstallError
+
+    try:
+        yield
+    except InstallError as error:
+        for line in str(error).splitlines():
+            click.echo(f"pbs-policy: {line}", err=True)
+        raise click.exceptions.Exit(error.status) from None
+
+
+def _settings(session: Session, tree: Tree, file: Path | None) -> Settings:
+    """The settings as they are in the tree. Without a file there, the defaults."""
+    from pbs_policy import settings
+    from pbs_policy.sources import DEFAULT_FILE
+
+    place = tree.place(str((file or DEFAULT_FILE).absolute()))
+    if not place.exists() and (file is None or file == DEFAULT_FILE):
+        place = Path(os.devnull)
+    return settings.load(place, os.environ, session.overrides)[0]
+
+
+def _install(tree: Tree, plan: Plan, record: Record, applying: bool) -> int:
+    from pbs_policy.install.plan import apply
+
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=True)
+    if not plan:
+        click.echo("Nothing to do: everything is in place.")
+        return os.EX_OK
+    if not applying:
+        click.echo(plan.shown(tree), nl=False)
+        for command in plan.commands:
+            click.echo(f"would run: {command}")
+        for obstacle in plan.obstacles:
+            click.echo(f"before --apply: {obstacle}")
+        click.echo("Nothing was changed; --apply does it.")
+        return os.EX_OK
+    apply(tree, plan, record)
+    for folder in plan.folders:
+        click.echo(f"made: {tree.place(folder.path)}/")
+    for change in plan.changes:
+        click.echo(f"written: {tree.place(change.path)}")
+    click.echo(f"What was there before is kept in {record.folder}.")
+    click.echo(f"Now: {plan.afterwards}")
+    return os.EX_OK
+
+
+def _is_to_be_removed(tree: Tree, record: Record, removal: Removal, applying: bool) -> bool:
+    """Whether there is something to remove, and it is not only to be shown."""
+    if not record.entries and not record.folders:
+        click.echo(f"Nothing to remove: there is no installation in {record.folder}.")
+        return False
+    if applying:
+        return True
+    click.echo(removal.shown(tree), nl=False)
+    for folder in reversed(record.folders):
+        click.echo(f"{tree.place(folder)}/: removed, if it is empty then")
+    click.echo(removal.by_hand(tree, record), nl=False)
+    click.echo("Nothing was changed; --remove --apply does it.")
+    return False
+
+
+def _tell_removed(tree: Tree, record: Record, removal: Removal, left: list[str], afterwards: str) -> int:
+    for each in removal.restorations:
+        click.echo(f"{'restored' if each.before else 'removed'}: {tree.place(each.path)}")
+    for folder in left:
+        click.echo(f"{folder}/: stays, since there is something in it")
+    click.echo(removal.by_hand(tree, record), nl=False)
+    if removal.restorations:
+        click.echo(f"Now: {afterwards}")
+    return LEFT if removal.edited else os.EX_OK
+
+
+def _remove_hook(tree: Tree, record: Record, applying: bool) -> int:
+    from pbs_policy.install import dovecot
+    from pbs_policy.install.undo import plan_removal, remove
+
+    removal = plan_removal(tree, record)
+    if not _is_to_be_removed(tree, record, removal, applying):
+        return os.EX_OK
+    later = dovecot.script_files(tree, record)
+    remove(tree, record, removal, keep=later, check=lambda: dovecot.check_left(tree, record))
+    if later and dovecot.needs_script(tree, record, removal):
+        click.echo(removal.by_hand(tree, record), nl=False)
+        click.echo(
+            "The script stays for now: without it, Dovecot would refuse every login until it is reloaded.\n"
+            f"Now: {dovecot.AFTERWARDS}, and then the same command once more"
+        )
+        return LEFT
+    left = remove(tree, record, plan_removal(tree, record))
+    return _tell_removed(tree, record, removal, left, dovecot.AFTERWARDS)

@@ -1,0 +1,252 @@
+"""What an administrator gives and takes: `permit`, `revoke`, `denied`, `allow`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pbs_policy.cli.output import FORMATS, Column, format_options
+from pbs_policy.cli.session import Session
+from pbs_policy.cli.who import parse_one_or_all
+
+if TYPE_CHECKING:
+    from pbs_policy.address import Target
+    from pbs_policy.caps import Cap
+    from pbs_policy.cli.who import Who
+    from pbs_policy.table import LoginTable
+
+T = TypeVar("T")
+
+NO = 1
+"""Exit status of `allow` where there was no deny."""
+
+
+def _checked(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback of click that parses an option's value, or each of them; the ValueError becomes click's."""
+
+    def callback(_: click.Context, parameter: click.Parameter, given: Any) -> Any:
+        try:
+            if isinstance(given, tuple):
+                return tuple(parse(text) for text in given)
+            return parse(given) if given is not None else None
+        except ValueError as error:
+            raise click.BadParameter(str(error), param=parameter) from None
+
+    return callback
+
+
+def _duration(text: str) -> int:
+    from pbs_policy.duration import parse_duration
+
+    return parse_duration(text)
+
+
+def _cap(text: str) -> Cap:
+    from pbs_policy.caps import Cap
+
+    return Cap.parse(text)
+
+
+def _text(text: str) -> str:
+    from pbs_policy.permits import parse_text
+
+    return parse_text(text)
+
+
+def _user(text: str) -> str:
+    from pbs_policy.permits import parse_user
+
+    return parse_user(text)
+
+
+def _sender(text: str) -> str:
+    from pbs_policy.permits import parse_sender
+
+    return parse_sender(text)
+
+
+def _domain(text: str) -> str:
+    from pbs_policy.permits import parse_domain
+
+    return parse_domain(text)
+
+
+@click.command()
+@click.argument("who", metavar="ADDRESS|NETWORK")
+@click.option("--user", required=True, metavar="USER", callback=_checked(_user),
+              help="Whom it is for; shown in listings and logs, counted by max_recipients_per_user.")  # fmt: skip
+@click.option("--sender", "senders", multiple=True, metavar="SENDER", callback=_checked(_sender),
+              help="Only for this MAIL FROM, or @example.com for a domain's; may be repeated.")  # fmt: skip
+@click.option("--recipient-domain", "domains", multiple=True, metavar="DOMAIN", callback=_checked(_domain),
+              help="Only to recipients in this domain; may be repeated.")  # fmt: skip
+@click.option("--cap", metavar="NUMBER/TIME", callback=_checked(_cap),
+              help="At most so many recipients, such as 20/1h, in place of the settings' caps.")  # fmt: skip
+@click.option("--for", "seconds", default="8h", metavar="TIME", callback=_checked(_duration), show_default=True,
+              help="How long: 90s, 30m, 8h, 90d.")  # fmt: skip
+@click.option("--note", default="", metavar="TEXT", callback=_checked(_text),
+              help="What it is for; shown in listings.")  # fmt: skip
+@click.pass_obj
+def permit(
+    session: Session,
+    who: str,
+    user: str,
+    senders: tuple[str, ...],
+    domains: tuple[str, ...],
+    cap: Cap | None,
+    seconds: int,
+    note: str,
+) -> None:
+    """Let ADDRESS or NETWORK relay for a time without a login: for the printer that cannot log in at all.
+
+    It ends by itself, by `revoke`, or by a new permit in its place; a deny outranks it. Refused are addresses that
+    may never relay, and networks wider than /16 (IPv6: /32), which hold more than one organisation: an open relay.
+
+    \b
+    Example:
+      pbs-policy permit 192.0.2.7 --user scanner@example.com --for 90d
+      pbs-policy permit 192.0.2.0/28 --user scanners@example.com --sender @example.com --cap 20/1h
+    """
+    from pbs_policy.duration import format_duration
+    from pbs_policy.records import Permit
+
+    settings, table = session.open_table()
+    target = settings.addresses.parse_target(who)
+    senders, domains = tuple(dict.fromkeys(senders)), tuple(dict.fromkeys(domains))
+    table.permit(target, Permit(int(table.now()), user, senders, domains, cap, note), seconds)
+    click.echo(f"{target.text} may relay for {format_duration(seconds)}")
+
+
+@click.command()
+@click.argument("who", metavar="ADDRESS|NETWORK|USER", required=False)
+@click.option("--all", "is_all", is_flag=True, help="Everybody's, in place of one.")
+@click.option("--deny", "seconds", metavar="TIME", callback=_checked(_duration),
+              help="And refuse whatever a later login or permit gives, for so long: 24h.")  # fmt: skip
+@click.option("--reason", metavar="TEXT", callback=_checked(_text), help="Why, for `denied`; with --deny.")
+@click.pass_obj
+def revoke(session: Session, who: str | None, is_all: bool, seconds: int | None, reason: str | None) -> None:
+    """Take away what logins and permits give an ADDRESS, a NETWORK or a USER, from the next request on.
+
+    Others who are logged in from the same address keep theirs when a USER is revoked. A new login permits again,
+    unless it is denied: --deny comes first, and outranks every login and permit until it ends or `allow` ends it.
+
+    \b
+    Example:
+      pbs-policy revoke 192.0.2.7
+      pbs-policy revoke alice@example.com --deny 24h --reason "password stolen"
+      pbs-policy revoke --all --deny 1h
+    """
+    from pbs_policy.duration import format_duration
+    from pbs_policy.log import printable
+
+    if reason is not None and seconds is None:
+        raise click.UsageError("--reason says why somebody is denied: it needs --deny TIME")
+    settings, table = session.open_table()
+    whom = parse_one_or_all(settings, who, is_all)
+    name = printable(_name(whom))
+    if seconds is not None:
+        _deny(table, whom, reason or "", seconds)
+        click.echo(f"denied: {name} for {format_duration(seconds)}")
+    gone = _revoke(table, whom)
+    if not gone:
+        click.echo(f"nothing to revoke for {name}")
+    for each in gone:
+        click.echo(f"revoked: {printable(each)}" + ("" if whom is None or whom.target else f" for {name}"))
+    if whom and whom.target and seconds is None:
+        for wider in table.permits_around(whom.target):
+            click.echo(f"{name} may still relay by the permit for {wider.target}: revoke that, or --deny", err=True)
+
+
+def _deny(table: LoginTable, whom: Who | None, reason: str, seconds: int) -> None:
+    if whom is None or whom.target:
+        table.deny(whom.target if whom else None, reason, seconds)
+        return
+    if whom.user.startswith("@"):
+        raise click.UsageError("a whole domain cannot be denied: deny its users, their addresses or networks")
+    table.deny_user(table.name(whom.user), reason, seconds)
+
+
+def _revoke(table: LoginTable, whom: Who | None) -> list[str]:
+    if whom is None:
+        return table.revoke_all()
+    if whom.target is None:
+        return table.revoke_user(whom.user)
+    return table.revoke_network(whom.target.text) if whom.target.length else table.revoke_address(whom.target.text)
+
+
+def _name(whom: Who | None) -> str:
+    target: Target | None = whom.target if whom else None
+    return target.text if target else whom.user if whom else "everybody"
+
+
+def _left(row: Any) -> str:
+    from pbs_policy.duration import format_duration
+
+    return "no end" if row["left"] is None else format_duration(row["left"])
+
+
+_DENY_COLUMNS = (
+    Column("kind"),
+    Column("target", "DENIED"),
+    Column("left", "LEFT", _left),
+    Column("reason", "REASON"),
+)
+
+
+@click.command()
+@format_options
+@click.pass_obj
+def denied(session: Session, format_name: str) -> None:
+    """Who is denied: addresses, networks and users, why, and for how long still.
+
+    "all" is everybody. Denies are of `revoke --deny`, or of auto_deny.
+
+    \b
+    Example:
+      pbs-policy denied
+      pbs-policy denied -o tsv | sort -k 2
+    """
+    _, table = session.open_table()
+    with FORMATS[format_name](_DENY_COLUMNS) as output:
+        for deny in table.denies(progress=output.progress.add):
+            output.write(
+                {
+                    "kind": deny.kind,
+                    "target": _whole(deny.target),
+                    "left": None if deny.left is None else round(deny.left),
+                    "reason": _whole(deny.reason),
+                }
+            )
+
+
+def _whole(text: str) -> str:
+    """Text for a row: bytes that are not UTF-8 become U+FFFD."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+@click.command()
+@click.argument("who", metavar="ADDRESS|NETWORK|USER", required=False)
+@click.option("--all", "is_all", is_flag=True, help="End the deny of everybody (revoke --all --deny); no other.")
+@click.pass_obj
+def allow(session: Session, who: str | None, is_all: bool) -> int:
+    """End the deny of an ADDRESS, a NETWORK or a USER. It permits nothing: a login or permit has to.
+
+    Exit status 1 where there was none.
+
+    \b
+    Example:
+      pbs-policy allow alice@example.com
+    """
+    from pbs_policy.log import printable
+
+    settings, table = session.open_table()
+    whom = parse_one_or_all(settings, who, is_all)
+    name = printable(_name(whom))
+    target = whom.target if whom else None
+    found = table.allow_user(table.name(whom.user)) if whom and not target else table.allow(target)
+    click.echo(f"no longer denied: {name}" if found else f"not denied: {name}")
+    for wider in table.denied_around(target) if target else ():
+        click.echo(f"{name} is still denied by the deny of {wider}", err=True)
+    return os.EX_OK if found else NO

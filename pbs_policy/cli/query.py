@@ -1,0 +1,113 @@
+"""`pbs-policy query`: asks a running service, as `postmap -q` asks a table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from pbs_policy.listener import Listener
+
+listener_option = click.option(
+    "--listener", "address", metavar="ADDRESS", default="",
+    help="Where the service listens: inet:HOST:PORT or unix:/PATH.  [default: the first of the setting listen]",
+)  # fmt: skip
+
+_STATUS = {"OK": os.EX_OK, "DEFER_IF_REJECT": os.EX_TEMPFAIL}
+_NOT_OK = 1
+
+
+class ServiceUnreachable(click.ClickException):
+    """Nobody answers where the service should be."""
+
+    exit_code = os.EX_UNAVAILABLE
+
+
+def find_listener(session: Session, address: str) -> Listener:
+    """The listener that `--listener` names, else the first of the settings. Raises SettingsError, BadParameter."""
+    from pbs_policy.listener import Listener
+
+    if not address:
+        return session.load()[0].listen[0]
+    try:
+        return Listener.parse(address)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--listener") from None
+
+
+def unreachable(listener: Listener, error: OSError) -> ServiceUnreachable:
+    """What to say where the service at `listener` gave no reply."""
+    from pbs_policy.log import printable
+
+    why = printable(error.strerror or str(error))
+    return ServiceUnreachable(f"no reply from the policy service at {listener}: {why}")
+
+
+@click.command()
+@listener_option
+@click.argument("attributes", metavar="NAME=VALUE...|-", nargs=-1, required=True)
+@click.pass_obj
+def query(session: Session, address: str, attributes: tuple[str, ...]) -> int:
+    """Ask the running service one request, and print the action of its reply.
+
+    The attributes are those of Postfix' SMTPD_POLICY_README; request, protocol_state and protocol_name need not be
+    given. With - a whole request is read from standard input, as Postfix sent it. Nothing is counted for it: no cap
+    comes nearer. The service logs its answer as it logs others.
+
+    Exit status 0 for OK, 1 for DUNNO, 75 for DEFER_IF_REJECT, 69 where the service gives no reply.
+
+    \b
+    Example:
+      pbs-policy query client_address=192.0.2.7 sender=alice@example.com recipient=bob@example.net
+      pbs-policy query --listener unix:/var/spool/postfix/pbs-policy/policy - <request
+    """
+    from pbs_policy.log import printable
+    from pbs_policy.query import ask_once, only_looking
+
+    request = _read_request(sys.stdin.buffer) if attributes == ("-",) else _make_request(attributes)
+    listener = find_listener(session, address)
+    try:
+        action = ask_once(listener, only_looking(request)).action
+    except OSError as error:
+        raise unreachable(listener, error) from None
+    click.echo(printable(action))
+    return _STATUS.get(action.partition(" ")[0], _NOT_OK)
+
+
+def _make_request(attributes: tuple[str, ...]) -> bytes:
+    from pbs_policy.log import printable
+    from pbs_policy.query import serialise_request
+
+    pairs: dict[str, str] = {}
+    for attribute in attributes:
+        name, equals, value = attribute.partition("=")
+        if not equals:
+            raise click.UsageError(f"expected NAME=VALUE such as client_address=192.0.2.7: {printable(attribute)!r}")
+        if name in pairs:
+            raise click.UsageError(f"{printable(name)} is given twice")
+        pairs[name] = value
+    try:
+        return serialise_request(pairs)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _read_request(stream: BinaryIO) -> bytes:
+    from pbs_policy.protocol import MAX_REQUEST_SIZE, ProtocolError, RequestParser
+
+    data = stream.read(MAX_REQUEST_SIZE + 1)
+    # A request that was copied by hand often lacks the empty line at its end.
+    data = data.rstrip(b"\n") + b"\n\n"
+    parser = RequestParser()
+    try:
+        parser.next_request(data)
+    except ProtocolError as error:
+        raise click.UsageError(f"standard input: {error}, expected one request as Postfix sends it") from None
+    if parser.has_bytes:
+        raise click.UsageError("standard input: more than one request; pbs-policy replay asks them all")
+    return data

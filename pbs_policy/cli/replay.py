@@ -1,0 +1,269 @@
+"""`pbs-policy replay`: what a running service would have answered to what a log or a capture tells of."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
+
+import click
+
+from pbs_policy.cli.query import find_listener, listener_option, unreachable
+from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from io import BufferedReader
+
+    from pbs_policy.listener import Listener
+    from pbs_policy.protocol import Request
+    from pbs_policy.query import Connection
+    from pbs_policy.smtpd_log import SmtpdLog
+
+_GZIP = b"\x1f\x8b"
+
+
+class _Asked(NamedTuple):
+    """One request, and what Postfix replied to its client: empty where that is not known. `comparable` says whether
+    that reply was to the question that the service answers."""
+
+    request: bytes
+    client_address: str
+    sender: str
+    recipient: str
+    reply: str = ""
+    comparable: bool = False
+
+
+@click.command()
+@listener_option
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text, one object a line, the summary last.")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.pass_obj
+def replay(session: Session, address: str, as_json: bool, files: tuple[str, ...]) -> None:
+    """Ask the running service about each request that FILE tells of, and compare its answers with what Postfix did.
+
+    A FILE is a log of Postfix, or requests as Postfix sent them to a policy service; also compressed by gzip. For
+    standard input write -. From a log come refused recipients, and messages that went on by SMTP. Clients that
+    Postfix permits by mynetworks differ: it asks nobody about them. Clients with SMTP AUTH are left out. A log does
+    not say who used TLS. Nothing is counted for all this: no cap comes nearer. The service logs its answers.
+
+    \b
+    Example:
+      pbs-policy replay /var/log/mail.log.1.gz /var/log/mail.log
+      journalctl -u 'postfix*' | pbs-policy replay --json - | jq 'select(.differs)'
+    """
+    from pbs_policy.smtpd_log import SmtpdLog
+
+    listener = find_listener(session, address)
+    log, counts = SmtpdLog(), Counter[str]()
+    with _Service(listener) as service:
+        for name in files:
+            with _opened(name) as stream:
+                for asked in _read(stream, log):
+                    action = service.ask(asked.request)
+                    differs = asked.comparable and _differs(asked.reply, action)
+                    counts[action.partition(" ")[0]] += 1
+                    counts["differs"] += differs
+                    click.echo((_as_json if as_json else _as_text)(asked, action, differs))
+    click.echo((_summary_as_json if as_json else _summary_as_text)(counts, log))
+
+
+class _Service:
+    """The running service, on one connection as long as that lasts."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._connection: Connection | None = None
+
+    def ask(self, request: bytes) -> str:
+        """The action of the reply. Raises ServiceUnreachable where there is none, on a new connection neither."""
+        from pbs_policy.log import printable
+        from pbs_policy.query import Connection
+
+        if self._connection:
+            try:
+                return printable(self._connection.ask(request).action)
+            except OSError:
+                self.close()  # the service was started anew, perhaps
+        try:
+            self._connection = Connection(self._listener)
+            return printable(self._connection.ask(request).action)
+        except OSError as error:
+            raise unreachable(self._listener, error) from None
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.close()
+        self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[Iterable[bytes | None]]:
+    """The lines of a file, of standard input for `-`, unpacked where they are compressed; None for one too long.
+
+    Raises OSError where it cannot be read.
+    """
+    import gzip
+    import zlib
+
+    with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as stream:
+        # Both are BufferedReaders; the type of standard input does not say so.
+        is_packed = cast("BufferedReader", stream).peek(2).startswith(_GZIP)
+        try:
+            yield _lines(cast("BinaryIO", gzip.GzipFile(fileobj=stream)) if is_packed else stream)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise OSError(f"{name}: not a sound gzip file: {error}") from None
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Each line without its end; None for one that is longer than any of Postfix is."""
+    from pbs_policy.protocol import MAX_LINE_SIZE
+
+    while line := stream.readline(MAX_LINE_SIZE):
+        if len(line) < MAX_LINE_SIZE or line.endswith(b"\n"):
+            yield line.removesuffix(b"\n")
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_SIZE)
+        yield None
+
+
+def _read(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
+    """What there is to ask. A file that begins with name=value has requests, any other is a log.
+
+    `log` goes on from one file to the next, and counts what is not understood of either kind.
+    """
+    import re
+    from itertools import chain
+
+    rest = iter(lines)
+    first = next((line for line in rest if line != b""), b"")
+    is_capture = first is not None and re.match(rb"\w+=", first)
+    yield from (_from_capture if is_capture else _from_log)(chain([first], rest), log)
+
+
+def _from_log(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
+    from pbs_policy.query import only_looking, serialise_request
+
+    for line in lines:
+        if line is None:
+            log.unparseable += 1
+            continue
+        found = log.read(line.removesuffix(b"\r").decode("utf-8", "surrogateescape"))
+        if found:
+            request = serialise_request(
+                {
+                    "client_address": found.client_address,
+                    "client_name": found.client_name,
+                    "helo_name": found.helo_name,
+                    "sender": found.sender,
+                    "recipient": found.recipient,
+                }
+            )
+            who = found.client_address, found.sender, found.recipient
+            yield _Asked(only_looking(request), *who, found.reply, found.about_relaying)
+
+
+def _from_capture(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
+    from itertools import chain
+
+    from pbs_policy.protocol import MAX_REQUEST_SIZE
+    from pbs_policy.query import only_looking
+
+    kept: list[bytes] = []
+    size = 0
+    # The last request may lack the empty line at its end.
+    for line in chain(lines, [b""]):
+        size += MAX_REQUEST_SIZE if line is None else len(line) + 1
+        if line and size < MAX_REQUEST_SIZE:
+            kept.append(line + b"\n")
+        if line == b"":
+            request = _sound_request(only_looking(b"".join(kept) + b"\n")) if size <= MAX_REQUEST_SIZE else None
+            if request:
+                yield request
+            elif size > 1:
+                log.unparseable += 1
+            kept, size = [], 0
+
+
+def _sound_request(data: bytes) -> _Asked | None:
+    """The request in these bytes, or None where the service would close the connection upon it."""
+    from pbs_policy.protocol import ProtocolError, RequestParser
+
+    try:
+        request: Request | None = RequestParser().next_request(data)
+        if request is None:
+            return None
+        values = request.only(b"client_address"), request.only(b"sender"), request.first(b"recipient")
+    except ProtocolError:
+        return None
+    client_address, sender, recipient = (each.decode("utf-8", "surrogateescape") for each in values)
+    return _Asked(data, client_address, sender, recipient)
+
+
+def _differs(reply: str, action: str) -> bool:
+    """Whether Postfix' reply was of another kind than it would be after this action: 250, 450 or 554."""
+    kind = {"OK": "2", "DUNNO": "5", "DEFER_IF_REJECT": "4"}.get(action.partition(" ")[0])
+    return kind != reply[:1]
+
+
+def _as_text(asked: _Asked, action: str, differs: bool) -> str:
+    from pbs_policy.log import value
+
+    fields = {"client_address": asked.client_address, "sender": asked.sender, "recipient": asked.recipient}
+    if asked.reply:
+        fields["postfix"] = asked.reply[:3]
+    fields["action"] = action.partition(" ")[0]
+    return " ".join(f"{name}={value(text)}" for name, text in fields.items()) + (" differs" if differs else "")
+
+
+def _as_json(asked: _Asked, action: str, differs: bool) -> str:
+    import json
+
+    shown = {
+        "client_address": asked.client_address,
+        "sender": asked.sender,
+        "recipient": asked.recipient,
+        "postfix": asked.reply or None,
+        "action": action,
+        "differs": differs,
+    }
+    # What was not UTF-8 becomes U+FFFD: a lone surrogate is no JSON that others read.
+    return json.dumps(shown, ensure_ascii=False).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _summary_as_json(counts: Counter[str], log: SmtpdLog) -> str:
+    import json
+
+    answers = {action: count for action, count in counts.items() if action != "differs"}
+    summary = {
+        "requests": sum(answers.values()),
+        "answers": answers,
+        "differ": counts["differs"],
+        "with_smtp_auth": log.authenticated,
+        "unparseable": log.unparseable,
+        "forgotten": log.forgotten,
+    }
+    return json.dumps({"summary": summary})
+
+
+def _summary_as_text(counts: Counter[str], log: SmtpdLog) -> str:
+    answers = {"OK": 0, "DUNNO": 0, "DEFER_IF_REJECT": 0, **counts}
+    differ = answers.pop("differs", 0)
+    text = f"{sum(answers.values())} requests: " + ", ".join(f"{count} {action}" for action, count in answers.items())
+    text += f"; {differ} differ from what Postfix did"
+    left_out = {
+        "messages with SMTP AUTH": log.authenticated,
+        "lines or requests not understood": log.unparseable,
+        "messages forgotten, too many were under way": log.forgotten,
+    }
+    return text + "".join(f"; {count} {what}" for what, count in left_out.items() if count)

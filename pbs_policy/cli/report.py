@@ -1,0 +1,171 @@
+"""`pbs-policy report`: who still depends on POP-before-SMTP, so that a site knows whom to move to SMTP AUTH."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pbs_policy.usage import Use
+
+SINCE = 7 * 86_400
+"""Seconds that are looked back where --since is absent: who sends at all sends within a week."""
+
+_NUMBERS = ("RECIPIENTS", "FOREIGN SENDERS")
+
+
+def _duration(_: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    from pbs_policy.duration import parse_duration
+
+    try:
+        return parse_duration(text) if text is not None else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+
+
+@click.command()
+@click.option("--since", metavar="TIME", callback=_duration,
+              help="How far to look back: 1d, 4w.  [default: 7d, or usage_kept where that is less]")  # fmt: skip
+@click.option("--addresses", "by_address", is_flag=True, help="One line for each user and client address.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text: one object for each user and address.")
+@click.pass_obj
+def report(session: Session, since: int | None, by_address: bool, as_json: bool) -> None:
+    """Who still relays by POP-before-SMTP, and has to be moved to SMTP AUTH before it can go.
+
+    One line for each user, who relayed most first: the address used most, the recipients, and how many of them had
+    a sender (MAIL FROM) that is not the user's, which sender_match would refuse. An address whose user is not known
+    has a line of its own. Days are UTC and counted whole, the first one too. With observe_only it is what would have
+    been relayed.
+
+    \b
+    Example:
+      pbs-policy report --since 4w
+      pbs-policy report --json | jq -r '.[].user // empty' | sort -u
+    """
+    import time
+
+    from pbs_policy.duration import write_duration
+    from pbs_policy.sources import SettingsError
+    from pbs_policy.usage import OTHERS, read_uses
+
+    settings, table = session.open_table()
+    kept = settings.usage_kept
+    if not kept:
+        raise SettingsError(["usage_kept = 0: uses are not kept, so there is nothing to report; set it to 30d, say"])
+    if since is None:
+        since = min(SINCE, kept)
+    elif since > kept:
+        message = f"uses are kept for {write_duration(kept)} (usage_kept)"
+        raise click.BadParameter(message, param_hint="'--since'")
+    now = time.time()
+    with table.asking():
+        uses = list(read_uses(table.redis, settings.key_prefix, now - since, now))
+    uses.sort(key=lambda use: (-use.recipients, use.user, use.client_address))
+    others = [use for use in uses if (use.client_address, use.user) == OTHERS]
+    known = [use for use in uses if use not in others]
+    if as_json:
+        _show_json(known, others)
+        return
+    day = time.strftime("%Y-%m-%d 00:00 UTC", time.gmtime(now - since))
+    if not uses:
+        click.echo(f"nobody has relayed by POP-before-SMTP since {day}")
+        return
+    if known:
+        if by_address:
+            _show_table("CLIENT ADDRESS", [[use] for use in known], now)
+        else:
+            _show_table("ADDRESSES", _by_user(known), now)
+    for line in (*_summary_of_others(others, now), _summary(known, others, day)):
+        click.echo(line)
+
+
+def _by_user(uses: Iterable[Use]) -> list[list[Use]]:
+    """The uses of each user, and of each address whose user is not known, most recipients first throughout."""
+    groups: dict[tuple[str, str], list[Use]] = {}
+    for use in uses:
+        groups.setdefault((use.user, "" if use.user else use.client_address), []).append(use)
+    return sorted(groups.values(), key=lambda group: -sum(use.recipients for use in group))
+
+
+def _show_table(addresses: str, groups: Iterable[Sequence[Use]], now: float) -> None:
+    headings = ("USER", addresses, *_NUMBERS, "LAST USE")
+    rows = [headings, *(_row(group, now) for group in groups)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, headings, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _row(group: Sequence[Use], now: float) -> tuple[str, ...]:
+    from pbs_policy.log import printable
+
+    more = f" and {len(group) - 1:,} more" if len(group) > 1 else ""
+    return (
+        printable(group[0].user) or "-",
+        printable(group[0].client_address) + more,
+        str(sum(use.recipients for use in group)),
+        str(sum(use.foreign_senders for use in group)),
+        _ago(group, now),
+    )
+
+
+def _summary_of_others(others: Sequence[Use], now: float) -> list[str]:
+    from pbs_policy.usage import MOST_PAIRS
+
+    return [
+        f"others, beyond {MOST_PAIRS:,} users and addresses on one day: {_count(use.recipients, 'recipient')}, "
+        f"{use.foreign_senders} with a foreign sender, last {_ago([use], now)}"
+        for use in others
+    ]
+
+
+def _summary(known: Sequence[Use], others: Sequence[Use], day: str) -> str:
+    users = {use.user for use in known if use.user}
+    unknown = {use.client_address for use in known if not use.user}
+    addresses = {use.client_address for use in known}
+    line = f"{_count(len(users), 'user')} at {_count(len(addresses), 'address', 'addresses')}"
+    if unknown:
+        line += f" ({len(unknown)} without a known user)"
+    if others:
+        line += " and others"
+    recipients = sum(use.recipients for use in (*known, *others))
+    return f"{line}: {_count(recipients, 'recipient')} since {day}"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _ago(group: Iterable[Use], now: float) -> str:
+    from pbs_policy.duration import format_duration
+
+    return format_duration(now - max(use.last_use for use in group)) + " ago"
+
+
+def _show_json(known: Sequence[Use], others: Sequence[Use]) -> None:
+    """An array as the other commands' is; what was summed as others has null for user and address."""
+    import json
+
+    objects = [_as_json(use) for use in known]
+    objects += [_as_json(use) | {"user": None, "client_address": None} for use in others]
+    click.echo("[" + ",".join("\n  " + json.dumps(each) for each in objects) + ("\n]" if objects else "]"))
+
+
+def _as_json(use: Use) -> dict[str, Any]:
+    from pbs_policy.records import Record
+
+    return {
+        "user": Record(use.last_use, user=use.user).user_text,
+        "client_address": use.client_address,
+        "recipients": use.recipients,
+        "foreign_senders": use.foreign_senders,
+        "last_use": use.last_use,
+    }

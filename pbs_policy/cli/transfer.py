@@ -1,0 +1,173 @@
+"""`pbs-policy export` and `import`: the login table as JSON lines."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+import click
+
+from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pbs_policy.address import ClientAddresses
+    from pbs_policy.transfer import Item
+
+MOST_FAULTS = 20
+"""Faults of a file that are shown."""
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.pass_obj
+def export_table(session: Session, file: str) -> None:
+    """Write every login, permit and deny to FILE as JSON lines, with its end in Unix seconds. For `import`.
+
+    Without FILE, to standard output. A FILE that is there is replaced once the new one is complete. What has no end,
+    or is of an address that may not relay, is left out, and counted on standard error.
+
+    \b
+    Example:
+      pbs-policy export /var/backups/pbs-policy.jsonl
+      pbs-policy export | ssh mail2.example.com pbs-policy import
+    """
+    from pbs_policy.cli.output import Output
+    from pbs_policy.transfer import export_lines
+
+    settings, table = session.open_table()
+    left_out: Counter[str] = Counter()
+    with _replacing(file) as stream:
+        with Output(stream=stream) as output:
+            for line in export_lines(table, settings.addresses, left_out, output.progress.add):
+                output.write_text(line)
+    for what, count in left_out.items():
+        click.echo(f"pbs-policy: left out: {count} {what}", err=True)
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.option("--replace", is_flag=True, help="Overwrite also what lasts longer than the file's.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; say what would be written.")
+@click.pass_obj
+def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> int:
+    """Write the logins, permits and denies of FILE, as `export` made it, into the login table.
+
+    Without FILE, from standard input. Every line is checked before anything is written: of a file with faults nothing
+    is, they are shown by line, and the exit status is 65. What has ended meanwhile is passed over. What the table has
+    already and lasts longer stays, so an import may be repeated.
+
+    \b
+    Example:
+      pbs-policy import --dry-run /var/backups/pbs-policy.jsonl
+      pbs-policy import /var/backups/pbs-policy.jsonl
+    """
+    from pbs_policy.bulk import pieces
+    from pbs_policy.cli.output import Progress
+    from pbs_policy.importing import BATCH, Import
+
+    settings, table = session.open_table()
+    addresses = settings.addresses
+    with _seekable(file) as stream:
+        name = "standard input" if file == "-" else file
+        if _show_faults(stream, name, addresses, table.now()):
+            return os.EX_DATAERR
+        stream.seek(0)
+        progress = Progress("lines")
+        with_domain = settings.sender_match == "domain"
+        importing = Import(table, with_domain=with_domain, replaces=replace, only_looks=dry_run)
+        for items in pieces(_items(stream, name, addresses, table.now()), BATCH):
+            importing.add(items)
+            progress.add(len(items))
+        progress.clear()
+    click.echo(_summary(importing.counts, dry_run))
+    return os.EX_OK
+
+
+def _show_faults(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float) -> int:
+    from pbs_policy.log import printable
+    from pbs_policy.transfer import parse_lines, read_lines
+
+    count = 0
+    for number, found in parse_lines(read_lines(stream), addresses, now):
+        if isinstance(found, ValueError):
+            count += 1
+            if count <= MOST_FAULTS:
+                click.echo(f"pbs-policy: {printable(name)}:{number}: {printable(str(found))}", err=True)
+    if count > MOST_FAULTS:
+        click.echo(f"pbs-policy: {printable(name)}: and {count - MOST_FAULTS} more such lines", err=True)
+    if count:
+        click.echo("pbs-policy: nothing was written", err=True)
+    return count
+
+
+def _items(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float) -> Iterator[Item]:
+    from pbs_policy.transfer import parse_lines, read_lines
+
+    for number, found in parse_lines(read_lines(stream), addresses, now):
+        if isinstance(found, ValueError):
+            raise OSError(f"{name}:{number}: changed while it was read: {found}")
+        yield found
+
+
+def _summary(counts: Counter[str], dry_run: bool) -> str:
+    written = ", ".join(f"{counts[what]} {what}" for what in ("logins", "permits", "denies"))
+    text = f"{'would write' if dry_run else 'written'}: {written}"
+    passed = {
+        "ended": "had ended",
+        "kept": "stay as they are in the table, where they last as long",
+        "excluded": "of addresses that may never relay here",
+    }
+    return text + "".join(f"; {counts[each]} {what}" for each, what in passed.items() if counts[each])
+
+
+@contextmanager
+def _seekable(file: str) -> Iterator[IO[bytes]]:
+    """The file, opened to be read twice: what is not one (a pipe) is copied into one first."""
+    import shutil
+    import sys
+    from pathlib import Path
+    from tempfile import TemporaryFile
+
+    with Path(file).open("rb") if file != "-" else _borrowed(sys.stdin.buffer) as stream:
+        if stream.seekable():
+            yield stream
+            return
+        with TemporaryFile() as copy:
+            shutil.copyfileobj(stream, copy)
+            copy.seek(0)
+            yield copy
+
+
+@contextmanager
+def _borrowed(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """A stream that is not ours to close."""
+    yield stream
+
+
+@contextmanager
+def _replacing(file: str) -> Iterator[BinaryIO | None]:
+    """A stream that becomes `file` when all is written; None for standard output. The file is its owner's alone to
+    read: it says who has a mailbox here."""
+    from pathlib import Path
+    from tempfile import NamedTemporaryFile
+
+    path = Path(file)
+    if file == "-":
+        yield None
+    elif path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            yield stream
+    else:
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+            try:
+                yield temporary.file  # type: ignore[misc]
+                temporary.flush()
+                os.fsync(temporary.fileno())
+                Path(temporary.name).replace(path)
+            except BaseException:
+                Path(temporary.name).unlink(missing_ok=True)
+                raise

@@ -1,0 +1,225 @@
+"""One connection from Postfix: each request looked up, decided, answered and logged.
+
+A Postfix smtpd keeps one connection and sends one request at a time; a peer that sends more is answered in order, and
+is read no further while it has requests waiting, so that what it can make us keep is bounded. Whoever breaks the
+protocol gets no reply and is disconnected (SMTPD_POLICY_README).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pbs_policy import policy
+from pbs_policy.address import AddressError, ClientAddress
+from pbs_policy.log import printable, value
+from pbs_policy.policy import Case, Decision
+from pbs_policy.prompt_writer import PromptWriter
+from pbs_policy.protocol import ProtocolError, Request, RequestParser, serialise_reply
+from pbs_policy.question import Answer, Procedure
+
+if TYPE_CHECKING:
+    from pbs_policy.server import PolicyServer
+
+IDLE_LIMIT = 1_200
+"""Seconds without a request after which a connection is closed. Postfix keeps an idle one for 300 s
+(smtpd_policy_service_max_idle) and any for 1,000 s (..._max_ttl): what is older has no Postfix behind it."""
+
+REQUEST_LIMIT = 10
+"""Seconds for a request that has begun, and one sweep more. Postfix sends each in one write."""
+
+SWEEP_INTERVAL = 5
+"""Seconds between two looks at every connection: no connection has a timer of its own."""
+
+_REPLIES = {action: serialise_reply(action) for action in (policy.OK, policy.DUNNO, policy.DEFER)}
+_UNKNOWN = ClientAddress("unknown")
+
+
+class Connection(asyncio.Protocol):
+    """At most one request of a connection is being decided at any time."""
+
+    __slots__ = (
+        "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_parser",
+        "_paused", "_procedure", "_request", "_server", "_stalled", "_transport", "_write",
+    )  # fmt: skip
+
+    def __init__(self, server: PolicyServer) -> None:
+        self._server = server
+        self._parser = RequestParser()
+        self._idle_sweeps = 0  # since the last complete request
+        self._begun_sweeps = 0  # of them, those that saw the beginning of a request
+        self._busy = False  # a request waits for Redis
+        self._paused = False  # we do not read: requests are waiting already
+        self._stalled = False  # the peer does not read
+        self._ended = False  # the peer will send no more
+        self._client = _UNKNOWN
+        self._procedure: Procedure[Decision]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A stream's protocol is always given a Transport; the base class's signature does not say so.
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._write = PromptWriter(self._transport).write
+        self._server.connections.add(self)
+        if self._server.stopping:
+            self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._server.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy and not self._stalled:
+            self._take_requests(data)
+            return
+        self._parser.receive(data)
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. What it has asked is still answered: True keeps our half open until then."""
+        self._ended = True
+        return self._busy or self._stalled
+
+    def pause_writing(self) -> None:
+        self._stalled = True
+
+    def resume_writing(self) -> None:
+        self._stalled = False
+        if not self._busy:
+            self._take_requests()
+
+    def close_when_answered(self) -> None:
+        """Close now, or after the answer that Postfix waits for."""
+        if not self._busy:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now, whatever waits."""
+        self._transport.abort()
+
+    def sweep(self) -> None:
+        """Every SWEEP_INTERVAL: close where a request is never completed, or the last one is too long ago."""
+        self._idle_sweeps += 1
+        if self._busy or self._stalled:
+            return
+        self._begun_sweeps = self._begun_sweeps + 1 if self._parser.has_bytes else 0
+        if self._begun_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
+            self._disconnect(f"no complete request within {REQUEST_LIMIT} s")
+        elif self._idle_sweeps * SWEEP_INTERVAL > IDLE_LIMIT:
+            self._transport.close()
+
+    def _take_requests(self, data: bytes = b"") -> None:
+        """Decide the requests that are complete with `data`, until one has to wait for Redis."""
+        try:
+            while not self._stalled and (request := self._parser.next_request(data)) is not None:
+                self._begin(request)
+                if self._busy:
+                    return
+                data = b""
+        except ProtocolError as error:
+            self._disconnect(str(error))
+            return
+        if self._ended and not self._stalled:
+            self._transport.close()
+        elif self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _begin(self, request: Request) -> None:
+        server = self._server
+        self._idle_sweeps = self._begun_sweeps = 0
+        self._request = request
+        self._client = _UNKNOWN
+        try:
+            client = self._client = server.addresses.parse(request.only(b"client_address").decode("ascii"))
+        except (AddressError, UnicodeDecodeError):
+            self._reply(policy.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
+            return
+        if client.excluded:
+            self._reply(policy.refuse_excluded(client))
+            return
+        # Nearly nobody is logged in: where the first keys do not depend on more, the case is made when it is one.
+        self._case = server.case(client, request) if server.is_elaborate else None
+        self._busy = True
+        server.lookups.ask(self._case.keys if self._case else server.keys.relay(client.text), (), self._found)
+
+    def _found(self, values: Sequence[bytes | None] | None, _: Sequence[Any]) -> None:
+        if values is None:
+            self._settle(policy.unavailable(self._server.rules))
+        elif not any(values):
+            self._settle(policy.NO_LOGIN)  # nearly always
+        else:
+            server = self._server
+            case = self._case = self._case or Case(self._client, self._request, server.rules, server.keys)
+            self._procedure = policy.decide(case, values)
+            self._go_on(None)
+
+    def _answered(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
+        if values is None:
+            self._procedure.close()
+            self._settle(policy.unavailable(self._server.rules))
+        else:
+            self._go_on(Answer(values, replies))
+
+    def _go_on(self, answer: Answer | None) -> None:
+        """Carry the decision on to its next question, or to its end."""
+        try:
+            question = self._procedure.send(answer) if answer else next(self._procedure)
+        except StopIteration as end:
+            self._settle(end.value)
+        except ProtocolError as error:
+            self._disconnect(str(error))
+        else:
+            self._server.lookups.ask(question.keys, question.commands, self._answered)
+
+    def _settle(self, decision: Decision) -> None:
+        """Answer the request that waited for Redis, and go on with what arrived meanwhile."""
+        self._busy = False
+        if not self._reply(decision):
+            return  # the peer left without waiting
+        if self._server.stopping:
+            self._transport.close()
+        elif self._parser.has_bytes or self._paused or self._ended:
+            self._take_requests()
+
+    def _reply(self, decision: Decision) -> bool:
+        """Send the answer; False where there is no connection any more to send it on."""
+        server = self._server
+        if server.rules.observe_only:
+            decision = policy.observed(decision)
+        if not self._write(_REPLIES[decision.action]):
+            return False
+        if decision.reason is policy.KEY_WITHOUT_END.reason:
+            server.report_no_end(self._client_address)
+        if decision.warning:
+            server.log.warning(printable(decision.warning))
+        permitted = policy.OK in (decision.action, decision.would_be)
+        if permitted and self._case and not self._case.only_looks and decision.record:
+            server.note_use(self._case, decision.record)
+        if server.log_decisions == "all" or (permitted and server.log_decisions == "permitted"):
+            server.log.info(self._line(decision))
+        return True
+
+    @property
+    def _client_address(self) -> str:
+        return self._client.text
+
+    def _line(self, decision: Decision) -> str:
+        """The decision as one line, in the names that Postfix uses."""
+        line = f"action={decision.action.partition(' ')[0]} client_address={self._client_address}"
+        line += f" reason={decision.reason}"
+        if decision.would_be:
+            line += f" would_be={decision.would_be.partition(' ')[0]}"
+        record = decision.record
+        if record is not None:
+            line += f" user={value(record.user)}" if record.user else ""
+            line += f" service={record.service}" if record.service else ""
+        sender = self._request.first(b"sender").decode("utf-8", "replace")
+        recipient = self._request.first(b"recipient").decode("utf-8", "replace")
+        return f"{line} sender={value(sender)} recipient={value(recipient)}"
+
+    def _disconnect(self, fault: str) -> None:
+        peer = self._transport.get_extra_info("peername")
+        self._server.log.warning(f"disconnecting {printable(str(peer or 'a unix socket peer'))}: {fault}")
+        self._transport.abort()

@@ -1,0 +1,215 @@
+"""`pbs-policy doctor`: looks at the installation as it is, and names what is wrong, where, and what mends it.
+
+Each module holds the checks of one part. They take what was read (`postfix_config`, `dovecot_config`, `StoreFacts`)
+and yield a `Finding` for each thing they looked at. What cannot be looked at is a finding as well, never
+an exception. Nothing is changed on the host, but for one key for a second (`store.write`) and the trial's logins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pbs_policy.doctor import dovecot, last_login, postfix, postfix_lists, script, service, store, trial, use
+from pbs_policy.doctor.dovecot import Hook
+from pbs_policy.doctor.dovecot_config import DovecotConfig, DovecotFault, read_dovecot
+from pbs_policy.doctor.finding import Finding, NotLookedAt, not_looked_at, where, wrong
+from pbs_policy.doctor.host import Host
+from pbs_policy.doctor.postfix_config import PostfixConfig, read_postfix
+from pbs_policy.doctor.store_facts import gather
+from pbs_policy.settings import Settings
+from pbs_policy.sources import SettingsError, Value
+from pbs_policy.table import LoginTable, StoreUnavailable
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+CHECKS = {
+    "settings": "the settings file is sound",
+    "postfix.configuration": "postconf can read Postfix's configuration",
+    "postfix.relay_restrictions": "a relay attempt at port 25 asks the service",
+    "postfix.address": "Postfix asks where the service listens",
+    "postfix.order": "the service is asked before relaying is refused, and something refuses after it",
+    "postfix.inbound": "mail for your own domains does not ask the service",
+    "postfix.syntax": "the attributes of check_policy_service are well-formed",
+    "postfix.default_action": "an outage of the service defers relay attempts, and permits none",
+    "postfix.timeout": "a hanging service costs a client seconds, not minutes",
+    "postfix.socket": "smtpd finds the unix socket, chrooted or not, and may connect",
+    "postfix.other_lists": "no other list of restrictions asks the service",
+    "postfix.later_refusal": "no other list refuses what the service has permitted",
+    "postfix.submission": "the submission ports do not ask the service",
+    "postfix.mynetworks": "not everybody may relay anyway",
+    "postfix.delay_reject": "nothing is refused before RCPT, where the service is asked",
+    "postfix.login_mismatch": "clients without SMTP AUTH may send as your users",
+    "postfix.dns_list": "no DNS list refuses clients that may relay",
+    "dovecot.configuration": "doveconf can read Dovecot's configuration",
+    "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script or by last_login",
+    "dovecot.executable": "the `executable` lines are right",
+    "dovecot.listener": "a service listens at the post-login socket",
+    "dovecot.both": "not both the script and last_login record a login",
+    "dovecot.proxy": "logins are not proxied to another host",
+    "dovecot.user": "the script runs as a user of its own, not as root",
+    "dovecot.script": "the script is there, and its user may run it",
+    "dovecot.settings_file": "the script's user may read its settings file",
+    "dovecot.settings": "the script's settings are the service's",
+    "dovecot.files": "the script's user may read what its settings name: password, certificates, socket",
+    "dovecot.last_login_key": "last_login writes the key that the service reads",
+    "dovecot.last_login_expire": "a login by last_login permits for `ttl`",
+    "dovecot.last_login_redis": "last_login writes to the service's Redis",
+    "dovecot.last_login_scope": "last_login runs at POP3 and IMAP logins alone, and can do what the settings ask",
+    "store.reachable": "Redis answers the service's and the script's user",
+    "store.read": "the service's user may look logins up",
+    "store.write": "the script's user may record a login",
+    "store.rights": "neither user may do much more than it needs",
+    "store.version": "Redis 6.2 or newer, or Valkey",
+    "store.eviction": "Redis does not throw logins away",
+    "store.persistence": "Redis takes writes; whether logins outlive a restart",
+    "store.replica": "Redis is the master, not a replica",
+    "store.exposure": "no stranger can write to Redis",
+    "store.clock": "Redis' clock and ours agree",
+    "store.ends": "each key has an end",
+    "service.answers": "the service answers on every listener, asked as Postfix asks",
+    "service.observe_only": "the service permits, and does not only observe",
+    "service.trial": "a login of the real script is permitted by the service, and no longer when it is gone",
+    "use.private_addresses": "no gateway or load balancer stands for many clients",
+    "use.shared_addresses": "no address is shared by many users",
+    "use.address_families": "clients send over the protocol that they log in by",
+}
+"""Every check, and what is the case when it is good."""
+
+Connect = Callable[[Settings], "Redis"]
+
+
+def connect(settings: Settings) -> Redis:
+    """The Redis that `settings` name, as their user. Raises SettingsError for an unreadable password file."""
+    from pbs_policy.redis_client import connect as open_redis
+
+    return open_redis(settings.redis_url, settings.redis_user, settings.redis_password(), settings.redis_tls)
+
+
+@dataclass
+class Doctor:
+    """The installation to look at: the service's settings with their places, the two configurations ("" for the
+    system's own), and whether to try a whole login."""
+
+    settings: Settings
+    values: Mapping[str, Value]
+    postfix_directory: str = ""
+    dovecot_file: str = ""
+    with_trial: bool = True
+    host: Host = field(default_factory=Host)
+    connect: Connect = connect
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at everything, part by part, and say each thing as it is found."""
+        postfix_seen: list[PostfixConfig] = []
+        hooks: list[Hook] = []
+        tables: list[LoginTable] = []
+        yield from _guarded("postfix.configuration", self.examine_postfix(postfix_seen))
+        yield from _guarded("dovecot.configuration", self.examine_dovecot(hooks))
+        yield from _guarded("store.reachable", self.examine_store(hooks, tables))
+        answers = list(_guarded("service.answers", service.check_service(self.settings, self.values)))
+        yield from answers
+        table = next(iter(tables), None)
+        answered = all(each.level == "good" for each in answers if each.check == "service.answers")
+        yield from _guarded("service.trial", self._examine_trial(hooks, table, answered))
+        yield from _guarded("use.private_addresses", self._examine_use(table, postfix_seen))
+
+    def examine_postfix(self, seen: list[PostfixConfig]) -> Iterator[Finding]:
+        """The checks of Postfix. What was read is appended to `seen`."""
+        try:
+            config = read_postfix(self.host, self.postfix_directory)
+        except NotLookedAt as error:
+            yield not_looked_at("postfix.configuration", str(error), self.postfix_directory,
+                                "--postfix-config DIR")  # fmt: skip
+            return
+        seen.append(config)
+        yield from postfix.check_relaying(config, self.settings.listen, self.host)
+        yield from postfix_lists.check_lists(config, self.settings.listen)
+
+    def examine_dovecot(self, hooks: list[Hook]) -> Iterator[Finding]:
+        """The checks of Dovecot. How it runs the script is appended to `hooks`."""
+        try:
+            config = self._read_dovecot()
+        except NotLookedAt as error:
+            yield not_looked_at("dovecot.configuration", str(error), self.dovecot_file, "--dovecot-config FILE")
+            return
+        except DovecotFault as error:
+            file = f" -c {self.dovecot_file}" if self.dovecot_file else ""
+            yield wrong("dovecot.configuration", str(error), error.place, f"doveconf -n{file}")
+            return
+        hooks += dovecot.find_hooks(config)
+        yield from dovecot.check_logins(config)
+        yield from script.check_script(hooks, self.settings, self.values, self.host)
+        yield from last_login.check_plugin(config, self.settings)
+
+    def _read_dovecot(self) -> DovecotConfig:
+        return read_dovecot(self.host, self.dovecot_file)
+
+    def examine_store(self, hooks: list[Hook], tables: list[LoginTable]) -> Iterator[Finding]:
+        """The checks of Redis. The login table is appended to `tables` where it can be read."""
+        place = where(self.values["redis_url"])
+        try:
+            redis = self.connect(self.settings)
+            table = LoginTable(redis, self.settings.key_prefix, user_domain=self.settings.user_domain)
+            yield from store.check_read(table, self.settings, place)
+            facts = gather(redis)
+            yield from store.check_store(facts, place)
+            yield from store.check_rights(facts, "service", self.settings, place)
+            yield from store.check_ends(redis, self.settings)
+            tables.append(table)
+        except (StoreUnavailable, SettingsError) as error:
+            yield wrong("store.reachable", f"Redis at {self.settings.redis_url} is unavailable: {error}", place,
+                        "systemctl status redis-server; redis_url, redis_user, redis_password_file")  # fmt: skip
+        ways = {hook.settings_file: hook for hook in hooks}
+        for hook in ways.values():
+            yield from self._examine_script_access(hook)
+
+    def _examine_script_access(self, hook: Hook) -> Iterator[Finding]:
+        try:
+            own, values = script.script_settings(hook, self.host)
+            redis = self.connect(own)
+        except SettingsError as error:
+            yield not_looked_at("store.write", f"as the script's user: {error.faults[0]}", hook.place)
+            return
+        place = where(values["redis_url"])
+        yield from store.check_write(redis, own, place)
+        try:
+            yield from store.check_rights(gather(redis), "script", own, place)
+        except StoreUnavailable as error:
+            yield not_looked_at("store.rights", str(error), place)
+
+    def _examine_trial(self, hooks: list[Hook], table: LoginTable | None, answers: bool) -> Iterator[Finding]:
+        if not self.with_trial:
+            return
+        if not hooks or table is None or not answers:
+            lack = "the service" if hooks and table else "Redis" if hooks else "a post-login script"
+            yield not_looked_at("service.trial", f"{lack} was not found or does not answer, and the trial needs it")
+            return
+        for hook in hooks:
+            yield from trial.check_trial(hook, self.settings, table, self.host)
+
+    def _examine_use(self, table: LoginTable | None, seen: Iterable[PostfixConfig]) -> Iterator[Finding]:
+        if table is None:
+            yield not_looked_at("use.private_addresses", "Redis is unavailable")
+            return
+        try:
+            yield from use.check_use(table.entries(), next((each.value("inet_protocols") for each in seen), ""))
+        except StoreUnavailable as error:
+            yield not_looked_at("use.private_addresses", str(error))
+
+
+def _guarded(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Whatever goes wrong in one part, the others are looked at."""
+    try:
+        yield from findings
+    except Exception as error:  # noqa: BLE001 - an installation may be broken in ways that nobody has thought of
+        yield not_looked_at(check, f"a fault of this program, please report it: {error!r}")
+
+
+def settings_faults(error: SettingsError) -> Iterator[Finding]:
+    """A finding for each fault of the settings file; nothing else can be looked at then."""
+    for fault in error.faults:
+        place, _, what = fault.partition(": ")
+        yield wrong("settings", what, place, "edit that line; pbs-policy config shows what is read")

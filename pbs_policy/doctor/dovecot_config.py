@@ -1,0 +1,147 @@
+"""Dovecot's configuration as doctor sees it: effective settings from doveconf, places from the files.
+
+doveconf (2.3 and 2.4) merges blocks, reads includes and knows what is an error, so the values are its own. It gives
+no lines. The files are read here with the same small parser, in the order in which Dovecot reads them: the last
+assignment of a setting is the one that counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from pbs_policy.doctor.finding import NotLookedAt
+from pbs_policy.doctor.host import Host
+
+_MOST_INCLUDES = 20  # files inside files: one that includes itself comes to an end
+_FAULT = re.compile(r"Error in configuration file (?P<file>[^\s:]+)(?: line (?P<line>\d+))?: (?P<what>.*)")
+_BEGUN_AT = re.compile(r"section started at \S+:(?P<line>\d+)")
+
+Path = tuple[str, ...]
+"""The blocks around a setting: ("service imap-postlogin",)."""
+
+
+class Line(NamedTuple):
+    """A setting, or (`name` empty) the head of a block, and where it stands."""
+
+    blocks: Path
+    name: str
+    value: str
+    place: str
+
+
+class DovecotFault(Exception):
+    """doveconf does not take the configuration; `place` is where."""
+
+    def __init__(self, what: str, place: str) -> None:
+        super().__init__(what)
+        self.place = place
+
+
+@dataclass(frozen=True)
+class DovecotConfig:
+    """What doveconf says (`effective`), and what the files say (`written`, with places)."""
+
+    file: str
+    effective: tuple[Line, ...]
+    written: tuple[Line, ...]
+
+    def value(self, blocks: Path, name: str) -> str:
+        """The effective value of a setting; "" where it has its default."""
+        return next((each.value for each in self.effective[::-1] if (each.blocks, each.name) == (blocks, name)), "")
+
+    def has_block(self, blocks: Path) -> bool:
+        """Whether there is such a block, empty or not (doveconf 2.3 does not show empty ones)."""
+        return any(each.blocks[: len(blocks)] == blocks for each in (*self.effective, *self.written))
+
+    def place(self, blocks: Path, name: str = "") -> str:
+        """Where the setting was set last, else where its block begins, else the file that Dovecot begins with."""
+        for wanted in (name, ""):
+            found = [each for each in self.written if (each.blocks, each.name) == (blocks, wanted)]
+            if found:
+                return found[-1].place
+        return self.place(blocks[:-1]) if blocks else self.file
+
+    def services(self) -> list[str]:
+        """The names of the services that the configuration speaks of."""
+        heads = (each.blocks[0] for each in (*self.effective, *self.written) if each.blocks)
+        return sorted({head.partition(" ")[2] for head in heads if head.startswith("service ")})
+
+    def protocols(self) -> list[str]:
+        """Those of pop3 and imap that are served: both where the setting says nothing of them."""
+        words = self.value((), "protocols").split()
+        words += [each.name for each in self.effective if each.blocks == ("protocols",) and each.value == "yes"]
+        return [each for each in ("pop3", "imap") if each in words] if words else ["pop3", "imap"]
+
+
+def read_dovecot(host: Host, file: str = "") -> DovecotConfig:
+    """Ask doveconf about the configuration in `file` (the default: its own).
+
+    Raises NotLookedAt where doveconf is missing or may not read it, DovecotFault where the configuration is wrong.
+    """
+    # -P: without it 2.3 and 2.4 hide last_login_key. What else it shows is never kept in a finding.
+    answer = host.run("doveconf", "-n", "-P", *(("-c", file) if file else ()))
+    if answer.status:
+        match = _FAULT.search(answer.err)
+        if match and "Permission denied" not in answer.err:
+            begun = _BEGUN_AT.search(answer.err)
+            line = match["line"] or (begun["line"] if begun else "")
+            raise DovecotFault(match["what"], f"{match['file']}:{line}".removesuffix(":"))
+        said = (answer.err.splitlines() or ["doveconf gave no reason"])[-1]
+        raise NotLookedAt(said.removeprefix("doveconf: ").removeprefix("Fatal: "))
+    named = re.match(r"# \S+ \([^)]*\): (\S+)", answer.out)
+    file = file or (named[1] if named else "/etc/dovecot/dovecot.conf")
+    written: list[Line] = []
+    _read_file(host, file, [], written, 0)
+    return DovecotConfig(file, tuple(parse_lines(answer.out, "doveconf")), tuple(written))
+
+
+def parse_lines(text: str, file: str) -> Iterator[Line]:
+    """The settings and block heads of `text`, without following includes."""
+    yield from (line for line in _parse(text, file, []) if not line.name.startswith("!"))
+
+
+def _read_file(host: Host, file: str, blocks: list[str], written: list[Line], depth: int) -> None:
+    """Append the lines of `file`, and of what it includes, in the order in which Dovecot reads them."""
+    try:
+        text = host.read(file).decode("utf-8", "replace")
+    except NotLookedAt:
+        return  # doveconf has read it: the findings then name the file that includes it
+    for line in _parse(text, file, blocks):
+        if not line.name.startswith("!include"):
+            written.append(line)
+        elif depth < _MOST_INCLUDES:
+            for each in host.glob(str(PurePosixPath(file).parent / line.value)):
+                _read_file(host, each, blocks, written, depth + 1)
+
+
+def _parse(text: str, file: str, blocks: list[str]) -> Iterator[Line]:
+    """Lines in the order of `text`. `blocks` is changed as blocks open and close, so that it holds for an include."""
+    number, logical = 0, ""
+    for at, physical in enumerate(text.splitlines(), 1):
+        number = number if logical else at
+        logical += physical.strip() if not logical else " " + physical.strip()
+        if logical.endswith("\\"):
+            logical = logical[:-1].rstrip()
+            continue
+        line, logical = re.sub(r"(^|\s+)#.*$", "", logical), ""
+        place = f"{file}:{number}"
+        include = re.match(r"(!include(?:_try)?)\s+(.+)", line)
+        if include:
+            yield Line(tuple(blocks), include[1], include[2].strip(), place)
+        elif line == "}":
+            del blocks[-1:]
+        elif "=" not in line.partition("{")[0] and line.endswith("{"):
+            blocks.append(" ".join(line[:-1].replace('"', "").split()))
+            yield Line(tuple(blocks), "", "", place)
+        else:
+            name, equals, value = line.partition("=")
+            if equals:
+                yield Line(tuple(blocks), name.strip(), _unquoted(value.strip()), place)
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value

@@ -1,0 +1,51 @@
+"""What a check of `pbs-policy doctor` says, and nothing else: one `Finding` for each thing it looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pbs_policy.sources import Value
+
+Level = Literal["good", "warning", "wrong", "not looked at"]
+
+
+class NotLookedAt(Exception):
+    """Something could not be looked at; the message says why. It becomes a finding of its own kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`check` is a stable name such as `postfix.order`; `seen` is what was found, in a sentence; `place` is
+    `FILE:LINE`, or a file alone where a line is missing; `mend` is the command or the line that mends it."""
+
+    check: str
+    level: Level
+    seen: str
+    place: str = ""
+    mend: str = ""
+
+
+def good(check: str, seen: str, place: str = "") -> Finding:
+    """Nothing to mend."""
+    return Finding(check, "good", seen, place)
+
+
+def warning(check: str, seen: str, place: str, mend: str) -> Finding:
+    """It works, and not in every case, or with a risk that somebody should have chosen."""
+    return Finding(check, "warning", seen, place, mend)
+
+
+def wrong(check: str, seen: str, place: str, mend: str) -> Finding:
+    """Logins, relaying or mail do not work as they should, or a stranger may relay."""
+    return Finding(check, "wrong", seen, place, mend)
+
+
+def not_looked_at(check: str, why: str, place: str = "", mend: str = "") -> Finding:
+    """`why` it could not be looked at, and, where there is one, a way to do so."""
+    return Finding(check, "not looked at", why, place, mend)
+
+
+def where(value: Value) -> str:
+    """The place of a setting; "" for one that nobody has set."""
+    return "" if value.place == "default" else value.place

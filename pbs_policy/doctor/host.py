@@ -1,0 +1,134 @@
+"""What doctor asks of the machine: programs, files and who may use them, accounts.
+
+The checks get a `Host` instead of calling the system, so that a test can describe a machine that is not there.
+Access is judged from owner, group and mode, as the kernel does for an account without capabilities; access control
+lists are not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pbs_policy.demo.daemons import find_program
+from pbs_policy.doctor.finding import NotLookedAt
+
+_PROGRAM_SECONDS = 10.0  # postconf and doveconf answer in milliseconds; NFS may hold them
+
+READ, WRITE, EXECUTE = 4, 2, 1
+"""What an account may need of a file, as in a mode's last octal digit."""
+
+
+class Output(NamedTuple):
+    """What a program printed on standard output and standard error, and its exit status."""
+
+    out: str
+    err: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A system account: its name, user id and all its groups."""
+
+    name: str
+    uid: int
+    primary_gid: int
+    gids: frozenset[int]
+
+
+class Owned(NamedTuple):
+    """Mode (with the type of file), owner and group of a file."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+class Host:
+    """This machine."""
+
+    def run(self, program: str, *arguments: str) -> Output:
+        """Run a program that only reads. Raises NotLookedAt where it is missing or does not end."""
+        path = find_program(program)
+        if path is None:
+            raise NotLookedAt(f"{program} is not installed here")
+        try:
+            done = subprocess.run(
+                [path, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_PROGRAM_SECONDS,
+                env={**os.environ, "LC_ALL": "C"},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise NotLookedAt(f"{program} did not end within {_PROGRAM_SECONDS:.0f} s") from None
+        except OSError as error:
+            raise NotLookedAt(f"{program} cannot be run: {error.strerror}") from None
+        return Output(done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"), done.returncode)
+
+    def account(self, name: str) -> Account:
+        """The account of this name. Raises KeyError where there is none."""
+        found = pwd.getpwnam(name)
+        return Account(name, found.pw_uid, found.pw_gid, frozenset(os.getgrouplist(name, found.pw_gid)))
+
+    def locate(self, path: str) -> Path:
+        """Where the file called `path` is to be read."""
+        return Path(path)
+
+    def owned(self, path: str) -> Owned:
+        """Mode, owner and group. Raises OSError where there is no such file, or we may not see it."""
+        found = self.locate(path).stat()
+        return Owned(found.st_mode, found.st_uid, found.st_gid)
+
+    def read(self, path: str) -> bytes:
+        """The file's content. Raises NotLookedAt where it cannot be read."""
+        try:
+            return self.locate(path).read_bytes()
+        except OSError as error:
+            raise NotLookedAt(f"{path}: {error.strerror}") from None
+
+    def glob(self, pattern: str) -> list[str]:
+        """The files that match, in the order of their names."""
+        return sorted(map(str, Path("/").glob(pattern.lstrip("/"))))
+
+    def obstacle(self, account: Account, path: str, need: int) -> str:
+        """What keeps `account` from `path` (needing READ, WRITE, EXECUTE or a sum), as a sentence; "" if nothing."""
+        folders = [str(each) for each in PurePosixPath(path).parents][::-1]
+        for each, bits in [*((folder, EXECUTE) for folder in folders), (path, need)]:
+            try:
+                owned = self.owned(each)
+            except FileNotFoundError:
+                return f"{each} does not exist"
+            except OSError as error:
+                raise NotLookedAt(f"{each}: {error.strerror}") from None
+            if not _allows(owned, account, bits):
+                return (
+                    f"{account.name} may not {_verb(each, path, need)} {each} (mode {stat.S_IMODE(owned.mode):04o})"
+                )
+        return ""
+
+
+def _allows(owned: Owned, account: Account, bits: int) -> bool:
+    mode = stat.S_IMODE(owned.mode)
+    if account.uid == 0:
+        return bits & EXECUTE == 0 or mode & 0o111 != 0 or stat.S_ISDIR(owned.mode)
+    if owned.uid == account.uid:
+        mode >>= 6
+    elif owned.gid in account.gids:
+        mode >>= 3
+    return mode & bits == bits
+
+
+def _verb(each: str, path: str, need: int) -> str:
+    if each != path:
+        return "search"
+    if need & EXECUTE:
+        return "execute"
+    return "connect to" if need & WRITE else "read"

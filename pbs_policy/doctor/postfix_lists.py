@@ -1,0 +1,155 @@
+"""Checks of Postfix beside the relay attempt itself: who may relay anyway, submission, what refuses our clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+
+from pbs_policy.address import Network
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.postfix import LISTS, REFUSALS, RELAY, find_ours, main_service
+from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig, words
+from pbs_policy.listener import Listener
+
+_WIDEST = {4: 7, 6: 15}  # bits: no network of one's own is as wide
+_PRIVATE = tuple(ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
+_LOGIN_MISMATCH = ("reject_sender_login_mismatch", "reject_unauthenticated_sender_login_mismatch")
+_AT_CONNECT = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions")
+
+
+def check_lists(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Iterator[Finding]:
+    """Every check that does not depend on how the service is asked."""
+    service = main_service(config)
+    yield from _check_other_lists(config, service, listeners)
+    yield from _check_later_refusal(config, service, listeners)
+    yield from _check_submission(config, listeners)
+    yield from _check_open_relay(config, service)
+    yield from _check_delay_reject(config, service)
+    yield from _check_login_mismatch(config, service)
+    yield from _check_dns_lists(config, service)
+
+
+def _check_other_lists(
+    config: PostfixConfig, service: MasterService | None, listeners: tuple[Listener, ...]
+) -> Iterator[Finding]:
+    if not find_ours(config, RELAY, service, listeners):
+        return  # then where else it is asked is the fault itself: postfix.relay_restrictions
+    others = [name for name in LISTS if name != RELAY and find_ours(config, name, service, listeners)]
+    for name in others:
+        seen = f"the policy service is asked in {name}, too, where its OK skips every check that stands after it"
+        yield warning("postfix.other_lists", seen, config.place(name, service),
+                      f"take check_policy_service out of {name}")  # fmt: skip
+    if not others:
+        yield good("postfix.other_lists", "no other list of restrictions asks the service")
+
+
+def _check_later_refusal(
+    config: PostfixConfig, service: MasterService | None, listeners: tuple[Listener, ...]
+) -> Iterator[Finding]:
+    """An OK in the relay restrictions ends that list alone: what another one refuses stays refused."""
+    for name in LISTS:
+        if name in (RELAY, "smtpd_etrn_restrictions"):
+            continue
+        names = [each.name for each in config.restrictions(name, service)]
+        end = next((at for at, each in enumerate(names) if each in REFUSALS), None)
+        if end is None or any(at < end for at in find_ours(config, name, service, listeners)):
+            continue
+        seen = f"{names[end]} in {name} refuses the clients that {RELAY} has permitted"
+        yield wrong("postfix.later_refusal", seen, config.place(name, service),
+                    f"take {names[end]} out of {name}: {RELAY} does its work")  # fmt: skip
+        return
+    yield good("postfix.later_refusal", "no other list refuses what the service permits")
+
+
+def _check_submission(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Iterator[Finding]:
+    asking = [each for each in config.services if each.is_submission and find_ours(config, RELAY, each, listeners)]
+    for each in asking:
+        seen = f"the entry {each.name} of master.cf asks the service: clients there should authenticate"
+        mend = f"-o {RELAY}=permit_sasl_authenticated,reject below the entry {each.name}"
+        place = config.place(RELAY, each) if RELAY in each.overrides else each.place
+        yield warning("postfix.submission", seen, place, mend)
+    if not asking:
+        yield good("postfix.submission", "no submission service asks the policy service")
+
+
+def _check_open_relay(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
+    place = config.place("mynetworks", service)
+    names = [each.name for each in config.restrictions(RELAY, service)]
+    end = next((at for at, name in enumerate(names) if name in REFUSALS), len(names))
+    if "permit" in names[:end]:
+        seen = f"permit stands in {RELAY} before anything refuses: everybody may relay"
+        yield wrong("postfix.mynetworks", seen, config.place(RELAY, service), "take permit out of that list")
+        return
+    if "permit_mynetworks" not in names[:end]:
+        yield good("postfix.mynetworks", "mynetworks permits nobody to relay", place)
+        return
+    networks, tables = _networks(config.value("mynetworks", service))
+    for network in networks:
+        if network.prefixlen <= _WIDEST[network.version]:
+            seen = f"mynetworks has {network}: everybody in it relays without any login"
+            yield wrong("postfix.mynetworks", seen, place, "mynetworks = 127.0.0.0/8 [::1]/128, and your own hosts")
+            return
+    for network in networks:
+        if network in _PRIVATE:
+            seen = f"mynetworks has all of {network}: a gateway or container in it lets strangers relay"
+            yield warning("postfix.mynetworks", seen, place, "name the hosts or networks that there are")
+            return
+    if tables:
+        yield not_looked_at("postfix.mynetworks", f"mynetworks has tables: {', '.join(tables)}", place,
+                            "see that they hold no network of strangers")  # fmt: skip
+        return
+    listed = " ".join(map(str, networks)) or "empty"
+    yield good("postfix.mynetworks", f"mynetworks: {listed}", place)
+
+
+def _networks(text: str) -> tuple[list[Network], list[str]]:
+    """The networks of mynetworks, and what is not one: tables, files. What `!` takes out is left out."""
+    networks: list[Network] = []
+    tables = []
+    for item in words(text):
+        try:
+            if not item.startswith("!"):
+                networks.append(ip_network(item.replace("[", "").replace("]", ""), strict=False))
+        except ValueError:
+            tables.append(item)
+    return networks, tables
+
+
+def _check_delay_reject(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
+    place = config.place("smtpd_delay_reject", service)
+    lists = [name for name in _AT_CONNECT if config.restrictions(name, service)]
+    if config.value("smtpd_delay_reject", service) == "no" and lists:
+        seen = f"smtpd_delay_reject = no: {', '.join(lists)} refuse a client before RCPT, where the service is asked"
+        yield warning("postfix.delay_reject", seen, place, "smtpd_delay_reject = yes")
+    else:
+        yield good("postfix.delay_reject", "nothing is refused before the service can be asked", place)
+
+
+def _check_login_mismatch(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
+    """Such a restriction does something only with SMTP AUTH switched on here, and with logins for senders."""
+    works = config.value("smtpd_sasl_auth_enable", service) == "yes" and config.value(
+        "smtpd_sender_login_maps", service
+    )
+    for name in LISTS if works else ():
+        found = [each.name for each in config.restrictions(name, service) if each.name in _LOGIN_MISMATCH]
+        if found:
+            seen = f"{found[0]} in {name} refuses a client that has not authenticated and sends as one of your users"
+            mend = "reject_authenticated_sender_login_mismatch instead"
+            yield warning("postfix.login_mismatch", seen, config.place(name, service), mend)
+            return
+    yield good("postfix.login_mismatch", "a client may send as one of your users without SMTP AUTH")
+
+
+def _check_dns_lists(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
+    for name in LISTS:
+        for each in config.restrictions(name, service):
+            if each.name in REFUSALS and name == RELAY:
+                break
+            if each.name in ("reject_rbl_client", "reject_rhsbl_client"):
+                seen = (
+                    f"{each.name} {each.argument} in {name} refuses clients at dial-up addresses, also permitted ones"
+                )
+                yield warning("postfix.dns_list", seen, config.place(name, service),
+                              "a restriction class for your own domains: see postfix-examples/README.md")  # fmt: skip
+                return
+    yield good("postfix.dns_list", "no DNS list refuses a client that may relay")

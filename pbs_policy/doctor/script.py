@@ -1,0 +1,142 @@
+"""Checks of what the post-login script finds when Dovecot runs it: itself, its settings file, what that names.
+
+Everything is judged for the user that the post-login service runs as. An unreadable script refuses every login; an
+unreadable settings file loses every record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+
+from pbs_policy import settings as all_settings
+from pbs_policy.doctor.dovecot import Hook
+from pbs_policy.doctor.finding import Finding, NotLookedAt, good, not_looked_at, warning, where, wrong
+from pbs_policy.doctor.host import EXECUTE, READ, WRITE, Account, Host
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.settings import Settings
+from pbs_policy.sources import DEFAULT_FILE, SettingsError, Value
+
+_SHARED = ("key_prefix", "ipv6_prefix", "redis_url", "sender_match", "user_domain", "services", "ttl", "never_record")
+_HARMLESS = ("ttl", "never_record")  # the service does not use the one, and applies the other by itself
+
+
+def check_script(hooks: list[Hook], settings: Settings, values: Mapping[str, Value], host: Host) -> Iterator[Finding]:
+    """The script and its settings, once for each way in which it is run. `values` are the service's, with places."""
+    ways = {(hook.script, hook.user, hook.settings_file): hook for hook in reversed(hooks)}
+    for hook in reversed(ways.values()):
+        try:
+            account = host.account(hook.user or "root")
+        except KeyError:
+            yield wrong("dovecot.user", f"there is no user {hook.user}: Dovecot does not start", hook.place,
+                        f"useradd --system --no-create-home --shell /usr/sbin/nologin {hook.user}")  # fmt: skip
+            continue
+        if account.uid:
+            yield good("dovecot.user", f"the script runs as {account.name}", hook.place)
+        yield from _guarded("dovecot.script", _check_files(hook, account, host), hook.place)
+        yield from _guarded(
+            "dovecot.settings_file", _check_settings(hook, account, settings, values, host), hook.place
+        )
+
+
+def script_settings(hook: Hook, host: Host) -> tuple[Settings, dict[str, Value]]:
+    """The settings that the script reads: from its file alone. Raises SettingsError."""
+    if hook.settings_file:
+        return all_settings.load(host.locate(hook.settings_file))
+    found = host.locate(str(DEFAULT_FILE))
+    return all_settings.load(found if found.exists() else None)
+
+
+def _guarded(check: str, findings: Iterator[Finding], place: str) -> Iterator[Finding]:
+    try:
+        yield from findings
+    except NotLookedAt as error:
+        yield not_looked_at(check, str(error), place, "run doctor as root")
+
+
+def _check_files(hook: Hook, account: Account, host: Host) -> Iterator[Finding]:
+    folder = PurePosixPath(hook.script).parent
+    obstacle = host.obstacle(account, hook.script, READ | EXECUTE)
+    if obstacle:
+        mend = f"install -D -m 755 -t {folder} pbs-postlogin"
+        yield wrong("dovecot.script", f"{obstacle}: every login is refused", hook.place, mend)
+        return
+    first = host.read(hook.script).split(b"\n")[0].decode("utf-8", "replace")
+    interpreter = first.removeprefix("#!").split()[0] if first.startswith("#!/") else ""
+    if not interpreter or (obstacle := host.obstacle(account, interpreter, EXECUTE)):
+        seen = obstacle or f"{hook.script} does not begin with #! and the path of Python"
+        yield wrong("dovecot.script", f"{seen}: every login is refused", hook.place, "apt-get install python3")
+        return
+    other = str(folder / "pbs_postlogin.py")
+    if obstacle := host.obstacle(account, other, READ):
+        yield wrong("dovecot.script", f"{obstacle}: logins go on, and none is recorded", hook.place,
+                    f"install -m 644 -t {folder} pbs_postlogin.py")  # fmt: skip
+    else:
+        yield good("dovecot.script", f"{account.name} may run {hook.script}", hook.place)
+
+
+def _check_settings(
+    hook: Hook, account: Account, settings: Settings, values: Mapping[str, Value], host: Host
+) -> Iterator[Finding]:
+    file = hook.settings_file or str(DEFAULT_FILE)
+    lost = "logins go on, and none is recorded"
+    obstacle = host.obstacle(account, file, READ)
+    if obstacle and (hook.settings_file or not obstacle.endswith("does not exist")):
+        mend = f"chgrp {account.name} {file} && chmod 640 {file}"
+        if obstacle.endswith("does not exist"):
+            mend = f"write {file}, or correct -c in executable"
+        yield wrong("dovecot.settings_file", f"{obstacle}: {lost}", hook.place, mend)
+        return
+    try:
+        own, own_values = script_settings(hook, host)
+    except SettingsError as error:
+        yield wrong(
+            "dovecot.settings_file", f"the script's settings are wrong: {error.faults[0]}", file, f"edit {file}"
+        )
+        return
+    yield good("dovecot.settings_file", f"{account.name} may read the script's settings", file)
+    yield from _compare(own, own_values, settings, values)
+    named = [(own.redis_password_file, READ), (own.redis_url.path, READ | WRITE)]
+    named += [(path, READ) for path in (own.redis_tls_ca_file, own.redis_tls_cert_file, own.redis_tls_key_file)]
+    obstacles = [said for path, need in named if path and (said := host.obstacle(account, path, need))]
+    if obstacles:
+        mend = f"give the group {account.name} access to it (chgrp, chmod g+r), not everybody"
+        yield wrong("dovecot.files", f"{obstacles[0]}: {lost}", where(own_values["redis_url"]) or file, mend)
+    else:
+        yield good("dovecot.files", "the files that the script's settings name are there for it")
+
+
+def _compare(
+    own: Settings, own_values: Mapping[str, Value], settings: Settings, values: Mapping[str, Value]
+) -> Iterator[Finding]:
+    """The script's settings against the service's: logins must be written where they are looked for."""
+    unequal = [name for name in _SHARED if not _agree(name, own, settings)]
+    for name in unequal:
+        ours, theirs = values[name], own_values[name]
+        seen = f"{name} is {theirs.text or 'empty'!r} for the script and {ours.text or 'empty'!r} for the service"
+        seen += f" ({ours.place})"
+        changes_kind = name == "redis_url" and bool(own.redis_url.path) != bool(settings.redis_url.path)
+        say = warning if name in _HARMLESS or changes_kind else wrong
+        place = where(theirs) or where(ours)
+        yield say(
+            "dovecot.settings", seen, place, f"{name} = {ours.text} in the script's file, too".replace("  ", " ")
+        )
+    if not unequal:
+        yield good("dovecot.settings", "the script and the service have the same settings")
+
+
+def _agree(name: str, own: Settings, settings: Settings) -> bool:
+    if name == "sender_match":  # the script has something to do for `domain` alone
+        return (own.sender_match == "domain") == (settings.sender_match == "domain")
+    if name == "redis_url":
+        return _place(own.redis_url) == _place(settings.redis_url)
+    if name == "never_record":
+        return set(own.never_record) == set(settings.never_record)
+    same: bool = getattr(own, name) == getattr(settings, name)
+    return same
+
+
+def _place(url: RedisUrl) -> tuple[object, ...]:
+    """What must be equal for the two to speak to one Redis; one may use TLS and the other not."""
+    host = "127.0.0.1" if url.host in ("localhost", "::1") else url.host
+    return host, url.path, url.db, url.master, frozenset(url.sentinels), 0 if url.tls else url.port

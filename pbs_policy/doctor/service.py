@@ -1,0 +1,54 @@
+"""Checks of the running service: does it answer on every listener, asked as Postfix asks?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+
+from pbs_policy import policy
+from pbs_policy.doctor.finding import Finding, good, warning, where, wrong
+from pbs_policy.listener import Listener
+from pbs_policy.log import printable
+from pbs_policy.query import ask
+from pbs_policy.settings import Settings
+from pbs_policy.sources import Value
+
+STRANGER = "192.0.2.1"
+"""An address of RFC 5737: it is in use nowhere, so nobody is logged in from it."""
+
+_PATIENCE = 2.0  # seconds: `timeout=2s` of postfix-examples; the service takes 0.5 s at the most
+
+
+def check_service(settings: Settings, values: Mapping[str, Value]) -> Iterator[Finding]:
+    """Ask every listener once, about a client that nobody has logged in from."""
+    for listener in settings.listen:
+        yield check_listener(listener, where(values["listen"]))
+    if settings.observe_only:
+        yield warning("service.observe_only", "observe_only = yes: the service permits nobody, and logs who it would",
+                      where(values["observe_only"]), "observe_only = no, when you have seen enough")  # fmt: skip
+
+
+def check_listener(listener: Listener, place: str) -> Finding:
+    """One request to one listener."""
+    check = "service.answers"
+    start = "systemctl status pbs-policy; journalctl -u pbs-policy"
+    began = time.monotonic()
+    try:
+        action = ask(listener, STRANGER, sender="", recipient="postmaster@example.net").action
+    except TimeoutError:
+        return wrong(check, f"{listener} accepts and does not answer", place, start)
+    except PermissionError as error:
+        return Finding(check, "not looked at", f"{listener}: {error.strerror}", place, "run doctor as root")
+    except (OSError, ValueError) as error:
+        return wrong(check, f"{listener} is not answered: {printable(str(error))}", place, start)
+    took = time.monotonic() - began
+    if action.startswith("DEFER"):
+        return wrong(
+            check, f"{listener} answers {printable(action)}: Redis is unavailable to the service", place, start
+        )
+    if action != policy.DUNNO:
+        seen = f"{listener} answers a stranger {printable(action)!r}, not DUNNO: is that another program?"
+        return wrong(check, seen, place, "give the service a port or path of its own")
+    if took > _PATIENCE:
+        return warning(check, f"{listener} took {took:.1f} s to answer: Postfix waits 2 s", place, start)
+    return good(check, f"{listener} answers in {1000 * took:.0f} ms", place)

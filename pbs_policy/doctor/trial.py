@@ -1,0 +1,194 @@
+"""The whole trial: the real script records a login, the service permits it, the login goes, the service does not.
+
+The client is a random address of a documentation network (RFC 5737, RFC 3849), from which no packet ever comes, and
+the user is a random name of example.invalid: nobody real is permitted by it. The script reads its own settings file
+with one line added, a `ttl` of a few seconds, so that even a trial that is killed leaves nothing for longer.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import NamedTuple
+
+from pbs_policy import policy
+from pbs_policy.address import ClientAddress
+from pbs_policy.check import check
+from pbs_policy.demo.daemons import wait_until
+from pbs_policy.doctor.dovecot import Hook
+from pbs_policy.doctor.finding import Finding, NotLookedAt, good, not_looked_at, wrong
+from pbs_policy.doctor.host import Account, Host
+from pbs_policy.log import printable
+from pbs_policy.protocol import Request
+from pbs_policy.query import ask_once, serialise_request
+from pbs_policy.settings import Settings
+from pbs_policy.sources import DEFAULT_FILE, SettingsError
+from pbs_policy.table import LoginTable, StoreUnavailable
+
+TTL = 10
+"""Seconds: the script waits 0.5 s and the service 0.5 s, on a machine that may be busy."""
+
+_SCRIPT_SECONDS = 5.0  # ten times what the script allows itself
+_DRAWS = 5
+_SESSION = ("/bin/sh", "-c", "exit 0")
+
+
+class Trial(NamedTuple):
+    """One client of the trial and its user."""
+
+    client: ClientAddress
+    user: str
+
+
+def check_trial(hook: Hook, settings: Settings, table: LoginTable, host: Host) -> Iterator[Finding]:
+    """Try one client of IPv4 and one of IPv6 through the script of `hook`."""
+    if settings.services and hook.recorded_service not in settings.services:
+        why = f"trial of {hook.protocol}: `services` leaves {hook.recorded_service or 'its logins'} out"
+        yield not_looked_at("service.trial", why, hook.place)
+        return
+    for version, draw in ((4, _random_v4), (6, _random_v6)):
+        name = f"trial of {hook.protocol}, IPv{version}"
+        try:
+            raw, client = _unused(draw, settings, table)
+        except (NotLookedAt, StoreUnavailable) as error:
+            yield not_looked_at("service.trial", f"{name}: {error}", hook.place)
+            continue
+        trial = Trial(client, f"doctor-{secrets.token_hex(8)}@example.invalid")
+        try:
+            yield from _try(trial, raw, name, hook, settings, table, host)
+        except (NotLookedAt, StoreUnavailable, SettingsError) as error:
+            yield not_looked_at("service.trial", f"{name}: {error}", hook.place)
+        finally:
+            with suppress(StoreUnavailable):
+                _forget(trial, table)
+
+
+def _forget(trial: Trial, table: LoginTable) -> None:
+    """Take away the login, and what the caps have counted of it."""
+    table.revoke_address(trial.client.text)
+    counted = [f"address:{trial.client.text}", f"user:{trial.user}"]
+    with table.asking():
+        table.redis.delete(*(key for what in counted for key in table.keys.counted(what.encode())))
+
+
+def _unused(draw: Callable[[], str], settings: Settings, table: LoginTable) -> tuple[str, ClientAddress]:
+    """An address that nothing in the table is about. Raises NotLookedAt where there is none to be found."""
+    for _ in range(_DRAWS):
+        raw = draw()
+        client = settings.addresses.parse(raw)
+        if client.excluded:
+            raise NotLookedAt(f"{client.text} is in never_record")
+        found, _ends = table.read(table.keys.relay(client.text))
+        if not any(found):
+            return raw, client
+    raise NotLookedAt(f"{_DRAWS} addresses of documentation networks were in use")
+
+
+def _try(
+    trial: Trial, raw: str, name: str, hook: Hook, settings: Settings, table: LoginTable, host: Host
+) -> Iterator[Finding]:
+    began = time.monotonic()
+    said = _run_script(trial, raw, hook, host)
+    if said:
+        yield wrong("service.trial", f"{name}: {said}", hook.place, f"what Dovecot runs: {hook.script}")
+        return
+    action, seen = _ask(trial, settings, table)
+    if action != policy.OK:
+        if time.monotonic() - began > TTL - 1:
+            raise NotLookedAt("this machine was too slow for it")
+        yield wrong("service.trial", f"{name}: the script has recorded a login, and the service answers {seen}",
+                    hook.place, "make the script's settings and the service's equal (pbs-policy config)")  # fmt: skip
+        return
+    try:
+        table.revoke_address(trial.client.text)
+        end = "when it was deleted"
+    except StoreUnavailable:  # a user who may only read: the key ends by itself
+        end = "when it had ended"
+        key = table.keys.login(trial.client.text)
+        wait_until(lambda: table.read([key])[0] == [None], seconds=TTL + 2)
+    action, seen = _ask(trial, settings, table)
+    if action != policy.DUNNO:
+        yield wrong("service.trial", f"{name}: the login is gone, and the service answers {seen}", hook.place,
+                    "restart the service, and look for a permit (pbs-policy list)")  # fmt: skip
+        return
+    yield good("service.trial", f"{name}: permitted after a login, refused {end}", hook.place)
+
+
+def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]:
+    """What the service answers, as an action and as what to show. Under observe_only it answers DUNNO always: then
+    the same decision is taken here."""
+    attributes = {
+        "client_address": trial.client.text.partition("/")[0],
+        "sender": trial.user,
+        "recipient": "postmaster@example.net",
+        "encryption_protocol": "TLSv1.3" if settings.require_tls else "",
+    }
+    request = serialise_request(attributes)
+    try:
+        action = ask_once(settings.listen[0], request).action
+    except OSError as error:
+        raise NotLookedAt(f"the service does not answer: {printable(str(error))}") from None
+    if not settings.observe_only:
+        return action, printable(action)
+    maps = settings.load_sender_maps()
+    would_be = check(table, settings.rules, trial.client, Request(request[:-1]), maps).would_be
+    return would_be, f"{printable(action)}, and without observe_only {would_be}"
+
+
+def _run_script(trial: Trial, raw: str, hook: Hook, host: Host) -> str:
+    """Run the script as Dovecot does, as its user where we are root. Returns what went wrong, or ""."""
+    try:
+        account = host.account(hook.user or "root")
+    except KeyError:
+        raise NotLookedAt(f"there is no user {hook.user}") from None
+    with tempfile.TemporaryDirectory(prefix="pbs-") as directory:
+        file = _short_lived_settings(Path(directory), hook, account, host)
+        switch = os.geteuid() == 0 and account.uid != 0  # only root can be somebody else
+        words = [word for word in hook.words if word not in ("-c", hook.settings_file)]
+        try:
+            done = subprocess.run(
+                [hook.script, "-c", str(file), *words, *_SESSION],
+                env={"IP": raw, "USER": trial.user},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_SCRIPT_SECONDS,
+                check=False,
+                user=account.uid if switch else None,
+                group=account.primary_gid if switch else None,
+                extra_groups=sorted(account.gids) if switch else None,
+            )
+        except subprocess.TimeoutExpired:
+            return f"the script did not end within {_SCRIPT_SECONDS:.0f} s"
+        except OSError as error:
+            return f"the script cannot be run: {error.strerror}"
+    said = printable(done.stderr.decode("utf-8", "replace").strip())
+    if done.returncode:
+        return f"the script ended with status {done.returncode}, and the login would be refused: {said}"
+    return f"the script says: {said}" if said else ""
+
+
+def _short_lived_settings(directory: Path, hook: Hook, account: Account, host: Host) -> Path:
+    """The script's settings with a ttl of a few seconds behind them: for the script the last line counts."""
+    path = hook.settings_file or str(DEFAULT_FILE)
+    text = host.read(path) if hook.settings_file or host.locate(path).exists() else b""
+    file = directory / "settings.conf"
+    file.write_bytes(text + f"\nttl = {TTL}s\n".encode())
+    if os.geteuid() == 0:
+        for each in (directory, file):
+            os.chown(each, account.uid, -1)
+    return file
+
+
+def _random_v4() -> str:
+    return str(IPv4Address("192.0.2.0") + 1 + secrets.randbelow(254))
+
+
+def _random_v6() -> str:
+    return str(IPv6Address("2001:db8::") + secrets.randbits(96))

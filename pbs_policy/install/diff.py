@@ -1,0 +1,42 @@
+"""Unified diffs as an administrator reads them, and as patch(1) applies them."""
+
+from __future__ import annotations
+
+import difflib
+import stat
+
+from pbs_policy.install.files import FileState
+
+
+def show_diff(path: str, before: FileState | None, after: FileState | None) -> str:
+    """What becomes of one file, in lines that end with a newline; None stands for no file."""
+    lines = []
+    if before and after and _rights(before) != _rights(after):
+        lines.append(f"{path}: {_rights(before)} becomes {_rights(after)}\n")
+    elif after and not before:
+        lines.append(f"{path}: new, {_rights(after)}\n")
+    elif before and not after:
+        lines.append(f"{path}: removed\n")
+    old, new = _lines(before), _lines(after)
+    if old is None or new is None:
+        if (before and before.data) != (after and after.data):
+            lines.append(f"{path}: not text, {len(after.data if after else b'')} bytes\n")
+        return "".join(lines)
+    names = path if before else "/dev/null", path if after else "/dev/null"
+    for line in difflib.unified_diff(old, new, *names):
+        lines.append(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n")
+    return "".join(lines)
+
+
+def _lines(state: FileState | None) -> list[str] | None:
+    """The lines with their ends, or None for what is not text."""
+    if state is None:
+        return []
+    if b"\0" in state.data:
+        return None
+    text = state.data.decode("utf-8", errors="backslashreplace")
+    return [line + "\n" for line in text.split("\n")[:-1]] + [last for last in text.split("\n")[-1:] if last]
+
+
+def _rights(state: FileState) -> str:
+    return f"{stat.filemode(stat.S_IFREG | state.mode)} owner {state.uid}:{state.gid}"

@@ -1,0 +1,150 @@
+"""Files of a system's tree: what stands in one, how it is written at once or not at all, and whose they are.
+
+A tree is the running system (`/`) or a copy of one below a folder, as packages and tests have it. Paths are spoken
+of as they are inside the tree: `/etc/postfix/main.cf`, wherever the tree itself is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class InstallError(Exception):
+    """Nothing was changed, or everything was put back; the message says why and what to do.
+
+    `status` is the exit status of sysexits.h that fits.
+    """
+
+    def __init__(self, message: str, status: int = os.EX_CONFIG) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """All of a file that is restored: its bytes, mode (the permission bits) and owner."""
+
+    data: bytes
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A system user, or as much of one as owning files takes: the groups besides its own are not looked at."""
+
+    uid: int
+    gid: int
+
+    def may_read(self, file: FileState) -> bool:
+        """Whether the mode of `file` lets it read; that of the folders above is not looked at."""
+        if file.uid == self.uid:
+            return bool(file.mode & stat.S_IRUSR)
+        return bool(file.mode & (stat.S_IRGRP if file.gid == self.gid else stat.S_IROTH)) or self.uid == 0
+
+
+class Tree:
+    """A system's files below `root`."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        """Raises InstallError where `root` is no folder."""
+        self.root = root.resolve()
+        if not self.root.is_dir():
+            raise InstallError(f"--root {root}: there is no such folder", os.EX_USAGE)
+
+    @property
+    def is_running_system(self) -> bool:
+        """Whether this is the system that we run on."""
+        return self.root == Path("/")
+
+    def place(self, path: str) -> Path:
+        """Where the file is that the tree calls `path`, links followed.
+
+        Raises InstallError for a path that is not absolute, or that a link leads out of the tree.
+        """
+        if not path.startswith("/"):
+            raise InstallError(f"{path}: expected an absolute path", os.EX_USAGE)
+        real = self.root.joinpath(path.lstrip("/")).resolve()
+        if not real.is_relative_to(self.root):
+            raise InstallError(f"{path}: a link there leads out of {self.root}, to {real}")
+        return real
+
+    def name(self, path: str) -> str:
+        """What the tree calls the file at `place(path)`: the same file has one name, however it was reached."""
+        return "/" + str(self.place(path).relative_to(self.root))
+
+    def find_user(self, name: str) -> Account | None:
+        """The user of that name in the tree's /etc/passwd, or, on the running system, of any source it has."""
+        if self.is_running_system:
+            import pwd
+
+            try:
+                entry = pwd.getpwnam(name)
+            except KeyError:
+                return None
+            return Account(entry.pw_uid, entry.pw_gid)
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.place("/etc/passwd").read_text(errors="replace").splitlines():
+                fields = line.split(":")  # passwd(5)
+                if fields[0] == name and len(fields) > 3 and fields[2].isdecimal() and fields[3].isdecimal():
+                    return Account(int(fields[2]), int(fields[3]))
+        return None
+
+
+def useradd(user: str) -> str:
+    """The command that makes the system user."""
+    return f"useradd --system --no-create-home --shell /usr/sbin/nologin {user}"
+
+
+def read_state(path: Path) -> FileState | None:
+    """What stands at `path`, None where nothing does. Raises InstallError for anything but a file, and OSError."""
+    try:
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            return FileState(file.read(), stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid)
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError:
+        raise InstallError(f"{path} is a folder: expected a file, or nothing") from None
+
+
+def write_state(path: Path, state: FileState) -> None:
+    """Make the file what `state` says, in one step for whoever reads it (rename(2)). Raises OSError."""
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(state.data)
+            about = os.fstat(number)
+            if (about.st_uid, about.st_gid) != (state.uid, state.gid):
+                os.fchown(number, state.uid, state.gid)
+            os.fchmod(number, state.mode)  # after the owner: changing that clears the setuid bits
+            _keep_attributes(path, number)
+            file.flush()
+            os.fsync(number)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have what was renamed or removed in `folder` outlive a power cut."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _keep_attributes(path: Path, number: int) -> None:
+    """Give the new file the access lists and labels of the one that it replaces, where the system has such."""
+    with contextlib.suppress(OSError):
+        for attribute in os.listxattr(path):
+            os.setxattr(number, attribute, os.getxattr(path, attribute))

@@ -1,0 +1,192 @@
+"""What an installation would do, as a value: shown, carried out as a whole or not at all, and undone.
+
+A plan is made by reading only. Carrying it out writes the record first, then the files, each at once, then has the
+result checked by the program that will read it; if that refuses, everything is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pbs_policy.install.diff import show_diff
+from pbs_policy.install.files import Account, FileState, InstallError, Tree, read_state, sync_folder, write_state
+from pbs_policy.install.record import Entry, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file as it is to be. The owner and, with `mode` None, the mode stay those of the file that is there.
+
+    `if_missing`: a file that is there is left alone, whatever it says.
+    """
+
+    path: str
+    data: bytes
+    mode: int | None = 0o644
+    if_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder to make. `owner` None: whoever makes it."""
+
+    path: str
+    mode: int = 0o755
+    owner: Account | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One file to write."""
+
+    path: str
+    before: FileState | None
+    after: FileState
+
+
+@dataclass
+class Plan:
+    """Folders to make, files to write, in that order. Empty: all of it is there already.
+
+    `configuration` is the folder of the daemon's configuration that it is for; `commands` are those that `apply`
+    runs, as one would type them; `obstacles` are sentences on what has to be done before it can; `check` raises
+    InstallError where the result is not accepted; `afterwards` is the command that has the daemon read it, which is
+    left to the administrator.
+    """
+
+    configuration: str
+    folders: list[Folder] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    obstacles: list[str] = field(default_factory=list)
+    afterwards: str = ""
+    check: Callable[[], None] = lambda: None
+
+    def __bool__(self) -> bool:
+        return bool(self.folders or self.changes)
+
+    def want(self, tree: Tree, record: Record, wanted: Iterable[Wanted]) -> None:
+        """Add what is missing for these files. Raises InstallError for one that was changed since we wrote it."""
+        for each in wanted:
+            path = tree.name(each.path)
+            current = read_state(tree.place(path))
+            after = _wanted_state(each, current)
+            if current == after or (current and each.if_missing):
+                continue
+            entry = record.entries.get(path)
+            if entry and current not in (None, entry.before, entry.after) and not is_compiled(path):
+                raise InstallError(
+                    f"{tree.place(path)}: was changed since it was installed. Undo that (a copy of it is in "
+                    f"{record.folder}), or take the installation out first: --remove"
+                )
+            self.make_folders(tree, path)
+            self.changes.append(Change(path, current, after))
+
+    def make_folders(self, tree: Tree, path: str) -> None:
+        """Add the folders that `path` needs above it and that are not there."""
+        planned = {folder.path for folder in self.folders}
+        place = tree.place(path)
+        for parent in reversed(place.parents):
+            name = "/" + str(parent.relative_to(tree.root)) if parent.is_relative_to(tree.root) else "/"
+            if name not in planned and not parent.exists():
+                self.folders.append(Folder(name))
+
+    def shown(self, tree: Tree) -> str:
+        """The plan for people: each folder, and a unified diff of each file."""
+        lines = [f"{tree.place(each.path)}/: new folder, mode {each.mode:04o}\n" for each in self.folders]
+        lines += [show_diff(str(tree.place(each.path)), each.before, each.after) for each in self.changes]
+        return "".join(lines)
+
+
+def is_compiled(path: str) -> bool:
+    """Whether the file is a compiled module: whatever is in it, compileall has made it of a file of ours."""
+    return "/__pycache__/" in path
+
+
+def _wanted_state(wanted: Wanted, current: FileState | None) -> FileState:
+    uid, gid = (current.uid, current.gid) if current else (os.geteuid(), os.getegid())
+    mode = wanted.mode if wanted.mode is not None else current.mode if current else 0o644
+    return FileState(wanted.data, mode, uid, gid)
+
+
+def apply(tree: Tree, plan: Plan, record: Record) -> None:
+    """Carry the plan out, or leave everything as it was.
+
+    Raises InstallError where something stands in the way, cannot be written, or is not accepted by its reader.
+    """
+    if plan.obstacles:
+        raise InstallError("\n".join(plan.obstacles))
+    if not plan:
+        return
+    record.refuse_other(plan.configuration)
+    earlier_record = dict(record.entries), list(record.folders), record.configuration
+    record.configuration = plan.configuration
+    for change in plan.changes:
+        earlier = record.entries.get(change.path)
+        record.entries[change.path] = Entry(earlier.before if earlier else change.before, change.after)
+    record.folders += [folder.path for folder in plan.folders]
+    try:
+        record.save()
+        for folder in plan.folders:
+            _make_folder(tree, folder)
+        for change in plan.changes:
+            write_state(tree.place(change.path), change.after)
+        plan.check()
+    except BaseException as error:
+        record.entries, record.folders, record.configuration = earlier_record
+        _put_back(tree, plan, record)
+        if isinstance(error, OSError):
+            raise InstallError(f"{said(error)}; everything is as it was", os.EX_IOERR) from error
+        if isinstance(error, InstallError):
+            raise InstallError(f"{error}\nEverything was put back.", error.status) from None
+        raise
+
+
+def _make_folder(tree: Tree, folder: Folder) -> None:
+    place = tree.place(folder.path)
+    place.mkdir()
+    if folder.owner:
+        os.chown(place, folder.owner.uid, folder.owner.gid)
+    place.chmod(folder.mode)
+
+
+def _put_back(tree: Tree, plan: Plan, record: Record) -> None:
+    for change in reversed(plan.changes):
+        if read_state(tree.place(change.path)) == change.after:
+            restore(tree, change.path, change.before)
+    remove_folders(tree, [folder.path for folder in plan.folders])
+    with contextlib.suppress(PermissionError):  # then there was none before, and there is none now
+        record.save()
+
+
+def said(error: OSError) -> str:
+    """The system's error with its file, and what to do."""
+    hint = " (run it as root)" if isinstance(error, PermissionError) and os.geteuid() else ""
+    return f"{error.filename}: {error.strerror}{hint}" if error.filename else str(error)
+
+
+def restore(tree: Tree, path: str, state: FileState | None) -> None:
+    """Make the file what it was; None: it was not there. Raises OSError."""
+    place = tree.place(path)
+    if state is not None:
+        write_state(place, state)
+    else:
+        place.unlink()
+        sync_folder(place.parent)
+
+
+def remove_folders(tree: Tree, folders: list[str]) -> list[str]:
+    """Remove these folders, the innermost first; those that are not empty stay, and are returned."""
+    left = []
+    for path in reversed(folders):
+        try:
+            tree.place(path).rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            left.append(path)
+    return left

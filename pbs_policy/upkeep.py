@@ -1,0 +1,87 @@
+"""What the service does besides answering, once a second: it learns which prefix lengths permits of networks have,
+reads sender_maps anew when the file has changed, and writes the report's sums to Redis.
+
+None of it is waited for by a request, and what is learned only says where to look: each permission is read from
+Redis for the very request it is for. A permit of a network with a length new to the site counts after `INTERVAL`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from pbs_policy.log import printable
+from pbs_policy.networks import parse_lengths
+from pbs_policy.question import Answer, Command, Question
+from pbs_policy.senders import SenderMapsError
+from pbs_policy.server import PolicyServer
+from pbs_policy.usage import Usage
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+
+USAGE_INTERVAL = 5
+"""Looks between two writings of the report's sums."""
+
+
+class Upkeep:
+    """Keeps `server` up to date, for as long as `run` runs."""
+
+    def __init__(self, server: PolicyServer) -> None:
+        self._server = server
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Look again and again until `stop`, then write what is left to be written."""
+        looks = 0
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), INTERVAL)
+            looks += 1
+            try:
+                await self.look()
+                if looks % USAGE_INTERVAL == 0 or self._stopping.is_set():
+                    await self.write_usage()
+            except Exception as error:  # noqa: BLE001 - were this task to end, nothing would be looked at again
+                self._server.log.error(f"upkeep: {error!r}")
+
+    def stop(self) -> None:
+        """Let `run` come to its end."""
+        self._stopping.set()
+
+    async def look(self) -> None:
+        """Learn the lengths of permits' networks, and sender_maps anew if the file has changed."""
+        server = self._server
+        answer = await self._ask(Question([server.keys.permit_networks]))
+        if answer is not None:
+            server.permit_lengths = parse_lengths(answer.values[0])
+        try:
+            if server.maps is not None and await asyncio.to_thread(server.maps.reload_if_changed):
+                server.log.info("sender_maps was read anew")
+        except SenderMapsError as error:
+            server.log.error(f"sender_maps is not read anew, what it said before holds: {printable(str(error), 500)}")
+
+    async def write_usage(self) -> None:
+        """Write what was relayed since the last time."""
+        usage = self._server.usage
+        while usage is not None and (commands := usage.commands()):
+            await self._write(usage, commands)
+
+    async def _write(self, usage: Usage, commands: Sequence[Command]) -> None:
+        # A question each, all in one round: one that Redis refuses must not make the others be counted again.
+        asked = [self._ask(Question((), [command])) for command in commands]
+        answers = [await each for each in asked]
+        usage.written([answer.replies[0] if answer is not None else None for answer in answers])
+
+    def _ask(self, question: Question) -> asyncio.Future[Answer | None]:
+        """What becomes the answer, or None where Redis is unavailable. It is asked in this turn of the loop."""
+        answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+
+        def settle(values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
+            if not answered.done():
+                answered.set_result(None if values is None else Answer(values, replies))
+
+        self._server.lookups.ask(question.keys, question.commands, settle)
+        return answered

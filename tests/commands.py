@@ -1,0 +1,51 @@
+"""The command line, run inside the test on a login table of the test's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from redis import Redis
+
+from pbs_policy.cli import run
+
+
+class Result(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Pbs = Callable[..., Result]
+
+
+def commands_on(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Pbs:
+    """What runs a command on `redis`, with no settings but those among its arguments."""
+    for name in [name for name in os.environ if name.startswith("PBS_")]:
+        monkeypatch.delenv(name)
+    file = tmp_path / "pbs-policy.conf"
+    file.touch()
+    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
+
+    def call(*arguments: str) -> Result:
+        capsys.readouterr()
+        status = run(["-c", str(file), *arguments])
+        return Result(status, *capsys.readouterr())
+
+    return call
+
+
+def is_one_error(result: Result, status: int, text: str) -> bool:
+    """Whether it ended so, with nothing but one line on standard error that says `text`."""
+    assert result.err.startswith("pbs-policy: ")
+    assert result.err.count("\n") == 1
+    assert result.err.rstrip("\n").isprintable()
+    assert text in result.err
+    return (result.status, result.out) == (status, "")

@@ -1,0 +1,64 @@
+"""Broken installations, one fault each: doctor names the fault, its line and what mends it, and nothing else. Sound
+ones: it finds nothing. The configurations go through the real postconf and doveconf."""
+
+from __future__ import annotations
+
+import pytest
+
+from pbs_policy.demo.daemons import find_program
+from pbs_policy.doctor import CHECKS
+from tests.doctor.installation import Case, captured, cases, live, runs_doveconf
+
+BROKEN, SOUND = cases("broken"), cases("sound")
+WITH_DOVECOT = [case for case in [*BROKEN, *SOUND] if case.has_dovecot]
+
+
+def need_postconf(case: Case) -> None:
+    if case.has_postfix and find_program("postconf") is None:
+        pytest.skip("postfix is not installed: apt-get install postfix")
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
+def test_doctor_names_the_fault_the_line_and_what_mends_it(case: Case) -> None:
+    need_postconf(case)
+    faults = [finding for finding in case.findings() if finding.level != "good"]
+    expected = case.expected()
+    assert [(each.check, each.level, each.place) for each in faults] == [
+        (expected["check"], expected["level"], expected["place"])
+    ], faults
+    assert expected["seen"] in faults[0].seen
+    assert expected["mend"] in faults[0].mend
+
+
+@pytest.mark.parametrize("case", SOUND, ids=lambda case: case.name)
+def test_doctor_finds_nothing_wrong_with_a_sound_installation(case: Case) -> None:
+    need_postconf(case)
+    findings = case.findings()
+    assert [finding for finding in findings if finding.level != "good"] == []
+    checked = {finding.check for finding in findings}
+    assert {"postfix.order", "postfix.default_action", "dovecot.recorded"} <= checked
+
+
+@pytest.mark.parametrize("case", WITH_DOVECOT, ids=lambda case: case.name)
+def test_what_was_captured_is_what_doveconf_says(case: Case) -> None:
+    if not runs_doveconf(case.dovecot_version):
+        assert (case.directory / "doveconf").exists()
+        return
+    said, known = live(case), captured(case)
+    assert said.status == known.status
+    if said.status:
+        assert said.err.replace("@CASE@", str(case.directory)) == known.err
+    else:
+        assert said.out == known.out
+
+
+def test_there_are_enough_broken_installations() -> None:
+    assert len(BROKEN) >= 30
+    assert len(SOUND) >= 5
+
+
+def test_every_check_of_postfix_and_dovecot_has_a_broken_installation() -> None:
+    named = {case.expected()["check"] for case in BROKEN}
+    ours = {name for name in CHECKS if name.startswith(("postfix.", "dovecot."))}
+    assert ours - named == {"postfix.configuration"}
+    assert named <= set(CHECKS)

@@ -1,0 +1,148 @@
+"""The command `pbs-policy doctor`: what it prints, in text and JSON, how it ends; and its page of the documents."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+from pbs_policy.cli.doctor import doctor
+from pbs_policy.cli.session import Session
+from pbs_policy.demo.daemons import PrivateRedis, find_program
+from pbs_policy.doctor import CHECKS
+from pbs_policy.shipped import shipped
+from tests.doctor.installation import runs_doveconf
+from tests.service import Service
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "doctor.md").read_text()
+NOWHERE = ("--postfix-config", "/nowhere", "--dovecot-config", "/nowhere/dovecot.conf")
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run the command with a settings file of these lines."""
+    for name in [name for name in os.environ if name.startswith("PBS_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str, **settings: str) -> Result:
+        file = tmp_path / "pbs-policy.conf"
+        file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+        status = doctor.main(list(arguments), obj=Session(file, ()), standalone_mode=False)
+        return Result(status, capsys.readouterr().out)
+
+    return run
+
+
+NOTHING = {"redis_url": "redis://127.0.0.1:1", "listen": "inet:127.0.0.1:1"}
+
+
+def test_where_nothing_is_everything_is_said_and_nothing_crashes(call: Call) -> None:
+    result = call(*NOWHERE, **NOTHING)
+    assert result.status == 2
+    assert re.search(r"^not looked at postfix\.configuration", result.out, re.MULTILINE)
+    assert re.search(r"^not looked at dovecot\.configuration", result.out, re.MULTILINE)
+    assert re.search(r"^wrong +store\.reachable +Redis at redis://127\.0\.0\.1:1/0", result.out, re.MULTILINE)
+    assert re.search(r"^ +in +\S+/pbs-policy\.conf:1$", result.out, re.MULTILINE)
+    assert re.search(r"^ +mend +systemctl status redis-server", result.out, re.MULTILINE)
+    assert result.out.endswith("2 wrong, 4 not looked at\n")
+
+
+def test_json_has_a_finding_for_each_check(call: Call) -> None:
+    result = call(*NOWHERE, "--json", **NOTHING)
+    findings = json.loads(result.out)
+    assert {tuple(finding) for finding in findings} == {("check", "level", "seen", "place", "mend")}
+    assert {finding["check"] for finding in findings} <= set(CHECKS)
+    assert result.status == 2
+
+
+def test_wrong_settings_are_findings_with_their_lines(call: Call) -> None:
+    result = call("--json", ttl="soon", sender_match="maybe")
+    findings = json.loads(result.out)
+    assert [finding["check"] for finding in findings] == ["settings", "settings"]
+    assert findings[0]["place"].endswith("pbs-policy.conf:1")
+    assert findings[0]["seen"].startswith("ttl = soon: expected a time")
+    assert result.status == 2
+
+
+def test_text_from_a_configuration_is_made_printable(call: Call) -> None:
+    result = call(*NOWHERE, "--no-trial", **NOTHING, key_prefix="x", never_record="192.0.2.0/24")
+    assert all(line.isprintable() for line in result.out.splitlines())
+    assert "service.trial" not in result.out
+
+
+_VERSION = "dovecot_config_version = 2.4.1\ndovecot_storage_version = 2.4.1\n" if runs_doveconf("2.4") else ""
+
+
+def installation(directory: Path, service: Service) -> tuple[str, ...]:
+    """Postfix and Dovecot configurations that are sound, for a service that runs."""
+    main_cf = shipped("postfix-examples/main.cf.inet").read_text()
+    main_cf = main_cf.replace("inet:127.0.0.1:10040", str(service.listeners[0]))
+    (directory / "main.cf").write_text(f"compatibility_level = 3.6\nmynetworks = 127.0.0.1\n{main_cf}")
+    (directory / "master.cf").write_text("smtp inet n - y - - smtpd\n")
+    hook = shipped("dovecot-hooks/pbs-policy.conf").read_text()
+    hook = hook.replace("user = pbs-policy", "user = nobody")
+    script = f"{directory}/pbs-postlogin -c {directory}/pbs.conf"
+    hook = hook.replace("/usr/local/lib/pbs-policy/pbs-postlogin", script)
+    for name in ("pbs-postlogin", "pbs_postlogin.py"):
+        shutil.copy(shipped(f"dovecot-hooks/{name}"), directory)
+    shutil.copy(service.settings_file, directory / "pbs.conf")
+    (directory / "dovecot.conf").write_text(f"{_VERSION}protocols = pop3 imap\nssl = no\n{hook}")
+    return "--postfix-config", str(directory), "--dovecot-config", str(directory / "dovecot.conf")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the script as somebody else")
+def test_a_sound_installation_ends_with_status_0(
+    call: Call,
+    start_service: Callable[..., Service],
+    own_redis: Callable[..., PrivateRedis],
+    open_directory: Path,
+) -> None:
+    for program, package in (("postconf", "postfix"), ("doveconf", "dovecot-core")):
+        if find_program(program) is None:
+            pytest.skip(f"{program} is not installed: apt-get install {package}")
+    redis = own_redis()
+    service = start_service(redis_url=redis.url)
+    where = installation(open_directory, service)
+    settings = {"redis_url": redis.url, "listen": str(service.listeners[0])}
+    result = call(*where, **settings)
+    assert "wrong" not in result.out
+    assert result.out.count("permitted after a login, refused when it was deleted") == 4
+    assert result.status == 0, result.out
+    folder = [each.removesuffix("/dovecot.conf") for each in where]
+    assert call(*folder, "--no-trial", **settings).status == 0
+    result = call(*where, **settings, observe_only="yes")
+    assert result.status == 1, result.out
+    shutil.move(open_directory / "pbs-postlogin", open_directory / "elsewhere")
+    result = call(*where, **settings)
+    assert result.status == 2, result.out
+    assert f"{open_directory}/pbs-postlogin does not exist: every login is refused" in result.out
+
+
+def test_the_page_describes_each_check_and_no_other() -> None:
+    assert re.findall(r"^\| `([a-z_.]+)` \|", PAGE, re.MULTILINE) == list(CHECKS)
+
+
+def test_the_page_says_what_the_program_says_of_each_check() -> None:
+    for name, meaning in CHECKS.items():
+        assert f"| `{name}` | {meaning} |" in PAGE
+
+
+def test_the_page_has_each_option() -> None:
+    for parameter in doctor.params:
+        assert isinstance(parameter, click.Option)
+        assert any(option in PAGE for option in [*parameter.opts, *parameter.secondary_opts])

@@ -1,0 +1,268 @@
+"""How doctor reads Postfix's and Dovecot's configurations, and who may read what: the parts under the checks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbs_policy.demo.daemons import find_program
+from pbs_policy.doctor.dovecot_config import DovecotConfig, DovecotFault, Line, parse_lines, read_dovecot
+from pbs_policy.doctor.finding import NotLookedAt
+from pbs_policy.doctor.host import EXECUTE, READ, WRITE, Account, Host, Output
+from pbs_policy.doctor.last_login import _seconds
+from pbs_policy.doctor.postfix import is_at
+from pbs_policy.doctor.postfix_config import (
+    PolicyCheck,
+    Restriction,
+    parse_policy_check,
+    parse_restrictions,
+    read_postfix,
+    words,
+)
+from pbs_policy.listener import Listener
+
+LISTS = st.text(alphabet="ab ,{}=\t\n", max_size=60)
+
+
+def test_restrictions_are_split_at_commas_and_blanks_outside_of_braces() -> None:
+    text = "permit_mynetworks check_policy_service { inet:a:1, timeout=2s },\n reject_rbl_client a.example, reject"
+    assert parse_restrictions(text) == [
+        Restriction("permit_mynetworks"),
+        Restriction("check_policy_service", "inet:a:1, timeout=2s"),
+        Restriction("reject_rbl_client", "a.example"),
+        Restriction("reject"),
+    ]
+
+
+def test_nested_braces_hold_a_value_with_blanks() -> None:
+    asked = parse_policy_check("inet:127.0.0.1:10040, timeout=2s { default_action = DEFER_IF_REJECT 4.3.0 later }")
+    assert asked == PolicyCheck(
+        "inet:127.0.0.1:10040", {"timeout": "2s", "default_action": "DEFER_IF_REJECT 4.3.0 later"}
+    )
+
+
+def test_a_value_with_blanks_and_no_braces_is_a_fault() -> None:
+    assert "'4.3.0'" in parse_policy_check("inet:a:1, default_action=DEFER_IF_REJECT 4.3.0").fault
+
+
+@given(LISTS)
+def test_no_list_of_restrictions_is_too_odd_to_be_read(text: str) -> None:
+    for restriction in parse_restrictions(text):
+        parse_policy_check(restriction.argument)
+
+
+@given(st.lists(st.text(alphabet="ab=:", min_size=1, max_size=5)))
+def test_words_without_braces_are_what_was_joined(items: list[str]) -> None:
+    assert words(", ".join(items)) == items
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "listener", "expected"),
+    [
+        ("inet:127.0.0.1:10040", "inet:127.0.0.1:10040", True),
+        ("inet:localhost:10040", "inet:127.0.0.1:10040", True),
+        ("127.0.0.1:10040", "inet:127.0.0.1:10040", True),
+        ("inet:[::1]:10040", "inet:[::1]:10040", True),
+        ("inet:[::1]:10040", "inet:127.0.0.1:10040", False),
+        ("inet:192.0.2.2:10040", "inet:0.0.0.0:10040", True),
+        ("inet:127.0.0.1:10041", "inet:127.0.0.1:10040", False),
+        ("inet:192.0.2.2:10040", "inet:127.0.0.1:10040", False),
+        ("unix:pbs-policy/policy", "unix:/var/spool/postfix/pbs-policy/policy", True),
+        ("unix:/pbs-policy/policy", "unix:/var/spool/postfix/pbs-policy/policy", True),
+        ("unix:/run/policy", "unix:/run/policy", True),
+        ("unix:private/greylist", "unix:/run/policy", False),
+        ("unix:pbs-policy/policy", "inet:127.0.0.1:10040", False),
+        ("inet:127.0.0.1:10040", "unix:/run/policy", False),
+    ],
+)
+def test_an_endpoint_is_told_to_be_ours(endpoint: str, listener: str, expected: bool) -> None:
+    assert is_at(endpoint, Listener.parse(listener), "/var/spool/postfix") is expected
+
+
+def test_the_last_assignment_in_main_cf_is_the_place(tmp_path: Path) -> None:
+    if find_program("postconf") is None:
+        pytest.skip("postfix is not installed: apt-get install postfix")
+    (tmp_path / "main.cf").write_text("mynetworks = 127.0.0.1\n# more\nmynetworks =\n  192.0.2.0/24\n")
+    (tmp_path / "master.cf").write_text(
+        "smtp inet n - y - - smtpd\n  -o { mynetworks = 192.0.2.2 }\n  -o a=b -o c=d\n"
+    )
+    config = read_postfix(Host(), str(tmp_path))
+    assert config.value("mynetworks") == "192.0.2.0/24"
+    assert config.place("mynetworks") == f"{tmp_path}/main.cf:3"
+    (service,) = config.services
+    assert service.chrooted
+    assert config.value("mynetworks", service) == "192.0.2.2"
+    assert config.place("mynetworks", service) == f"{tmp_path}/master.cf:2"
+    assert config.place("c", service) == f"{tmp_path}/master.cf:3"
+    assert config.place("smtpd_delay_reject", service) == f"{tmp_path}/main.cf"
+
+
+def test_a_configuration_that_is_not_there_was_not_looked_at(tmp_path: Path) -> None:
+    if find_program("postconf") is None:
+        pytest.skip("postfix is not installed: apt-get install postfix")
+    with pytest.raises(NotLookedAt, match="No such file"):
+        read_postfix(Host(), str(tmp_path / "nowhere"))
+
+
+def test_a_program_that_is_missing_was_not_looked_at() -> None:
+    with pytest.raises(NotLookedAt, match="pbs-no-such-program is not installed"):
+        Host().run("pbs-no-such-program")
+
+
+def test_a_class_that_names_itself_comes_to_an_end() -> None:
+    if find_program("postconf") is None:
+        pytest.skip("postfix is not installed: apt-get install postfix")
+    from pbs_policy.doctor.postfix_config import PostfixConfig
+
+    values = {"smtpd_restriction_classes": "a b", "a": "b, reject", "b": "a, permit", "smtpd_relay_restrictions": "a"}
+    config = PostfixConfig("main.cf", values, {}, ())
+    assert [each.name for each in config.restrictions("smtpd_relay_restrictions")] == ["a", "permit", "reject"]
+
+
+def test_dovecot_lines_know_their_blocks_and_places() -> None:
+    text = """\
+a = 1  # a comment
+service "imap" {
+  executable = imap \\
+    imap-postlogin
+  unix_listener "srv.imap/%{pid}" {
+    mode = 0600
+  }
+}
+b = "two words"
+"""
+    assert list(parse_lines(text, "f")) == [
+        Line((), "a", "1", "f:1"),
+        Line(("service imap",), "", "", "f:2"),
+        Line(("service imap",), "executable", "imap imap-postlogin", "f:3"),
+        Line(("service imap", "unix_listener srv.imap/%{pid}"), "", "", "f:5"),
+        Line(("service imap", "unix_listener srv.imap/%{pid}"), "mode", "0600", "f:6"),
+        Line((), "b", "two words", "f:9"),
+    ]
+
+
+@given(st.text(alphabet='ab={}" #\\\n!', max_size=80))
+def test_no_dovecot_configuration_is_too_odd_to_be_read(text: str) -> None:
+    for line in parse_lines(text, "f"):
+        assert line.place.startswith("f:")
+
+
+class Conf(Host):
+    """A doveconf that says `out`."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+
+    def run(self, program: str, *_: str) -> Output:
+        assert program == "doveconf"
+        return Output(self.out, "", 0)
+
+
+class Refusing(Host):
+    """A doveconf that ends with this error."""
+
+    def __init__(self, error: str) -> None:
+        self.error = error
+
+    def run(self, program: str, *_: str) -> Output:
+        assert program == "doveconf"
+        return Output("", f"doveconf: Fatal: Error in configuration file /etc/d.conf{self.error}\n", 89)
+
+
+def test_a_file_that_doveconf_may_not_read_was_not_looked_at() -> None:
+    with pytest.raises(NotLookedAt, match="Permission denied"):
+        read_dovecot(Refusing(" line 3: Couldn't open include file x: Permission denied"))
+
+
+@pytest.mark.parametrize("said", [" line 3: Unknown setting: x", ": Missing '}' (section started at /etc/d.conf:3)"])
+def test_a_fault_that_doveconf_finds_has_its_place(said: str) -> None:
+    with pytest.raises(DovecotFault) as caught:
+        read_dovecot(Refusing(said))
+    assert caught.value.place == "/etc/d.conf:3"
+
+
+def test_includes_are_read_where_they_stand_and_the_last_assignment_counts(tmp_path: Path) -> None:
+    main = tmp_path / "dovecot.conf"
+    main.write_text(
+        "ssl = no\nservice imap {\n  !include part\n}\n!include_try conf.d/*.conf\n!include_try nowhere\n"
+    )
+    (tmp_path / "part").write_text("executable = imap one\n")
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "20.conf").write_text("!include_try 20.conf\nservice imap {\n  executable = imap two\n}\n")
+    config = read_dovecot(Conf("service imap {\n  executable = imap two\n}\n"), str(main))
+    assert config.place(("service imap",), "executable").endswith("/conf.d/20.conf:3")
+    assert config.place(("service imap",), "user").endswith("/conf.d/20.conf:2")
+    assert config.place(("service pop3",), "user") == str(main)
+    assert config.written[2] == Line(("service imap",), "executable", "imap one", f"{tmp_path}/part:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("protocols = imap pop3 lmtp", ["pop3", "imap"]),
+        ("protocols = lmtp imap", ["imap"]),
+        ("protocols {\n  imap = yes\n  pop3 = no\n}", ["imap"]),
+        ("", ["pop3", "imap"]),
+    ],
+)
+def test_the_protocols_are_known_as_2_3_and_2_4_write_them(text: str, expected: list[str]) -> None:
+    assert DovecotConfig("f", tuple(parse_lines(text, "f")), ()).protocols() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30 mins", 1800), ("1800", 1800), ("1800s", 1800), ("8 hours", 28800), ("1 week", 604800), ("1d", 86400),
+     ("infinite", None), ("", None), ("30 msecs", None)],
+)  # fmt: skip
+def test_dovecots_times_are_read(text: str, seconds: int | None) -> None:
+    assert _seconds(text) == seconds
+
+
+SOMEBODY = Account("somebody", 4711, 4712, frozenset({4712, 4713}))
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "need", "verb"),
+    [
+        (0o644, 0, 0, READ, ""),
+        (0o640, 0, 0, READ, "read"),
+        (0o640, 0, 4713, READ, ""),
+        (0o400, 4711, 0, READ, ""),
+        (0o044, 4711, 0, READ, "read"),  # the owner's own bits count, not those of the others
+        (0o644, 0, 0, EXECUTE, "execute"),
+        (0o755, 0, 0, READ | EXECUTE, ""),
+        (0o660, 0, 0, READ | WRITE, "connect to"),
+    ],
+)
+def test_access_is_judged_by_owner_group_and_mode(
+    tmp_path: Path, mode: int, uid: int, gid: int, need: int, verb: str
+) -> None:
+    from pbs_policy.doctor.host import Owned
+
+    class Described(Host):
+        def owned(self, path: str) -> Owned:
+            return Owned(0o100000 | mode, uid, gid) if path == "/a/file" else Owned(0o40755, 0, 0)
+
+    said = Described().obstacle(SOMEBODY, "/a/file", need)
+    assert said == (f"somebody may not {verb} /a/file (mode {mode:04o})" if verb else "")
+
+
+def test_a_folder_on_the_way_must_be_open_too(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o700)
+    (folder / "file").touch(mode=0o644)
+    assert "somebody may not search" in Host().obstacle(SOMEBODY, str(folder / "file"), READ)
+    assert Host().obstacle(Account("root", 0, 0, frozenset({0})), str(folder / "file"), READ) == ""
+    assert "does not exist" in Host().obstacle(Account("root", 0, 0, frozenset()), str(folder / "none"), READ)
+
+
+def test_an_account_of_this_host_is_found_with_its_groups() -> None:
+    account = Host().account("root")
+    assert account.uid == 0
+    assert account.primary_gid in account.gids
+    with pytest.raises(KeyError):
+        Host().account(f"pbs-nobody-{os.getpid()}")

@@ -1,0 +1,313 @@
+"""Doctor's checks of the running service and of use, and the whole trial, with the real script and service."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.doctor import Doctor, trial
+from pbs_policy.doctor.dovecot import Hook
+from pbs_policy.doctor.finding import Finding
+from pbs_policy.doctor.host import Host
+from pbs_policy.doctor.service import check_listener, check_service
+from pbs_policy.doctor.trial import check_trial
+from pbs_policy.doctor.use import check_use
+from pbs_policy.listener import Listener
+from pbs_policy.records import Record
+from pbs_policy.redis_client import connect
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.settings import load
+from pbs_policy.shipped import shipped
+from pbs_policy.table import Entry, LoginTable
+from tests.service import Service
+
+Start = Callable[..., Service]
+Try = Callable[..., list[Finding]]
+
+
+@pytest.fixture
+def server(own_redis: Callable[..., PrivateRedis]) -> PrivateRedis:
+    return own_redis()
+
+
+@pytest.fixture
+def client(server: PrivateRedis) -> Iterator[Redis]:
+    with connect(RedisUrl.parse(server.url), "", "") as redis:
+        yield redis
+
+
+@pytest.fixture
+def try_login(server: PrivateRedis, client: Redis, start_service: Start, tmp_path: Path) -> Try:
+    """The trial of a service with these settings, and of a script with the same ones but for `script`."""
+
+    def try_it(
+        script: dict[str, str] | None = None, host: Host | None = None, user: str = "", redis: Redis | None = None,
+        program: str = str(shipped("dovecot-hooks/pbs-postlogin")), **values: str,
+    ) -> list[Finding]:  # fmt: skip
+        service = start_service(redis_url=server.url, **values)
+        written = {"redis_url": server.url, **values, **(script or {})}
+        file = tmp_path / "script.conf"
+        file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()))
+        settings, _ = load(service.settings_file, overrides=[f"listen={service.listeners[0]}"])
+        hook = Hook("pop3", "pop3-postlogin", program, ("-c", str(file), "pop3"), user, "99-pbs-policy.conf:23")
+        return list(check_trial(hook, settings, LoginTable(redis or client, settings.key_prefix), host or Host()))
+
+    return try_it
+
+
+def is_good(findings: list[Finding]) -> bool:
+    """Whether the trial of IPv4 and that of IPv6 went well."""
+    return [each.level for each in findings] == ["good", "good"]
+
+
+def logins_in(redis: Redis) -> list[bytes | str]:
+    return [key for key in redis.keys("*") if "login:" in str(key)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"sender_match": "address"},
+        {"sender_match": "domain"},
+        {"observe_only": "yes"},
+        {"ipv6_prefix": "64"},
+        {"key_prefix": "mail-"},
+        {"require_tls": "yes"},
+        {"services": "pop3"},
+        {"ttl": "8h"},
+    ],
+    ids=str,
+)
+def test_a_whole_login_is_tried_and_leaves_nothing(try_login: Try, client: Redis, values: dict[str, str]) -> None:
+    findings = try_login(**values)
+    assert is_good(findings), findings
+    assert logins_in(client) == []
+
+
+def test_caps_keep_nothing_of_a_trial(try_login: Try, client: Redis) -> None:
+    findings = try_login(max_recipients_per_address="9/1h", max_recipients_per_user="9/1h")
+    assert is_good(findings), findings
+    assert [key for key in client.keys("*") if b"use:" not in bytes(key)] == []  # type: ignore[arg-type]
+
+
+def test_a_script_that_writes_elsewhere_is_found(try_login: Try, client: Redis) -> None:
+    findings = try_login(script={"key_prefix": "other:"})
+    assert [each.level for each in findings] == ["wrong", "wrong"]
+    assert "the service answers DUNNO" in findings[0].seen
+    assert findings[0].place == "99-pbs-policy.conf:23"
+    assert logins_in(client)
+    assert all(0 < client.ttl(key) <= trial.TTL for key in logins_in(client))
+
+
+def test_a_script_that_cannot_write_is_found(try_login: Try) -> None:
+    findings = try_login(script={"redis_url": "redis://127.0.0.1:1"})
+    assert "this login is not recorded" in findings[0].seen
+
+
+def test_a_script_that_refuses_the_session_is_found(try_login: Try, tmp_path: Path) -> None:
+    script = tmp_path / "pbs-postlogin"
+    script.write_text("#!/bin/sh\necho no >&2\nexit 3\n")
+    script.chmod(0o755)
+    findings = try_login(program=str(script))
+    assert "ended with status 3, and the login would be refused: no" in findings[0].seen
+    findings = try_login(program=str(tmp_path / "nowhere"))
+    assert "the script cannot be run: No such file or directory" in findings[0].seen
+
+
+def test_a_service_that_permits_on_is_found(try_login: Try, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_ask", lambda *_: ("OK", "OK"))
+    findings = try_login()
+    assert [each.level for each in findings] == ["wrong", "wrong"]
+    assert "the login is gone, and the service answers OK" in findings[0].seen
+
+
+def test_an_address_that_somebody_has_permitted_is_not_taken(try_login: Try, client: Redis) -> None:
+    for host in range(1, 255):
+        client.set(f"pbs:permit:192.0.2.{host}", "1795453232 manual", ex=60)
+    findings = try_login()
+    assert [each.level for each in findings] == ["not looked at", "good"]
+    assert client.dbsize() >= 254
+
+
+def test_a_service_whose_logins_do_not_count_is_not_tried(try_login: Try) -> None:
+    (finding,) = try_login(services="imap")
+    assert (finding.level, finding.seen) == ("not looked at", "trial of pop3: `services` leaves pop3 out")
+
+
+def test_addresses_that_are_never_recorded_are_not_tried(try_login: Try) -> None:
+    findings = try_login(never_record="192.0.2.0/24 2001:db8::/32")
+    assert [each.level for each in findings] == ["not looked at", "not looked at"]
+
+
+def test_a_user_who_may_not_delete_waits_for_the_end(
+    try_login: Try, server: PrivateRedis, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "TTL", 3)
+    client.acl_setuser("reader", enabled=True, passwords=["+reader"], keys=["pbs:*"],
+                       commands=["+get", "+mget", "+pttl"])  # fmt: skip
+    findings = try_login(redis=connect(RedisUrl.parse(server.url), "reader", "reader"))
+    assert is_good(findings), findings
+    assert "refused when it had ended" in findings[0].seen
+    assert logins_in(client) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run the script as somebody else")
+def test_the_script_runs_as_its_own_user(try_login: Try, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pbs-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copy(shipped("dovecot-hooks/pbs_postlogin.py"), folder)
+        script = folder / "pbs-postlogin"
+        shutil.copy(shipped("dovecot-hooks/pbs-postlogin"), script)
+        assert is_good(try_login(program=str(script), user="nobody"))
+        (folder / "pbs_postlogin.py").chmod(0o600)
+        findings = try_login(program=str(script), user="nobody")
+        assert "Permission denied" in findings[0].seen
+
+
+def test_an_interrupted_trial_leaves_nothing(try_login: Try, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        assert logins_in(client)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trial, "_ask", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        try_login()
+    assert logins_in(client) == []
+
+
+def test_an_unknown_user_of_the_script_is_not_tried(try_login: Try) -> None:
+    findings = try_login(user="pbs-no-such-user")
+    assert findings[0].level == "not looked at"
+    assert "there is no user pbs-no-such-user" in findings[0].seen
+
+
+def test_a_running_service_is_good(server: PrivateRedis, start_service: Start) -> None:
+    service = start_service(redis_url=server.url, observe_only="yes")
+    settings, values = load(service.settings_file, overrides=[f"listen={service.listeners[0]}"])
+    answers, observing = check_service(settings, values)
+    assert answers.level == "good"
+    assert (observing.check, observing.level) == ("service.observe_only", "warning")
+    assert observing.place.endswith(".conf:3")
+
+
+def test_a_service_without_redis_is_a_fault(server: PrivateRedis, start_service: Start) -> None:
+    service = start_service(redis_url=server.url)
+    server.stop()
+    finding = check_listener(service.listeners[0], "f:1")
+    assert (finding.level, finding.place) == ("wrong", "f:1")
+    assert "Redis is unavailable to the service" in finding.seen
+
+
+@contextmanager
+def peer(reply: bytes) -> Iterator[Listener]:
+    """Somebody else's program on a port: it answers everything with `reply`, and closes."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield Listener("127.0.0.1", listening.getsockname()[1])
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("reply", "seen"),
+    [
+        (b"action=OK\n\n", "answers a stranger 'OK', not DUNNO"),
+        (b"220 mx.example.com ESMTP\r\n", "is not answered"),
+        (b"", "closed the connection"),
+        (b"action=\xff\x1b\n\n", "not DUNNO"),
+    ],
+)
+def test_another_program_on_the_port_is_a_fault(reply: bytes, seen: str) -> None:
+    with peer(reply) as listener:
+        finding = check_listener(listener, "")
+    assert finding.level == "wrong"
+    assert seen in finding.seen
+    assert finding.seen.isprintable()
+
+
+def test_nobody_on_the_port_is_a_fault() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        port = listening.getsockname()[1]
+    finding = check_listener(Listener("127.0.0.1", port), "")
+    assert "Connection refused" in finding.seen
+    assert "systemctl" in finding.mend
+
+
+def entries(logins: Iterable[tuple[str, str]]) -> list[Entry]:
+    return [Entry("login", address, Record(0, "pop3", user), 60.0) for address, user in logins]
+
+
+def users(number: int) -> list[str]:
+    return [f"user{each}@example.com" for each in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("logins", "check", "level"),
+    [
+        ([("172.17.0.1", user) for user in users(5)], "use.private_addresses", "wrong"),
+        ([("172.17.0.1", user) for user in users(2)], "use.private_addresses", "warning"),
+        (
+            [(host, user) for user in users(2) for host in ("fd00::1", "192.0.2.1")],
+            "use.private_addresses",
+            "warning",
+        ),
+        ([("203.0.113.7", user) for user in users(10)], "use.shared_addresses", "warning"),
+        ([("2001:db8::7", "alice"), ("192.0.2.7", "bob")], "use.address_families", "warning"),
+    ],
+)
+def test_what_logins_say_of_the_network_is_found(logins: list[tuple[str, str]], check: str, level: str) -> None:
+    found = [each for each in check_use(entries(logins), "ipv4") if each.level != "good"]
+    assert [(each.check, each.level) for each in found] == [(check, level)]
+    assert found[0].mend
+
+
+@pytest.mark.parametrize(
+    "logins",
+    [
+        [("192.0.2.7", "alice"), ("2001:db8::7", "alice")],
+        [("10.1.2.3", "alice"), ("10.1.2.4", "bob")],
+        [("203.0.113.7", user) for user in users(9)],
+        [("2001:db8::/64", "alice"), ("192.0.2.1", "Alice")],
+        [("no address", "alice")],
+    ],
+)
+def test_ordinary_use_has_no_fault(logins: list[tuple[str, str]]) -> None:
+    assert [each for each in check_use(entries(logins), "ipv4") if each.level != "good"] == []
+
+
+def test_what_cannot_be_known_of_use_is_not_looked_at() -> None:
+    assert [each.level for each in check_use([], "all")] == ["not looked at"]
+    found = {each.check: each.level for each in check_use(entries([("2001:db8::7", "alice")]), "")}
+    assert found["use.address_families"] == "not looked at"
+
+
+def test_a_fault_of_a_check_does_not_keep_the_others_from_being_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Iterator[Finding]:
+        yield from ()
+        raise RuntimeError("unheard of")
+
+    for name in ("examine_postfix", "examine_dovecot", "examine_store"):
+        monkeypatch.setattr(Doctor, name, fail)
+    settings, values = load(Path("/dev/null"), overrides=["listen=inet:127.0.0.1:1"])
+    levels = {each.check: each.level for each in Doctor(settings, values).examine()}
+    assert levels["postfix.configuration"] == "not looked at"
+    assert levels["service.answers"] == "wrong"

@@ -1,0 +1,231 @@
+"""Doctor's checks of Redis, on both worlds and on real servers that are configured wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.doctor import Doctor, store
+from pbs_policy.doctor.finding import Finding
+from pbs_policy.doctor.store_facts import StoreFacts, gather
+from pbs_policy.redis_client import connect
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.settings import Settings, load
+from pbs_policy.table import LoginTable
+
+OwnRedis = Callable[..., PrivateRedis]
+
+
+def settings_of(**values: str) -> Settings:
+    return load(Path("/dev/null"), overrides=[f"{name}={value}" for name, value in values.items()])[0]
+
+
+SETTINGS = settings_of()
+SOUND_INFO = {"redis_version": "7.0.15", "role": "master", "aof_enabled": 1, "rdb_last_bgsave_status": "ok"}
+SOUND_CONFIG = {"maxmemory": "0", "maxmemory-policy": "noeviction", "bind": "127.0.0.1 -::1", "protected-mode": "yes",
+                "port": "6379", "tls-port": "0", "requirepass": "", "save": "3600 1"}  # fmt: skip
+
+
+def facts(info: dict[str, Any] | None = None, config: dict[str, str] | None = None, **more: Any) -> StoreFacts:
+    return StoreFacts(info=SOUND_INFO | (info or {}), config=SOUND_CONFIG | (config or {}), ahead=0.1, **more)
+
+
+def faults(findings: Iterator[Finding]) -> dict[str, Finding]:
+    return {each.check: each for each in findings if each.level != "good"}
+
+
+def client_of(server: PrivateRedis, user: str = "", password: str = "") -> Redis:
+    return connect(RedisUrl.parse(server.url), user, password)
+
+
+def test_a_sound_redis_has_no_fault() -> None:
+    assert faults(store.check_store(facts(), "")) == {}
+
+
+@pytest.mark.parametrize(
+    ("info", "config", "check", "level", "seen"),
+    [
+        ({"redis_version": "5.0.14"}, {}, "store.version", "wrong", "Redis 5.0.14 is too old"),
+        ({"redis_version": "6.0.16"}, {}, "store.version", "wrong", "Redis 6.0.16 is too old"),
+        ({}, {"maxmemory": "1000", "maxmemory-policy": "volatile-ttl"}, "store.eviction", "warning", "throws logins"),
+        ({"rdb_last_bgsave_status": "err"}, {}, "store.persistence", "wrong", "refuses writes"),
+        (
+            {"role": "slave", "master_host": "192.0.2.9", "master_port": 6379},
+            {},
+            "store.replica",
+            "wrong",
+            "192.0.2.9",
+        ),
+        ({}, {"bind": "*", "protected-mode": "no"}, "store.exposure", "wrong", "without a password"),
+        ({}, {"bind": "", "protected-mode": "no"}, "store.exposure", "wrong", "at * without a password"),
+        ({}, {"bind": "192.0.2.9"}, "store.exposure", "warning", "protected-mode alone"),
+    ],
+)
+def test_each_fault_of_redis_is_named(
+    info: dict[str, Any], config: dict[str, str], check: str, level: str, seen: str
+) -> None:
+    found = faults(store.check_store(facts(info, config), ""))
+    assert list(found) == [check]
+    assert found[check].level == level
+    assert seen in found[check].seen
+    assert found[check].mend
+
+
+@pytest.mark.parametrize(
+    ("info", "config"),
+    [
+        ({"valkey_version": "8.1.1", "redis_version": "7.2.4"}, {}),
+        ({"redis_version": "6.2.0"}, {}),
+        ({}, {"maxmemory": "1000"}),
+        ({}, {"maxmemory-policy": "allkeys-lru"}),
+        ({"rdb_last_bgsave_status": "err"}, {"stop-writes-on-bgsave-error": "no"}),
+        ({}, {"bind": "*", "requirepass": "set"}),
+        ({}, {"bind": "*", "protected-mode": "no", "port": "0"}),
+    ],
+)
+def test_what_is_no_fault_of_redis_is_not_called_one(info: dict[str, Any], config: dict[str, str]) -> None:
+    assert faults(store.check_store(facts(info, config), "")) == {}
+
+
+def test_a_clock_that_is_wrong_is_a_warning() -> None:
+    wrong = facts()
+    wrong.ahead = -3600.0
+    found = faults(store.check_store(wrong, ""))
+    assert "-3600 s off" in found["store.clock"].seen
+
+
+def test_a_real_redis_is_looked_at_whole(own_redis: OwnRedis) -> None:
+    gathered = gather(client_of(own_redis()))
+    assert gathered.refused == {}
+    assert faults(store.check_store(gathered, "")) == {}
+    assert faults(store.check_rights(gathered, "script", SETTINGS, "")) == {}
+    assert gathered.ahead is not None
+    assert abs(gathered.ahead) < 5
+
+
+def test_a_real_redis_knows_whether_it_has_a_password(own_redis: OwnRedis) -> None:
+    for arguments, password, without in (((), "", True), (("--requirepass", "x"), "x", False)):
+        gathered = gather(client_of(own_redis(*arguments), "", password))
+        assert gathered.default_rights
+        assert gathered.default_rights.without_password is without
+        assert gathered.default_rights.all_commands
+
+
+def test_a_real_redis_that_evicts_is_found(own_redis: OwnRedis) -> None:
+    server = own_redis("--maxmemory", "50mb", "--maxmemory-policy", "volatile-lru")
+    assert list(faults(store.check_store(gather(client_of(server)), ""))) == ["store.eviction"]
+
+
+def test_a_real_replica_is_found_and_cannot_be_written_to(own_redis: OwnRedis) -> None:
+    server = own_redis("--replicaof", "127.0.0.1", "1")
+    redis = client_of(server)
+    assert list(faults(store.check_store(gather(redis), ""))) == ["store.replica"]
+    found = faults(store.check_write(redis, SETTINGS, ""))
+    assert "read only replica" in found["store.write"].seen
+
+
+def test_an_evicting_redis_is_found_in_either_world_or_not_looked_at(redis: Redis) -> None:
+    findings = list(store.check_store(gather(redis), ""))
+    assert {each.check for each in findings} == {
+        "store.version", "store.eviction", "store.persistence", "store.replica", "store.exposure", "store.clock"
+    }  # fmt: skip
+    assert [each for each in findings if each.level in ("warning", "wrong")] == []
+
+
+@pytest.fixture
+def with_users(own_redis: OwnRedis) -> PrivateRedis:
+    server = own_redis()
+    execute: Any = client_of(server).execute_command  # without types in redis-py
+    for user, rules in {
+        "hook": "~pbs:* -@all +set",
+        "reader": "%R~pbs:* -@all +get +mget +pttl",
+        "all": "~* +@all",
+        "wide": "~* -@all +set +acl",
+        "blind": "~other:* -@all +get +mget",
+    }.items():
+        execute("ACL", "SETUSER", user, "on", f">{user}", *rules.split())
+    return server
+
+
+def test_the_least_rights_suffice_and_are_no_fault(with_users: PrivateRedis) -> None:
+    hook, reader = client_of(with_users, "hook", "hook"), client_of(with_users, "reader", "reader")
+    settings = settings_of(redis_user="hook")
+    assert faults(store.check_write(hook, settings, "")) == {}
+    assert faults(store.check_rights(gather(hook), "script", settings, "")) == {}
+    assert faults(store.check_read(LoginTable(reader, "pbs:"), settings, "")) == {}
+    levels = {each.check: each.level for each in store.check_store(gather(reader), "")}
+    assert levels == dict.fromkeys(levels, "not looked at")
+    assert faults(store.check_ends(reader, settings))["store.ends"].level == "not looked at"
+
+
+@pytest.mark.parametrize(("user", "seen"), [("all", "may do everything"), ("wide", "write to every key")])
+def test_a_user_who_may_do_too_much_is_a_warning(with_users: PrivateRedis, user: str, seen: str) -> None:
+    found = faults(store.check_rights(gather(client_of(with_users, user, user)), "script", SETTINGS, "f:1"))
+    assert found["store.rights"].level == "warning"
+    assert seen in found["store.rights"].seen
+    assert found["store.rights"].mend == f"ACL SETUSER {user} resetkeys ~pbs:* -@all +set"
+
+
+def test_a_user_who_may_do_too_little_is_a_fault(with_users: PrivateRedis) -> None:
+    settings = settings_of(redis_user="reader")
+    found = faults(store.check_write(client_of(with_users, "reader", "reader"), settings, ""))
+    assert "cannot record a login" in found["store.write"].seen
+    found = faults(store.check_read(LoginTable(client_of(with_users, "blind", "blind"), "pbs:"), settings, ""))
+    assert "cannot look logins up" in found["store.read"].seen
+
+
+def test_trying_to_write_leaves_nothing_that_permits(redis: Redis) -> None:
+    assert faults(store.check_write(redis, SETTINGS, "")) == {}
+    keys = redis.keys("*")
+    assert all(0 < redis.pttl(key) <= 1000 for key in keys)
+    assert list(LoginTable(redis, "pbs:").entries()) == []
+
+
+def test_keys_without_an_end_are_counted(redis: Redis) -> None:
+    redis.set("pbs:login:192.0.2.7", "1795453232", ex=60)
+    assert faults(store.check_ends(redis, SETTINGS)) == {}
+    redis.set("pbs:login:192.0.2.8", "1795453232")
+    redis.set("other:login:192.0.2.9", "1795453232")
+    found = faults(store.check_ends(redis, SETTINGS))
+    assert found["store.ends"].seen.startswith("1 of 2 keys have no end, pbs:login:192.0.2.8")
+    assert found["store.ends"].mend.startswith("redis-cli DEL 'pbs:login:192.0.2.8'")
+
+
+def test_other_programs_keys_are_not_gone_through_to_the_end(own_redis: OwnRedis) -> None:
+    redis = client_of(own_redis())
+    pipeline = redis.pipeline()
+    for number in range(30_000):
+        pipeline.set(f"other:{number}", "1")
+    pipeline.execute()
+    steps = redis.info("commandstats").get("cmdstat_scan", {}).get("calls", 0)
+    assert faults(store.check_ends(redis, SETTINGS)) == {}
+    assert redis.info("commandstats")["cmdstat_scan"]["calls"] - steps <= 20
+
+
+def test_only_a_sample_of_a_large_table_is_looked_at(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MOST_KEYS", 3)
+    monkeypatch.setattr(store, "_STEPS", 1)
+    redis.mset({f"pbs:login:192.0.2.{host}": "1" for host in range(1, 9)})
+    assert "3 of 3 keys" in faults(store.check_ends(redis, SETTINGS))["store.ends"].seen
+
+
+def test_a_redis_that_is_down_is_one_fault(own_redis: OwnRedis) -> None:
+    server = own_redis()
+    url = server.url
+    server.stop()
+    settings, values = load(Path("/dev/null"), overrides=[f"redis_url={url}"])
+    found = faults(Doctor(settings, values).examine_store([], []))
+    assert list(found) == ["store.reachable"]
+    assert found["store.reachable"].level == "wrong"
+
+
+def test_no_password_is_in_what_was_gathered(own_redis: OwnRedis) -> None:
+    gathered = gather(client_of(own_redis("--requirepass", "hunter2"), "", "hunter2"))
+    assert gathered.config is not None
+    assert gathered.config["requirepass"] == "set"
+    assert "hunter2" not in repr(gathered)

@@ -1,0 +1,36 @@
+"""Fixtures of the installers' tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pbs_policy.install.files import FileState, write_state
+from tests.conftest import need
+from tests.install.support import DEBIAN_MAIN_CF, MASTER_CF, age, write, write_dovecot
+
+
+@pytest.fixture
+def aged_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the installers write is a minute old at once: see `age`."""
+
+    def write_and_age(path: Path, state: FileState) -> None:
+        write_state(path, state)
+        age(path)
+
+    monkeypatch.setattr("pbs_policy.install.plan.write_state", write_and_age)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tree with a small Dovecot and a small Postfix in it, as Debian has them, and the users of both packages."""
+    need("dovecot", "postfix")
+    passwd = "root:x:0:0::/root:/bin/sh\npbs-policy:x:{0}:{1}::/:\npostfix:x:{0}:{1}::/:\n"
+    write(tmp_path, "/etc/passwd", passwd.format(os.geteuid(), os.getegid()))
+    write_dovecot(tmp_path)
+    write(tmp_path, "/etc/postfix/main.cf", DEBIAN_MAIN_CF, mode=0o640)
+    write(tmp_path, "/etc/postfix/master.cf", MASTER_CF)
+    (tmp_path / "var/spool/postfix").mkdir(parents=True)
+    return tmp_path

@@ -1,0 +1,324 @@
+"""`pbs-policy check`: what it prints, and how it ends, on both worlds of the login table."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from redis import Redis
+
+from pbs_policy.address import ClientAddresses
+from pbs_policy.cli import run
+from pbs_policy.explain import ORDER
+from pbs_policy.keys import Keys
+from pbs_policy.records import Permit, Record, serialise_permit, serialise_record
+from pbs_policy.senders import names_of_user
+
+KEYS = Keys("pbs:")
+DAYS_AGO = int(time.time()) - 3 * 86_400 - 5 * 3600 - 1800
+LEFT = 5400 + 50  # seconds: shown as 1h 30m, however slow the machine is
+ALICE = "alice@example.com"
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Check = Callable[..., Result]
+
+
+@pytest.fixture
+def bare(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Run `check` in this process, with settings (name=value) and nothing else behind it."""
+    for name in [name for name in os.environ if name.startswith("PBS_")]:
+        monkeypatch.delenv(name)
+    file = tmp_path / "pbs-policy.conf"
+
+    def call(*arguments: str, **settings: str) -> Result:
+        file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+        capsys.readouterr()
+        status = run(["-c", str(file), "check", *arguments])
+        return Result(status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def check(redis: Redis, bare: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Run `check` in this process on a login table of both worlds."""
+    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
+    return bare
+
+
+def record_login(redis: Redis, address: str, user: str, service: str = "pop3", left: int = LEFT) -> None:
+    value = serialise_record(Record(DAYS_AGO, service, user))
+    for name in (b"", *names_of_user(user.encode("utf-8", "surrogateescape"), "")):
+        redis.set(KEYS.login(address, name), value, ex=left)
+
+
+def first_line(result: Result) -> str:
+    return result.out.partition("\n")[0]
+
+
+def test_an_address_that_may_relay_has_every_rule_on_a_line_of_its_own(check: Check, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    result = check("192.0.2.7", "--sender", ALICE)
+    assert (result.status, result.err) == (0, "")
+    assert result.out == (
+        f"OK  192.0.2.7: may relay, logged in as {ALICE} (pop3) 3d 5h ago, 1h 30m left (reason=login)\n"
+        "  address       pass       192.0.2.7\n"
+        "  permits       pass       none for 192.0.2.7\n"
+        f"  logins        pass       {ALICE} (pop3) 3d 5h ago, 1h 30m left\n"
+        f"  senders       pass       {ALICE} sends, sender_match = off\n"
+        "  services      pass       logged in by pop3, any service counts\n"
+        "  recipients    pass       any recipient\n"
+        "  require_tls   pass       require_tls = no\n"
+        "  denies        pass       none against 192.0.2.7, all\n"
+        "  end           pass       1h 30m left\n"
+        f"  user denies   pass       none against {ALICE}\n"
+        "  caps          pass       none\n"
+        "  observe_only  pass       observe_only = no\n"
+        "  answer        pass       OK: Postfix accepts the recipient\n"
+    )
+
+
+def test_a_refusal_says_what_to_change_and_what_was_not_asked(check: Check, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    result = check("192.0.2.7", "--sender", "bob@example.net", sender_match="address", require_tls="yes")
+    assert (result.status, result.err) == (1, "")
+    assert result.out == (
+        "DUNNO  192.0.2.7: there is a login or permit, but not for the sender (sender_match) "
+        "(reason=sender_mismatch)\n"
+        "  address       pass       192.0.2.7\n"
+        "  permits       pass       none for 192.0.2.7\n"
+        f"  logins        pass       {ALICE} (pop3) 3d 5h ago, 1h 30m left\n"
+        f"  senders       REFUSE     bob@example.net sends, looked for bob@example.net; logged in: {ALICE} "
+        "(sender_match = address)\n"
+        f"                           change: set sender_maps to a file with the line `bob@example.net {ALICE}`, "
+        "or set sender_match = off\n"
+        "  services      not asked  any service counts\n"
+        "  recipients    not asked  any recipient\n"
+        "  require_tls   not asked  require_tls = yes, the session is not encrypted\n"
+        "  denies        not asked  none against 192.0.2.7, all\n"
+        "  end           not asked\n"
+        "  user denies   not asked\n"
+        "  caps          not asked\n"
+        "  observe_only  not asked  observe_only = no\n"
+        "  answer        REFUSE     DUNNO: Postfix goes on to its next restriction, reject_unauth_destination\n"
+    )
+
+
+def test_who_else_is_behind_the_address_has_lines_of_their_own(check: Check, redis: Redis) -> None:
+    for user in ("bob@example.net", ALICE):
+        record_login(redis, "192.0.2.7", user)
+    assert (
+        f"  logins        pass       {ALICE} (pop3) 3d 5h ago, 1h 30m left\n"
+        "                           also bob@example.net (pop3) 3d 5h ago, 1h 30m left\n"
+        "  senders  "
+    ) in check("192.0.2.7").out
+
+
+def test_quiet_prints_the_first_line_alone(check: Check, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    redis.set(KEYS.permit("192.0.2.8"), f"{DAYS_AGO} manual", ex=LEFT)
+    redis.set(KEYS.login("2001:db8::7"), str(DAYS_AGO), ex=LEFT)
+    since = "3d 5h ago, 1h 30m left"
+    for address, who in (
+        ("192.0.2.7", f"logged in as {ALICE} (pop3) {since} (reason=login)"),
+        ("192.0.2.8", f"permitted for no user recorded (manual) {since} (reason=permit)"),
+        ("2001:db8::7", f"logged in as no user recorded (service not recorded) {since} (reason=login)"),
+    ):
+        line = f"OK  {address}: may relay, {who}"
+        assert check("-q", address) == Result(0, line + "\n", "")
+        assert first_line(check(address)) == line
+
+
+@pytest.mark.parametrize("text", ["::ffff:192.0.2.7", "::FFFF:192.0.2.7"])
+def test_an_address_is_shown_in_its_canonical_form(check: Check, text: str) -> None:
+    lines = check(text).out.splitlines()
+    assert lines[0].startswith("DUNNO  192.0.2.7: ")
+    assert lines[1] == "  address       pass       192.0.2.7"
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("198.51.100.7", "nobody is logged in from there, or it is too long ago (reason=no_login)"),
+        ("127.0.0.1", "a loopback address is never permitted (reason=loopback)"),
+        ("::", "an unspecified address is never permitted (reason=unspecified)"),
+        ("169.254.1.1", "a link-local address is never permitted (reason=link_local)"),
+        ("ff02::1", "a multicast or reserved address is never permitted (reason=multicast)"),
+        ("203.0.113.7", "in a network that never_record excludes (reason=never_record)"),
+        ("192.0.2.8", "its key in Redis has no end, and is not honoured (reason=key_without_end)"),
+        ("192.0.2.9", "an administrator's deny stands against it (reason=denied)"),
+        ("192.0.2.10", f"a deny stands against {ALICE} (pop3) 3d 5h ago (reason=denied_user)"),
+        ("192.0.2.11", "there is a login, but by a service that does not count (services) (reason=service_mismatch)"),
+        ("192.0.2.12", "over the cap, by the login or permit of bob@example.net (pop3) 3d 5h ago (reason=cap)"),
+        ("192.0.2.13", "there is a permit, but not for the recipient (reason=recipient_mismatch)"),
+    ],
+)
+def test_who_may_not_relay_is_told_why(check: Check, redis: Redis, address: str, text: str) -> None:
+    for each in ("127.0.0.1", "203.0.113.7", "192.0.2.9"):
+        record_login(redis, each, "bob@example.net")
+    redis.set(KEYS.login("192.0.2.8"), f"{DAYS_AGO} pop3 bob@example.net")
+    redis.set(KEYS.deny("192.0.2.9"), "spam", ex=LEFT)
+    record_login(redis, "192.0.2.10", ALICE)
+    redis.set(KEYS.deny_user(ALICE.encode()), "stolen password", ex=LEFT)
+    record_login(redis, "192.0.2.11", "bob@example.net", "managesieve")
+    record_login(redis, "192.0.2.12", "bob@example.net")
+    redis.sadd(KEYS.counted(b"address:192.0.2.12")[0], "1")
+    permit = Permit(DAYS_AGO, recipient_domains=("example.org",))
+    redis.set(KEYS.permit("192.0.2.13"), serialise_permit(permit), ex=LEFT)
+    settings = {"never_record": "203.0.113.0/24", "services": "pop3", "max_recipients_per_address": "1/1h"}
+    for arguments in (["-q"], []):
+        result = check(*arguments, address, **settings)
+        assert (result.status, result.err) == (1, "")
+        assert first_line(result) == f"DUNNO  {address}: {text}"
+        assert result.out.count("\n") == 1 or not arguments
+
+
+def test_a_session_is_encrypted_where_the_option_says_so(check: Check, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    assert check("192.0.2.7", "--tls", require_tls="yes").status == 0
+    result = check("-q", "192.0.2.7", require_tls="yes")
+    assert result == Result(1, "DUNNO  192.0.2.7: the session is not encrypted (require_tls) (reason=no_tls)\n", "")
+
+
+def test_a_recipient_is_held_against_a_permit(check: Check, redis: Redis) -> None:
+    permit = Permit(DAYS_AGO, recipient_domains=("example.org",))
+    redis.set(KEYS.permit("192.0.2.0/24"), serialise_permit(permit), ex=LEFT)
+    redis.set(KEYS.permit_networks, "4/24", ex=LEFT)
+    assert check("192.0.2.7", "--recipient", "x@example.org").status == 0
+    assert check("192.0.2.7", "--recipient", "x@example.com").status == 1
+    assert check("192.0.2.7").status == 1
+
+
+def test_sender_maps_count(check: Check, redis: Redis, tmp_path: Path) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    maps = tmp_path / "senders"
+    maps.write_text(f"bob@example.net {ALICE}\n")
+    for arguments in (["-q"], [], ["--json"]):
+        arguments = [*arguments, "192.0.2.7", "--sender", "bob@example.net"]
+        assert check(*arguments, sender_match="address").status == 1
+        assert check(*arguments, sender_match="address", sender_maps=str(maps)).status == 0
+    maps.write_text("bob@example.net\n")
+    result = check("192.0.2.7", sender_maps=str(maps))
+    assert (result.status, result.out) == (os.EX_CONFIG, "")
+    assert f"{maps}:1: " in result.err
+
+
+def test_what_observe_only_hides_from_postfix_is_shown(check: Check, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    result = check("192.0.2.7", observe_only="yes")
+    assert result.status == 1
+    assert first_line(result).startswith(f"DUNNO  192.0.2.7: may relay, logged in as {ALICE}")
+    assert "(observe_only: without it, OK)" in first_line(result)
+    assert "  observe_only  REFUSE     observe_only = yes: DUNNO always\n" in result.out
+
+
+@pytest.mark.parametrize("arguments", [["-q"], ["--json"], []])
+def test_nothing_is_counted(check: Check, redis: Redis, arguments: list[str]) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    settings = {"max_recipients_per_address": "1/1h", "max_recipients_per_user": "1/1h", "auto_deny": "1h"}
+    before = set(redis.scan_iter())
+    message = ["--recipient", "x@example.org", "--instance", "a1.1"]
+    for _ in range(3):
+        assert check(*arguments, "192.0.2.7", *message, **settings).status == 0
+    assert set(redis.scan_iter()) == before
+
+
+def test_json_has_the_answer_and_the_steps(check: Check, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", "bob@example.net", "imap")
+    record_login(redis, "192.0.2.7", ALICE)
+    shown = json.loads(check("--json", "192.0.2.7").out)
+    steps, others = shown.pop("steps"), shown.pop("others")
+    assert LEFT - 60 < shown.pop("left") <= LEFT
+    assert shown == {
+        "client_address": "192.0.2.7",
+        "action": "OK",
+        "reason": "login",
+        "would_be": None,
+        "user": ALICE,
+        "service": "pop3",
+        "login_at": DAYS_AGO,
+        "more_others": 0,
+    }
+    assert [step["rule"] for step in steps] == list(ORDER)
+    assert steps[0] == {
+        "rule": "address", "verdict": "pass", "saw": "192.0.2.7", "reason": None, "change": None, "details": [],
+    }  # fmt: skip
+    (other,) = others
+    assert LEFT - 60 < other.pop("left") <= LEFT
+    assert other == {"user": "bob@example.net", "service": "imap", "login_at": DAYS_AGO}
+
+
+def test_quiet_json_is_the_answer_alone(check: Check) -> None:
+    result = check("--json", "-q", "198.51.100.7")
+    assert (result.status, result.err) == (1, "")
+    answer = {
+        "client_address": "198.51.100.7",
+        "action": "DUNNO",
+        "reason": "no_login",
+        "would_be": None,
+        "user": None,
+        "service": None,
+        "login_at": None,
+        "left": None,
+    }
+    assert json.loads(result.out) == answer
+    shown = json.loads(check("--json", "198.51.100.7").out)
+    assert {name: shown[name] for name in answer} == answer
+    refused = next(step for step in shown["steps"] if step["verdict"] == "refuse")
+    assert (refused["rule"], refused["reason"]) == ("logins", "no_login")
+    assert refused["change"].startswith("log in to POP3 or IMAP from 198.51.100.7")
+
+
+@pytest.mark.parametrize("arguments", [["-q"], ["--json"], []])
+def test_no_redis_is_status_69_and_one_line(bare: Check, tmp_path: Path, arguments: list[str]) -> None:
+    settings = {"redis_url": f"unix://{tmp_path}/absent.sock"}
+    result = bare(*arguments, "192.0.2.7", **settings)
+    assert (result.status, result.out) == (os.EX_UNAVAILABLE, "")
+    assert result.err.startswith("pbs-policy: Redis is unavailable: ")
+    assert result.err.count("\n") == 1
+    assert bare(*arguments, "127.0.0.1", **settings).status == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["nonsense"], "not an IP address: 'nonsense'"),
+        (["192.0.2.7", "--sender", "a\nb"], "the value of sender has a line end in it"),
+        (["192.0.2.7", "--recipient", "a" * 40_000], "a line of more than 8192 bytes"),
+        ([], "Missing argument 'ADDRESS'"),
+    ],
+)
+def test_wrong_usage_is_status_64(check: Check, arguments: list[str], text: str) -> None:
+    result = check(*arguments)
+    assert (result.status, result.out) == (os.EX_USAGE, "")
+    assert text in result.err
+    assert "Traceback" not in result.err
+
+
+def test_each_reason_is_in_words() -> None:
+    from pbs_policy.cli.check import WHY
+    from pbs_policy.policy import _NEARNESS
+
+    assert {*_NEARNESS, "login", "permit", "denied"} <= set(WHY)
+    excluded = {ClientAddresses().parse(text).excluded for text in ("::", "::1", "fe80::1", "ff02::1")}
+    assert excluded <= set(WHY)
+
+
+def test_text_of_a_peer_cannot_write_to_the_terminal(check: Check, redis: Redis) -> None:
+    redis.set(KEYS.login("192.0.2.7"), b"1 pop3 a\x1b[2Jb\xff\nc", ex=LEFT)
+    for arguments in (["-q"], [], ["--json"]):
+        result = check(*arguments, "192.0.2.7", "--sender", "x\x1b[2J@example.com")
+        assert result.status == 0
+        assert "\x1b" not in result.out
+        assert (result.out + "x").isprintable() or all(line.isprintable() for line in result.out.splitlines())

@@ -1,0 +1,364 @@
+"""`permit`, `revoke`, `denied`, `allow`: what each writes, says and refuses, and what the decision makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from pbs_policy.address import ClientAddress
+from pbs_policy.caps import Cap
+from pbs_policy.check import check
+from pbs_policy.keys import EVERYBODY, Keys
+from pbs_policy.networks import parse_lengths
+from pbs_policy.policy import Rules
+from pbs_policy.protocol import Request, RequestParser
+from pbs_policy.query import serialise_request
+from pbs_policy.records import Permit, Record, parse_permit
+from pbs_policy.table import LoginTable
+from tests.commands import Pbs, Result, commands_on, is_one_error
+
+KEYS = Keys("pbs:")
+HOUR = 3600
+
+
+@pytest.fixture
+def table(redis: Redis) -> LoginTable:
+    return LoginTable(redis, "pbs:")
+
+
+@pytest.fixture
+def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
+    return commands_on(redis, tmp_path, monkeypatch, capsys)
+
+
+def login(table: LoginTable, address: str, user: str, ttl: float = HOUR) -> None:
+    table.record_login(address, Record(int(table.now()), "imap", user), ttl)
+
+
+def reason(table: LoginTable, address: str, sender: str = "alice@example.com", to: str = "bob@example.net") -> str:
+    """Why the service would permit or refuse this relay attempt."""
+    data = serialise_request({"client_address": address, "sender": sender, "recipient": to})
+    request = RequestParser().next_request(data)
+    assert isinstance(request, Request)
+    return check(table, Rules(), ClientAddress(address), request).reason
+
+
+# --- permit
+
+
+def test_a_permit_holds_what_was_asked_and_ends(pbs: Pbs, redis: Redis, table: LoginTable) -> None:
+    arguments = ["--user", "scanner@example.com", "--for", "90d", "--note", "second floor", "--cap", "20/1h"]
+    arguments += ["--sender", "Scanner@Example.COM", "--sender", "@Example.org", "--sender", "@example.org"]
+    arguments += ["--recipient-domain", "EXAMPLE.net"]
+    result = pbs("permit", "192.0.2.7", *arguments)
+    assert result == Result(0, "192.0.2.7 may relay for 90d\n", "")
+    value = redis.get(KEYS.permit("192.0.2.7"))
+    assert isinstance(value, bytes)
+    permit = parse_permit(value)
+    assert permit is not None
+    assert abs(permit.given_at - table.now()) < 60
+    assert permit == Permit(
+        permit.given_at,
+        "scanner@example.com",
+        ("scanner@example.com", "@example.org"),
+        ("example.net",),
+        Cap(20, HOUR),
+        "second floor",
+    )
+    assert 89 * 86_400 < int(redis.ttl(KEYS.permit("192.0.2.7"))) <= 90 * 86_400
+
+
+def test_a_permit_lets_the_printer_relay_under_its_conditions_alone(pbs: Pbs, table: LoginTable) -> None:
+    assert reason(table, "192.0.2.7") == "no_login"
+    conditions = ["--sender", "@example.com", "--recipient-domain", "example.net"]
+    assert pbs("permit", "::ffff:192.0.2.7", "--user", "scanner@example.com", *conditions).status == 0
+    assert reason(table, "192.0.2.7", "anybody@EXAMPLE.com") == "permit"
+    assert reason(table, "192.0.2.7", "anybody@example.org") == "sender_mismatch"
+    assert reason(table, "192.0.2.7", "anybody@example.com", "bob@example.org") == "recipient_mismatch"
+    assert reason(table, "192.0.2.8", "anybody@example.com") == "no_login"
+
+
+@pytest.mark.parametrize(
+    ("network", "inside", "outside"),
+    [("192.0.2.0/28", "192.0.2.15", "192.0.2.16"), ("2001:db8:1::/48", "2001:db8:1::7", "2001:db8:2::7"),
+     ("198.51.0.0/16", "198.51.100.7", "198.50.0.1"), ("2001:db8::/32", "2001:db8:2::7", "2001:db9::7")],
+)  # fmt: skip
+def test_a_network_is_permitted_for_every_client_in_it(
+    pbs: Pbs, table: LoginTable, network: str, inside: str, outside: str
+) -> None:
+    result = pbs("permit", network, "--user", "scanners@example.com")
+    assert result == Result(0, f"{network} may relay for 8h\n", "")
+    assert (reason(table, inside), reason(table, outside)) == ("permit", "no_login")
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("192.0.0.0/15", "192.0.0.0/15 is wider than /16"),
+        ("0.0.0.0/0", "0.0.0.0/0 is wider than /16"),
+        ("2001:db9::/31", "has bits set behind its prefix"),
+        ("2001:db0::/28", "2001:db0::/28 is wider than /32"),
+        ("::/0", "::/0 is wider than /32"),
+        ("127.0.0.0/16", "127.0.0.0/16 is never permitted to relay: loopback"),
+        ("fe80::/64", "fe80::/64 is never permitted to relay: link_local"),
+        ("127.0.0.1", "127.0.0.1 is never permitted to relay: loopback"),
+        ("203.0.113.64/26", "203.0.113.64/26 is never permitted to relay: never_record"),
+        ("192.0.2.7/24", "did you mean 192.0.2.0/24?"),
+        ("192.0.2.0/33", "not a network: '192.0.2.0/33'"),
+        ("::ffff:192.0.2.0/120", "write it as an IPv4 network"),
+        ("alice@example.com", "not an IP address: 'alice@example.com'"),
+        ("192.0.2.7\x1b[31m", "not an IP address"),
+        ("", "not an IP address: ''"),
+    ],
+)
+def test_what_must_not_be_permitted_is_refused(pbs: Pbs, redis: Redis, target: str, text: str) -> None:
+    arguments = ["--set", "never_record=203.0.113.0/24", "permit", target, "--user", "scanner@example.com"]
+    assert is_one_error(pbs(*arguments), 64, text)
+    assert redis.keys() == []
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "text"),
+    [
+        ("--user", ["", " ", "a b", "@example.com", "a\nb", "a\x1b[1m", "jos\udce9", "u" * 321, "a/b", "a,b"],
+         "expected a user such as"),
+        ("--sender", ["", "alice", "alice@", "@", "a b@example.com", "<alice@example.com>", "a@b@example.com",
+                      "a@example..com", "a@-example.com", "a@example.com ", "@\x1b"], "'--sender'"),
+        ("--recipient-domain", ["", "@example.net", "bob@example.net", "a b", ".example.net", "example.net.", "a\0b"],
+         "'--recipient-domain'"),
+        ("--cap", ["", "20", "0/1h", "20/", "20/1y", "x/1h", "20 /1h"], "'--cap'"),
+        ("--for", ["", "0", "soon", "-1h", "1831d"], "expected a time from 1s to 1830d"),
+        ("--note", ["a\nb", "\x1b[31m", "\u202e", "n" * 321], "expected a line of at most 320 printable characters"),
+    ],
+)  # fmt: skip
+def test_a_condition_that_means_nothing_is_refused(
+    pbs: Pbs, redis: Redis, option: str, values: list[str], text: str
+) -> None:
+    for value in values:
+        user = [] if option == "--user" else ["--user", "scanner@example.com"]
+        result = pbs("permit", "192.0.2.7", *user, option, value)
+        if option == "--user":
+            assert "'--user'" in result.err
+        else:
+            assert text in result.err
+        assert is_one_error(result, 64, "Invalid value")
+    assert redis.keys() == []
+
+
+def test_a_permit_without_a_user_is_nobodys(pbs: Pbs, redis: Redis) -> None:
+    assert is_one_error(pbs("permit", "192.0.2.7"), 64, "Missing option '--user'")
+    assert redis.keys() == []
+
+
+# --- revoke
+
+
+def test_what_is_revoked_is_gone_for_the_next_request(pbs: Pbs, table: LoginTable) -> None:
+    login(table, "192.0.2.7", "alice@example.com")
+    login(table, "192.0.2.8", "alice@example.com")
+    assert pbs("revoke", "192.0.2.7") == Result(0, "revoked: 192.0.2.7\n", "")
+    assert [reason(table, each) for each in ("192.0.2.7", "192.0.2.8")] == ["no_login", "login"]
+    assert pbs("revoke", "Alice@example.com") == Result(0, "revoked: 192.0.2.8 for Alice@example.com\n", "")
+    assert reason(table, "192.0.2.8") == "no_login"
+    assert pbs("revoke", "192.0.2.7") == Result(0, "nothing to revoke for 192.0.2.7\n", "")
+    assert pbs("revoke", "alice@example.com") == Result(0, "nothing to revoke for alice@example.com\n", "")
+    login(table, "192.0.2.7", "alice@example.com")
+    assert reason(table, "192.0.2.7") == "login"
+
+
+def test_a_network_is_revoked_with_everything_in_it(pbs: Pbs, table: LoginTable) -> None:
+    for address in ("192.0.2.7", "192.0.2.200", "198.51.100.7"):
+        login(table, address, "alice@example.com")
+    assert pbs("permit", "192.0.2.64/26", "--user", "scanner@example.com").status == 0
+    result = pbs("revoke", "192.0.2.0/24")
+    assert result == Result(0, "revoked: 192.0.2.200\nrevoked: 192.0.2.64/26\nrevoked: 192.0.2.7\n", "")
+    assert [reason(table, each) for each in ("192.0.2.7", "192.0.2.65", "198.51.100.7")] == [
+        "no_login", "no_login", "login"
+    ]  # fmt: skip
+
+
+def test_everything_is_revoked_and_everybody_denied(pbs: Pbs, table: LoginTable) -> None:
+    login(table, "192.0.2.7", "alice@example.com")
+    login(table, "2001:db8::7", "bob@example.com")
+    result = pbs("revoke", "--all", "--deny", "1h", "--reason", "spam")
+    assert result.out == "denied: everybody for 1h\nrevoked: 192.0.2.7\nrevoked: 2001:db8::7\n"
+    login(table, "192.0.2.7", "alice@example.com")
+    assert reason(table, "192.0.2.7") == "denied"
+    assert pbs("allow", "--all") == Result(0, "no longer denied: everybody\n", "")
+    assert reason(table, "192.0.2.7") == "login"
+    assert pbs("revoke", "--all").out == "revoked: 192.0.2.7\n"
+    assert pbs("revoke", "--all").out == "nothing to revoke for everybody\n"
+
+
+@pytest.mark.parametrize("target", ["192.0.2.7", "192.0.2.0/24", "192.0.0.0/10"])
+def test_a_deny_outranks_every_later_login_and_permit(pbs: Pbs, table: LoginTable, target: str) -> None:
+    login(table, "192.0.2.7", "alice@example.com")
+    result = pbs("revoke", target, "--deny", "24h")
+    assert result.out.startswith(f"denied: {target} for 1d\nrevoked: ")
+    login(table, "192.0.2.7", "alice@example.com")
+    assert pbs("permit", "192.0.2.7", "--user", "alice@example.com").status == 0
+    assert reason(table, "192.0.2.7") == "denied"
+    assert pbs("allow", target).status == 0
+    assert reason(table, "192.0.2.7") == "permit"
+
+
+def test_a_denied_user_cannot_log_in_again_from_elsewhere(pbs: Pbs, table: LoginTable) -> None:
+    login(table, "192.0.2.7", "alice")
+    options = ["--set", "user_domain=example.com"]
+    result = pbs(*options, "revoke", "Alice@Example.com", "--deny", "24h")
+    assert result.out == "denied: Alice@Example.com for 1d\nrevoked: 192.0.2.7 for Alice@Example.com\n"
+    for address in ("192.0.2.7", "198.51.100.7"):
+        login(table, address, "alice@example.com")
+        assert reason(table, address) == "denied_user"
+    login(table, "198.51.100.8", "bob@example.com")
+    assert reason(table, "198.51.100.8") == "login"
+    assert pbs(*options, "allow", "alice").status == 0
+    assert reason(table, "192.0.2.7") == "login"
+
+
+def test_the_deny_is_written_before_anything_is_taken(
+    pbs: Pbs, redis: Redis, table: LoginTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login that comes while the table is gone through is denied already."""
+    seen = []
+
+    def see(self: LoginTable, *_: str) -> list[str]:
+        seen.append(redis.exists(KEYS.deny("192.0.2.7"), KEYS.deny_user(b"alice@example.com")))
+        return []
+
+    monkeypatch.setattr(LoginTable, "revoke_address", see)
+    monkeypatch.setattr(LoginTable, "revoke_user", see)
+    pbs("revoke", "192.0.2.7", "--deny", "1h")
+    pbs("revoke", "alice@example.com", "--deny", "1h")
+    assert seen == [1, 2]
+
+
+def test_a_wider_permit_that_stays_is_said(pbs: Pbs, table: LoginTable) -> None:
+    for network in ("192.0.2.0/24", "192.0.0.0/16", "192.0.2.0/30"):
+        assert pbs("permit", network, "--user", "scanner@example.com").status == 0
+    result = pbs("revoke", "192.0.2.7")
+    assert result.out == "nothing to revoke for 192.0.2.7\n"
+    assert result.err == (
+        "192.0.2.7 may still relay by the permit for 192.0.2.0/24: revoke that, or --deny\n"
+        "192.0.2.7 may still relay by the permit for 192.0.0.0/16: revoke that, or --deny\n"
+    )
+    result = pbs("revoke", "192.0.2.0/24")
+    assert "192.0.2.0/24 may still relay by the permit for 192.0.0.0/16" in result.err
+    assert result.err.count("\n") == 1
+    assert pbs("revoke", "192.0.2.7", "--deny", "1h").err == ""
+
+
+@pytest.mark.parametrize("command", ["revoke", "allow"])
+@pytest.mark.parametrize(
+    ("who", "text"),
+    [
+        ("192.0.2.7/24", "'192.0.2.7/24' has bits set behind its prefix (did you mean 192.0.2.0/24?)"),
+        ("192.0.2.0/", "not a network: '192.0.2.0/'"),
+        ("alice/24", "not a network: 'alice/24'"),
+        ("192.0.2.300", "not an IP address: '192.0.2.300'"),
+        ("192.0.2", "not an IP address: '192.0.2'"),
+        ("2001:db8:::7", "not an IP address: '2001:db8:::7'"),
+        ("fe80::1%eth0", "without a zone id"),
+        ("", "expected an address, a network or a user"),
+        (" ", "expected an address, a network or a user"),
+    ],
+)
+def test_an_argument_that_is_nobody_is_an_error(pbs: Pbs, redis: Redis, command: str, who: str, text: str) -> None:
+    assert is_one_error(pbs(command, who), 64, text)
+    assert redis.keys() == []
+
+
+@pytest.mark.parametrize("who", ["alice", "a/b@example.com", "49301234567", "bob.cafe", "jos\udce9", "a\x1b[31m\nb"])
+def test_a_user_of_any_name_is_one(pbs: Pbs, table: LoginTable, who: str) -> None:
+    login(table, "192.0.2.7", who)
+    result = pbs("revoke", who, "--deny", "1h")
+    assert result.status == 0
+    assert "revoked: 192.0.2.7 for " in result.out
+    assert all(letter.isprintable() or letter == "\n" for letter in result.out)
+    login(table, "192.0.2.7", who)
+    assert reason(table, "192.0.2.7") == "denied_user"
+    assert pbs("allow", who).status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["revoke"], "or else --all"),
+        (["revoke", "192.0.2.7", "--all"], "or else --all"),
+        (["allow"], "or else --all"),
+        (["revoke", "192.0.2.7", "--reason", "spam"], "it needs --deny TIME"),
+        (["revoke", "192.0.2.7", "--deny", "for ever"], "expected a time from 1s to 1830d"),
+        (["revoke", "192.0.2.7", "--deny", "1h", "--reason", "a\nb"], "expected a line of at most 320"),
+        (["revoke", "0.0.0.0/0", "--deny", "1h"], "0.0.0.0/0 is everybody, which is denied with --all"),
+        (["revoke", "::/0", "--deny", "1h"], "::/0 is everybody"),
+        (["revoke", "@example.com", "--deny", "1h"], "a whole domain cannot be denied"),
+    ],
+)
+def test_wrong_usage_changes_nothing(
+    pbs: Pbs, redis: Redis, table: LoginTable, arguments: list[str], text: str
+) -> None:
+    login(table, "192.0.2.7", "alice@example.com")
+    before = sorted(redis.keys())
+    assert is_one_error(pbs(*arguments), 64, text)
+    assert sorted(redis.keys()) == before
+
+
+# --- denied and allow
+
+
+def test_denies_are_listed_with_reason_and_time_left(pbs: Pbs, redis: Redis) -> None:
+    assert pbs("denied") == Result(0, "", "")
+    assert pbs("denied", "-o", "json") == Result(0, "[]\n", "")
+    reasons = {"192.0.2.7": "spam", "2001:db8::/32": "", "alice@example.com": "stolen", "--all": "x"}
+    for target, text in reasons.items():
+        assert pbs("revoke", target, "--deny", "9030", "--reason", text).status == 0
+    redis.set(KEYS.deny("198.51.100.7"), "by hand")
+    shown = json.loads(pbs("denied", "--json").out)
+    assert all(9000 < deny["left"] <= 9030 for deny in shown if deny["target"] != "198.51.100.7")
+    assert sorted((deny["kind"], deny["target"], deny["reason"]) for deny in shown) == [
+        ("address", "192.0.2.7", "spam"),
+        ("address", "198.51.100.7", "by hand"),
+        ("address", "2001:db8::/32", ""),
+        ("address", EVERYBODY, "x"),
+        ("user", "alice@example.com", "stolen"),
+    ]
+    table = pbs("denied").out
+    assert table.startswith("DENIED             LEFT    REASON\n")
+    assert "198.51.100.7       no end  by hand\n" in table
+    assert "2001:db8::/32      2h 30m  -\n" in table
+
+
+def test_a_deny_that_somebody_else_wrote_is_shown_safely(pbs: Pbs, redis: Redis) -> None:
+    redis.set(b"pbs:deny-user:jos\xe9\x1b[31m", b"\xff\x1b[2J\n", ex=HOUR)
+    result = pbs("denied")
+    assert all(letter.isprintable() or letter == "\n" for letter in result.out)
+    assert len(result.out.splitlines()) == 2
+    assert json.loads(pbs("denied", "-o", "jsonl").out)["target"] == "jos\ufffd\x1b[31m"
+    assert pbs("denied", "-o", "tsv").out.splitlines()[1].split("\t")[1] == "jos\ufffd\\u001b[31m"
+
+
+def test_allow_ends_one_deny_and_says_if_there_was_none(pbs: Pbs, table: LoginTable) -> None:
+    assert pbs("allow", "192.0.2.7") == Result(1, "not denied: 192.0.2.7\n", "")
+    assert pbs("revoke", "192.0.2.7", "--deny", "1h").status == 0
+    assert pbs("revoke", "192.0.2.0/24", "--deny", "1h").status == 0
+    result = pbs("allow", "192.0.2.7")
+    assert result[:2] == (0, "no longer denied: 192.0.2.7\n")
+    assert result.err == "192.0.2.7 is still denied by the deny of 192.0.2.0/24\n"
+    login(table, "192.0.2.7", "alice@example.com")
+    assert reason(table, "192.0.2.7") == "denied"
+    assert pbs("allow", "192.0.2.0/24").status == 0
+    assert reason(table, "192.0.2.7") == "login"
+    assert pbs("allow", "alice@example.com") == Result(1, "not denied: alice@example.com\n", "")
+    assert pbs("allow", "--all").status == 1
+
+
+def test_the_prefix_length_of_a_network_is_known_longer_than_it_lasts(pbs: Pbs, redis: Redis) -> None:
+    assert pbs("permit", "192.0.2.0/24", "--user", "scanner@example.com", "--for", "1h").status == 0
+    assert pbs("permit", "192.0.2.0/28", "--user", "scanner@example.com", "--for", "1m").status == 0
+    value = redis.get(KEYS.permit_networks)
+    assert isinstance(value, bytes)
+    assert parse_lengths(value) == {(4, 24), (4, 28)}
+    assert int(redis.pttl(KEYS.permit_networks)) > int(redis.pttl(KEYS.permit("192.0.2.0/24")))

@@ -1,0 +1,486 @@
+"""The explanation of a decision: it never says anything else than the decision, and its advice works."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from redis import Redis
+
+from pbs_policy import policy
+from pbs_policy.address import ClientAddresses, parse_network
+from pbs_policy.caps import Cap
+from pbs_policy.check import check
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.explain import MOST_OTHERS, ORDER, Explanation, explain
+from pbs_policy.policy import Rules
+from pbs_policy.protocol import Request
+from pbs_policy.query import serialise_request
+from pbs_policy.records import Permit, serialise_permit
+from pbs_policy.redis_client import connect
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.senders import SenderMaps, SenderRules, names_of_user
+from pbs_policy.steps import Step
+from pbs_policy.table import LoginTable
+
+NOW = 1_700_000_000
+ADDRESS = "192.0.2.7"
+CLIENT = ClientAddresses().parse(ADDRESS)
+NETWORK = ClientAddresses().parse_target("192.0.2.0/24")
+HOUR = 3600
+LEFT = 5400 + 50  # seconds: shown as 1h 30m, however slow the machine is
+Match = Literal["off", "domain", "address"]
+
+ALICE, BOB, CAROL, DAVE = "alice@example.com", "bob@example.net", "carol@example.com", "dave"
+
+
+def table_of(redis: Redis, user_domain: str = "") -> LoginTable:
+    return LoginTable(redis, "pbs:", user_domain=user_domain, now=lambda: NOW)
+
+
+def request_of(sender: str = "", recipient: str = "", tls: bool = False, instance: str = "") -> Request:
+    return Request(serialise_request({
+        "client_address": ADDRESS, "sender": sender, "recipient": recipient, "instance": instance,
+        "encryption_protocol": "TLSv1.3" if tls else "",
+    }))  # fmt: skip
+
+
+def log_in(
+    table: LoginTable,
+    user: str,
+    service: str = "pop3",
+    ago: int = 600,
+    left: int | None = LEFT,
+    domains: bool = True,
+    user_domain: str = "",
+) -> None:
+    """What the post-login script writes; `domains` where its settings say sender_match = domain."""
+    value = f"{NOW - ago} {service} {user}".rstrip()
+    names = names_of_user(user.encode(), user_domain)
+    for name in (b"", *(names if domains else names[:1])):
+        table.redis.set(table.keys.login(ADDRESS, name), value, ex=left)
+
+
+def fill(table: LoginTable, what: bytes, number: int, left: int = LEFT) -> None:
+    """Let a cap have counted `number` recipients."""
+    key, _ = table.keys.counted(what)
+    if number:
+        table.redis.sadd(key, *range(number))
+        table.redis.expire(key, left)
+
+
+def step_of(explanation: Explanation, rule: str) -> Step:
+    return next(step for step in explanation.steps if step.rule == rule)
+
+
+def first_refusal(explanation: Explanation) -> Step | None:
+    return next((step for step in explanation.steps if step.verdict == "refuse"), None)
+
+
+# --- hundreds of stands of the table, each under some rules
+
+
+SENDERS = (ALICE, ALICE, BOB, "Bob+lists@example.net", CAROL, "d@example.org", DAVE, "", "@", "a@b@c")
+
+
+def some_stand(pick: random.Random, table: LoginTable, user_domain: str) -> None:
+    """Logins, permits, denies and counts, most of them sound."""
+
+    def left() -> int | None:
+        return pick.choice([HOUR, HOUR, HOUR, None])
+
+    for user in pick.sample([ALICE, BOB, CAROL, DAVE, ""], pick.choice([0, 1, 1, 2, 3])):
+        service = pick.choice(["pop3", "pop3", "imap"]) if user else pick.choice(["", "imap"])
+        log_in(table, user, service, pick.randint(1, 900), left(), pick.random() < 0.7, user_domain)
+    if pick.random() < 0.1:
+        table.redis.set(table.keys.login(ADDRESS), "yes", ex=HOUR)
+    for target in (ADDRESS, NETWORK.text):
+        if pick.random() < 0.25:
+            permit = Permit(
+                NOW - 60,
+                pick.choice(["", ALICE, BOB]),
+                pick.choice([(), (), (ALICE,), ("@example.net", CAROL)]),
+                pick.choice([(), (), ("example.org",)]),
+                pick.choice([None, Cap(3, HOUR)]),
+            )
+            value = pick.choice([serialise_permit(permit)] * 6 + [b'{"given_at": 1, "colour": "red"}'])
+            table.redis.set(table.keys.permit(target), value, ex=left())
+            table.redis.set(table.keys.permit_networks, "4/24", ex=HOUR)
+            fill(table, b"permit:" + target.encode(), pick.choice([0, 2, 3]))
+    for key in ("deny:192.0.2.7", "deny:192.0.2.0/24", "deny:all"):
+        if pick.random() < 0.06:
+            table.redis.set(f"pbs:{key}", "spam", ex=left())
+            table.redis.set(table.keys.deny_networks, "4/24 6/48", ex=HOUR)
+    for user in (ALICE, BOB, DAVE, "dave@example.net"):
+        if pick.random() < 0.2:
+            table.redis.set(f"pbs:deny-user:{user}", "stolen password", ex=HOUR)
+    fill(table, b"address:" + ADDRESS.encode(), pick.choice([0, 4, 4, 5, 6]))
+    fill(table, b"user:" + ALICE.encode(), pick.choice([0, 0, 2]))
+
+
+def some_rules(pick: random.Random, user_domain: str) -> Rules:
+    matches: tuple[Match, ...] = ("off", "off", "domain", "address")
+    null_sender: Literal["permit", "refuse"] = "permit" if pick.random() < 0.5 else "refuse"
+    return Rules(
+        senders=SenderRules(pick.choice(matches), user_domain, pick.choice(["", "+"]), null_sender),
+        services=pick.choice([frozenset(), frozenset(), frozenset({"pop3"})]),
+        require_tls=pick.random() < 0.2,
+        address_cap=pick.choice([None, Cap(5, HOUR)]),
+        user_cap=pick.choice([None, Cap(2, HOUR)]),
+        auto_deny=60,
+        observe_only=pick.random() < 0.1,
+    )
+
+
+def contents(redis: Any) -> dict[bytes, Any]:
+    return {key: redis.smembers(key) if redis.type(key) == b"set" else redis.get(key) for key in redis.scan_iter()}
+
+
+def test_the_steps_say_what_the_decision_says_in_hundreds_of_stands(redis: Redis, tmp_path: Path) -> None:
+    file = tmp_path / "senders"
+    file.write_text(f"{BOB} {ALICE}\n@example.org {DAVE}\n")
+    seen: Counter[str] = Counter()
+    for seed in range(600):
+        pick = random.Random(seed)
+        redis.flushall()
+        user_domain = pick.choice(["", "example.net"])
+        table = table_of(redis, user_domain)
+        some_stand(pick, table, user_domain)
+        rules = some_rules(pick, user_domain)
+        maps = pick.choice([None, SenderMaps.load(file, user_domain)])
+        recipient = pick.choice(["", "x@example.org", "x@example.net"])
+        request = request_of(pick.choice(SENDERS), recipient, tls=pick.random() < 0.5)
+        before = contents(redis)
+
+        explanation = explain(table, rules, CLIENT, request, maps)
+
+        decision, first = explanation.decision, first_refusal(explanation)
+        assert decision._replace(left=0) == check(table, rules, CLIENT, request, maps)._replace(left=0), seed
+        assert tuple(step.rule for step in explanation.steps) == ORDER, seed
+        assert contents(redis) == before, seed
+        seen[decision.reason] += 1
+        if decision.action == "OK":
+            assert first is None, seed
+        elif decision.would_be == "OK":
+            assert first, seed
+            assert first.rule == "observe_only", seed
+            seen["observe_only"] += 1
+        else:
+            assert first, seed
+            assert first.reason == decision.reason, seed
+            assert first.change, seed
+        if first:
+            behind = explanation.steps[explanation.steps.index(first) + 1 : -1]
+            assert {step.verdict for step in behind} <= {"not asked"}, seed
+            assert not any(step.change or step.reason for step in behind), seed
+    reasons = {
+        "login", "permit", "no_login", "service_mismatch", "sender_mismatch", "recipient_mismatch", "no_tls",
+        "denied", "key_without_end", "denied_user", "cap", "observe_only",
+    }  # fmt: skip
+    assert {reason for reason, number in seen.items() if number >= 3} == reasons, seen
+
+
+def test_the_denied_user_was_the_last_to_log_in_and_the_sender_has_been_here_too(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, BOB, ago=600)
+    log_in(table, ALICE, ago=60)
+    table.deny_user(ALICE.encode(), "stolen password", HOUR)
+    explanation = explain(table, Rules(), CLIENT, request_of(BOB))
+    assert explanation.decision.action == "OK"
+    assert step_of(explanation, "logins").saw.startswith(f"{BOB} (pop3) 10m ago")
+    assert step_of(explanation, "logins").details == (f"also {ALICE} (pop3) 1m ago, 1h 30m left",)
+
+
+# --- the advice: whoever follows it gets OK
+
+
+def test_no_login_advises_a_login_or_a_permit(redis: Redis) -> None:
+    table = table_of(redis)
+    explanation = explain(table, Rules(), CLIENT, request_of(ALICE))
+    step = step_of(explanation, "logins")
+    assert (step.verdict, step.reason) == ("refuse", "no_login")
+    assert step.saw == "nobody has logged in from 192.0.2.7, or it is too long ago"
+    assert step.change == "log in to POP3 or IMAP from 192.0.2.7, or `pbs-policy permit 192.0.2.7`"
+    log_in(table, ALICE)
+    assert explain(table, Rules(), CLIENT, request_of(ALICE)).decision.action == "OK"
+
+
+def explain_sender(table: LoginTable, sender: str, match: Match, maps: SenderMaps | None = None) -> Explanation:
+    return explain(table, Rules(senders=SenderRules(match)), CLIENT, request_of(sender), maps)
+
+
+@pytest.mark.parametrize("match", ["domain", "address"])
+@pytest.mark.parametrize("sender", [BOB, "john doe@example.net", 'jo"hn@example.net', "jos\u00e9@example.net"])
+def test_sender_mismatch_advises_the_line_that_sender_maps_needs(
+    redis: Redis, tmp_path: Path, match: Match, sender: str
+) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE)
+    step = step_of(explain_sender(table, sender, match), "senders")
+    looked_for = "@example.net" if match == "domain" else sender
+    assert step.saw == f"{sender} sends, looked for {looked_for}; logged in: {ALICE} (sender_match = {match})"
+    assert step.change.startswith("set sender_maps to a file with the line `")
+    assert step.change.endswith("`, or set sender_match = off")
+    file = tmp_path / "senders"
+    file.write_text(f"eve@example.net {BOB}\n")
+    step = step_of(explain_sender(table, sender, match, SenderMaps.load(file, "")), "senders")
+    assert step.change.endswith(f" to {file} (sender_maps), or set sender_match = off")
+    with file.open("a") as stream:
+        stream.write(step.change.split("`")[1] + "\n")
+    explanation = explain_sender(table, sender, match, SenderMaps.load(file, ""))
+    assert explanation.decision.action == "OK"
+    assert step_of(explanation, "senders").saw == f"{sender} sends, {ALICE} is logged in (sender_match = {match})"
+
+
+def test_a_sender_that_the_maps_know_gets_one_user_more(redis: Redis, tmp_path: Path) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE)
+    file = tmp_path / "senders"
+    file.write_text(f"{BOB} {CAROL}\n")
+    step = step_of(explain_sender(table, BOB, "address", SenderMaps.load(file, "")), "senders")
+    assert step.saw == f"{BOB} sends, looked for {BOB}, {CAROL}; logged in: {ALICE} (sender_match = address)"
+    assert step.change == f"add {ALICE} to the line of {BOB} in {file} (sender_maps), or set sender_match = off"
+
+
+@pytest.mark.parametrize(
+    ("user", "match", "sender", "change"),
+    [
+        (ALICE, "address", "", "set null_sender = permit, or set sender_match = off"),
+        (ALICE, "domain", "alice", "have the client send from a full address such as alice@example.com"),
+        (ALICE, "address", "a@b@example.com", "have the client send from a full address such as alice@example.com"),
+        ("", "address", ALICE, "record logins by the post-login script, which knows their users"),
+        ("two words", "address", ALICE, "have the client send as two words, or set sender_match = off"),
+    ],
+)
+def test_other_sender_mismatches_have_advice_of_their_own(
+    redis: Redis, user: str, match: Match, sender: str, change: str
+) -> None:
+    table = table_of(redis)
+    log_in(table, user)
+    assert step_of(explain_sender(table, sender, match), "senders").change.startswith(change)
+
+
+def test_a_script_that_records_no_domains_is_found_out(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE, domains=False)
+    step = step_of(explain_sender(table, CAROL, "domain"), "senders")
+    assert step.change.startswith("let the post-login script read sender_match = domain too")
+    log_in(table, ALICE, domains=True)
+    assert explain_sender(table, CAROL, "domain").decision.action == "OK"
+
+
+def test_the_null_sender_is_not_restricted_where_it_is_permitted(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE)
+    explanation = explain(table, Rules(senders=SenderRules("address", null_sender="permit")), CLIENT, request_of(""))
+    assert explanation.decision.action == "OK"
+    assert step_of(explanation, "senders").saw == "the null sender sends, null_sender = permit"
+
+
+def test_what_a_permit_asks_is_said_with_what_was_there(redis: Redis) -> None:
+    table = table_of(redis)
+    permit = Permit(NOW - 60, "printer", ("@example.net",), ("example.org",), Cap(3, HOUR), "the one in room 7")
+    table.permit(NETWORK, permit, LEFT)
+    explanation = explain(table, Rules(), CLIENT, request_of(ALICE, "x@example.com"))
+    assert step_of(explanation, "permits") == Step(
+        "permits", "pass", "1 of 192.0.2.7, 192.0.2.0/24", details=(
+            "192.0.2.0/24: for printer; senders @example.net; recipients in example.org; cap 3/1h; "
+            "the one in room 7; 1h 30m left (sender_mismatch)",
+        ),
+    )  # fmt: skip
+    assert step_of(explanation, "senders") == Step(
+        "senders", "refuse", f"{ALICE} sends, the permit is for @example.net",
+        f"give the permit for 192.0.2.0/24 anew with {ALICE} among its senders", "sender_mismatch",
+    )  # fmt: skip
+    explanation = explain(table, Rules(), CLIENT, request_of(BOB, "x@example.com"))
+    assert step_of(explanation, "senders").verdict == "pass"
+    assert step_of(explanation, "recipients") == Step(
+        "recipients", "refuse", "to x@example.com, the permit is for example.org",
+        "give the permit for 192.0.2.0/24 anew with example.com among its recipient domains", "recipient_mismatch",
+    )  # fmt: skip
+    assert explain(table, Rules(), CLIENT, request_of(BOB, "x@example.org")).decision.reason == "permit"
+
+
+def test_what_is_no_permit_is_named(redis: Redis) -> None:
+    table = table_of(redis)
+    redis.set(table.keys.permit(ADDRESS), '{"given_at": 1, "colour": "red"}', ex=HOUR)
+    assert step_of(explain(table, Rules(), CLIENT, request_of()), "permits") == Step(
+        "permits", "pass", "none for 192.0.2.7",
+        details=("192.0.2.7: what stands there is no permit, and is not honoured",),
+    )  # fmt: skip
+
+
+def refusal(table: LoginTable, rules: Rules, **request: Any) -> tuple[str, str, str]:
+    """The first step that refuses."""
+    step = first_refusal(explain(table, rules, CLIENT, request_of(**request)))
+    assert step
+    return step.rule, step.saw, step.change
+
+
+def test_a_service_that_does_not_count(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE, "managesieve")
+    rules = Rules(services=frozenset({"pop3", "imap"}))
+    assert refusal(table, rules) == (
+        "services",
+        "logged in by managesieve, services = imap pop3",
+        "add managesieve to services, where the post-login script reads them too, or log in by one of imap pop3",
+    )
+    log_in(table, "", "")
+    assert refusal(table, rules) == (
+        "services",
+        "logged in by a service not recorded, services = imap pop3",
+        "record logins by the post-login script, which knows their service, or empty services",
+    )
+
+
+def test_a_session_that_is_not_encrypted(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE)
+    assert refusal(table, Rules(require_tls=True)) == (
+        "require_tls",
+        "require_tls = yes, the session is not encrypted",
+        "have the client use STARTTLS, or set require_tls = no",
+    )
+    assert explain(table, Rules(require_tls=True), CLIENT, request_of(tls=True)).decision.action == "OK"
+
+
+def test_a_key_without_an_end(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE, left=None)
+    assert refusal(table, Rules()) == (
+        "end",
+        "pbs:login:192.0.2.7 has none, and is not honoured",
+        "`pbs-policy revoke 192.0.2.7`, and have whatever wrote pbs:login:192.0.2.7 give it an end (SET ... EX)",
+    )
+
+
+def test_denies_are_told_with_their_reason_and_the_time_left(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE)
+    explanation = explain(table, Rules(), CLIENT, request_of())
+    assert step_of(explanation, "denies").saw == "none against 192.0.2.7, all"
+    assert step_of(explanation, "user denies").saw == f"none against {ALICE}"
+    table.deny_user(ALICE.encode(), "stolen password", LEFT)
+    rule, saw, change = refusal(table, Rules())
+    assert (rule, change) == ("user denies", f"`pbs-policy allow {ALICE}`")
+    assert saw == f"{ALICE} is denied: stolen password, 1h 30m left"
+    table.deny(NETWORK, "spam", LEFT)
+    table.deny(None, "", LEFT + HOUR)
+    assert refusal(table, Rules()) == (
+        "denies",
+        "192.0.2.0/24 is denied: spam, 1h 30m left; all is denied: no reason given, 2h 30m left",
+        "`pbs-policy allow 192.0.2.0/24` and `pbs-policy allow all`",
+    )
+
+
+def test_caps_are_told_as_how_many_of_how_many_and_when_the_period_ends(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE)
+    rules = Rules(address_cap=Cap(5, HOUR), user_cap=Cap(200, HOUR))
+    assert step_of(explain(table, rules, CLIENT, request_of()), "caps").saw == (
+        f"address 192.0.2.7: 0 of 5/1h recipients; user {ALICE}: 0 of 200/1h recipients"
+    )
+    fill(table, b"address:192.0.2.7", 5)
+    fill(table, b"user:" + ALICE.encode(), 7, LEFT + HOUR)
+    rule, saw, change = refusal(table, rules)
+    assert rule == "caps"
+    assert saw == (
+        "address 192.0.2.7: 5 of 5/1h recipients, the period ends in 1h 30m; "
+        f"user {ALICE}: 7 of 200/1h recipients, the period ends in 2h 30m"
+    )
+    assert change == "wait 1h 30m, or raise max_recipients_per_address"
+    permit = Permit(NOW, cap=Cap(2, HOUR))
+    table.permit(ClientAddresses().parse_target(ADDRESS), permit, HOUR)
+    redis.delete(table.keys.login(ADDRESS))
+    fill(table, b"permit:192.0.2.7", 2)
+    assert refusal(table, rules) == (
+        "caps",
+        "permit 192.0.2.7: 2 of 2/1h recipients, the period ends in 1h 30m",
+        "wait 1h 30m, or give the permit for 192.0.2.7 anew with a larger cap",
+    )
+
+
+def test_observe_only_is_the_last_rule(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE)
+    explanation = explain(table, Rules(observe_only=True), CLIENT, request_of())
+    assert (explanation.decision.action, explanation.decision.would_be) == ("DUNNO", "OK")
+    first = first_refusal(explanation)
+    assert first == Step("observe_only", "refuse", "observe_only = yes: DUNNO always", "set observe_only = no")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("127.0.0.1", "loopback"), ("ff02::1", "multicast"), ("203.0.113.7", "never_record")]
+)
+def test_an_excluded_address_is_explained_without_redis(text: str, reason: str) -> None:
+    client = ClientAddresses(never_record=(parse_network("203.0.113.0/24"),)).parse(text)
+    nowhere = connect(RedisUrl.parse("unix:///nonexistent/redis.sock"), "", "")
+    explanation = explain(table_of(nowhere), Rules(), client, request_of())
+    assert tuple(step.rule for step in explanation.steps) == ORDER
+    first, *rest, answer = explanation.steps
+    assert (first.rule, first.verdict, first.reason) == ("address", "refuse", reason)
+    assert first.change
+    assert {step.verdict for step in rest} == {"not asked"}
+    assert answer.reason == explanation.decision.reason == reason
+
+
+# --- who else is behind the address
+
+
+@pytest.mark.parametrize("number", [1, 2, MOST_OTHERS + 1, MOST_OTHERS + 5])
+def test_who_else_is_behind_the_address_is_named_up_to_ten(redis: Redis, number: int) -> None:
+    table = table_of(redis)
+    for at in range(number):
+        log_in(table, f"user{at}@example.com", ago=60 * (number - at))
+    explanation = explain(table, Rules(), CLIENT, request_of())
+    step = step_of(explanation, "logins")
+    assert step.saw == f"user{number - 1}@example.com (pop3) 1m ago, 1h 30m left"
+    others = [f"user{at}@example.com" for at in reversed(range(number - 1))]
+    assert [entry.record.user for entry in explanation.others] == others[:MOST_OTHERS]
+    assert explanation.more == max(0, number - 1 - MOST_OTHERS)
+    lines = list(step.details)
+    assert (lines[-1:] == [f"and {explanation.more} more"]) == bool(explanation.more)
+    assert [line.split()[1] for line in lines[: len(explanation.others)]] == others[:MOST_OTHERS]
+
+
+def test_the_services_own_acl_user_may_ask_all_but_who_else_is_there(
+    own_redis: Callable[..., PrivateRedis],
+) -> None:
+    server = own_redis("--user", "service", "on", ">secret", "~pbs:*", "-@all", "+get", "+mget", "+pttl", "+scard")
+    url = RedisUrl.parse(server.url)
+    with connect(url, "", "") as admin, connect(url, "service", "secret") as limited:
+        log_in(table_of(admin), BOB)
+        log_in(table_of(admin), ALICE, ago=60)
+        explanation = explain(table_of(limited), Rules(address_cap=Cap(5, HOUR)), CLIENT, request_of())
+    assert explanation.decision.action == "OK"
+    assert explanation.more is None
+    (line,) = step_of(explanation, "logins").details
+    assert line.startswith("who else is logged in from there cannot be listed: ")
+
+
+def test_what_is_not_printable_is_not_shown(redis: Redis) -> None:
+    table = table_of(redis)
+    redis.set(table.keys.login(ADDRESS), b"1 pop3 a\x1b[2Jb\xff\nc", ex=HOUR)
+    table.deny_user(b"a\x1b[2jb\xff\nc", "\x1b[2J", HOUR)
+    for sender in ("x\x1b[2J@example.com", "jos\udce9@example.com"):
+        for match in ("off", "address"):
+            explanation = explain_sender(table, sender, match)
+            for step in explanation.steps:
+                assert all(text.isprintable() for text in (step.saw, step.change, *step.details))
+
+
+def test_an_answer_of_postfixs_next_restriction_is_said(redis: Redis) -> None:
+    table = table_of(redis)
+    answer = explain(table, Rules(), CLIENT, request_of()).steps[-1]
+    assert answer == Step(
+        "answer", "refuse", "DUNNO: Postfix goes on to its next restriction, reject_unauth_destination",
+        reason=policy.NO_LOGIN.reason,
+    )  # fmt: skip
+    log_in(table, ALICE)
+    answer = explain(table, Rules(), CLIENT, request_of()).steps[-1]
+    assert answer == Step("answer", "pass", "OK: Postfix accepts the recipient")

@@ -1,0 +1,287 @@
+"""The client of the policy service, and `pbs-policy query`: requests out, actions in, exit statuses."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import socketserver
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from redis import Redis
+
+from pbs_policy.cli import run
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.demo.ports import free_port
+from pbs_policy.listener import Listener
+from pbs_policy.protocol import MAX_REQUEST_SIZE, RequestParser
+from pbs_policy.query import Connection, ask, serialise_request
+from tests.conftest import CAPTURES
+from tests.service import Service
+
+ASKED = ("client_address=192.0.2.7", "sender=alice@example.com", "recipient=bob@example.net")
+BYTES = (
+    b"request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n"
+    b"client_address=192.0.2.7\nsender=alice@example.com\nrecipient=bob@example.net\n\n"
+)
+
+
+LOOKING = BYTES[:-1] + b"pbs_only_looks=yes\n\n"
+"""What the commands send."""
+
+
+class StandIn(socketserver.ThreadingTCPServer):
+    """Keeps each request, and sends the next of `replies` for it, the last one again and again; closes after b""."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *replies: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.replies = list(replies)
+        self.requests: list[bytes] = []
+        self.connections = 0
+
+    @property
+    def listener(self) -> Listener:
+        """Where it listens."""
+        return Listener(host="127.0.0.1", port=self.socket.getsockname()[1])
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: StandIn
+
+    def handle(self) -> None:
+        self.server.connections += 1
+        request = b""
+        for line in self.rfile:
+            request += line
+            if line == b"\n":
+                self.server.requests.append(request)
+                request = b""
+                reply = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
+                if not reply:
+                    return
+                self.wfile.write(reply)
+
+
+@contextmanager
+def answering(*replies: bytes) -> Iterator[StandIn]:
+    """A service that says `replies`."""
+    with StandIn(*replies) as stand_in:
+        thread = threading.Thread(target=stand_in.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield stand_in
+        finally:
+            stand_in.shutdown()
+            thread.join()
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Pbs = Callable[..., Result]
+
+
+@pytest.fixture
+def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
+    """Run a command in this process, with standard input from `given`, and a settings file of the test's own."""
+    for name in [name for name in os.environ if name.startswith("PBS_")]:
+        monkeypatch.delenv(name)
+    file = tmp_path / "pbs-policy.conf"
+    file.touch()
+
+    def call(*arguments: str, given: bytes = b"") -> Result:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given))))
+        capsys.readouterr()
+        status = run(["-c", str(file), *arguments])
+        return Result(status, *capsys.readouterr())
+
+    return call
+
+
+# --- the client
+
+
+def test_a_request_is_what_postfix_sends() -> None:
+    attributes = dict(each.split("=", 1) for each in ASKED)
+    assert serialise_request(attributes) == BYTES
+    assert serialise_request({"protocol_state": "DATA", "sender": "j\u00fcrgen\udcff@example.com"}) == (
+        b"request=smtpd_access_policy\nprotocol_state=DATA\nprotocol_name=ESMTP\nsender=j\xc3\xbcrgen\xff@example.com\n\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sender", "a\nrecipient=b"), ("sender", "a\n"), ("sender", "a\r"), ("", "a"), ("a\n", "b"), ("a=b", "c")],
+)
+def test_what_would_become_another_attribute_is_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=r"line end|not an attribute's name"):
+        serialise_request({name: value})
+
+
+def test_one_relay_attempt_is_asked_about() -> None:
+    with answering(b"action=DUNNO\n\n") as service:
+        exchange = ask(service.listener, "192.0.2.7", sender="alice@example.com", recipient="bob@example.net")
+    assert exchange == (BYTES, b"action=DUNNO\n\n", "DUNNO")
+
+
+def test_a_unix_socket_that_nobody_listens_at_is_an_error() -> None:
+    with tempfile.TemporaryDirectory(prefix="pbs-") as directory, socket.socket(socket.AF_UNIX) as unheard:
+        listener = Listener(path=f"{directory}/policy")
+        with pytest.raises(FileNotFoundError):
+            Connection(listener)
+        unheard.bind(listener.path)
+        with pytest.raises(ConnectionRefusedError):
+            Connection(listener)
+
+
+def test_a_connection_serves_many_requests() -> None:
+    with answering(b"action=OK\n\n", b"action=DUNNO\n\n") as service, Connection(service.listener) as connection:
+        assert [connection.ask(BYTES).action for _ in range(3)] == ["OK", "DUNNO", "DUNNO"]
+        assert service.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        (b"", "closed the connection"),
+        (b"220 mx.example.com ESMTP\n\n", "no policy service"),
+        (b"action=OK\n\naction=OK\n\n", "no policy service"),
+        (b"x" * 9_000, "more than 8192 bytes"),
+    ],
+)
+def test_what_is_no_reply_is_an_error(reply: bytes, text: str) -> None:
+    with answering(reply) as service, Connection(service.listener) as connection:
+        with pytest.raises(ConnectionError, match=text):
+            connection.ask(BYTES)
+
+
+# --- the command
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        ("OK", 0),
+        ("DUNNO", 1),
+        ("DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now", 75),
+        ("REJECT of another service", 1),
+    ],
+)
+def test_the_action_is_printed_and_is_the_exit_status(pbs: Pbs, action: str, status: int) -> None:
+    with answering(f"action={action}\n\n".encode()) as service:
+        assert pbs("query", "--listener", str(service.listener), *ASKED) == Result(status, f"{action}\n", "")
+        assert service.requests == [LOOKING]
+
+
+def test_the_first_listener_of_the_settings_is_asked(pbs: Pbs) -> None:
+    with answering(b"action=OK\n\n") as service:
+        listen = f"listen={service.listener}, inet:127.0.0.1:1"
+        assert pbs("--set", listen, "query", *ASKED).status == 0
+    assert pbs("--set", "ttl=0", "query", "--listener", "inet:127.0.0.1:1", *ASKED).status == 69, "no settings needed"
+
+
+def test_a_running_service_answers(
+    pbs: Pbs, redis_server: PrivateRedis, start_service: Callable[..., Service]
+) -> None:
+    with Redis.from_url(redis_server.url) as redis:
+        redis.set("pbs:login:192.0.2.7", "1795453232 imap alice@example.com", ex=100)
+    service = start_service(redis_url=redis_server.url)
+    where = ("query", "--listener", str(service.listeners[0]))
+    assert pbs(*where, *ASKED) == Result(0, "OK\n", "")
+    assert pbs(*where, "client_address=192.0.2.8") == Result(1, "DUNNO\n", "")
+    assert pbs(*where, "-", given=(CAPTURES / "policy" / "v4-plain.4.RCPT").read_bytes()) == Result(1, "DUNNO\n", "")
+
+
+def test_a_running_service_without_redis_says_try_again(pbs: Pbs, start_service: Callable[..., Service]) -> None:
+    service = start_service(redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    result = pbs("query", "--listener", str(service.listeners[0]), *ASKED)
+    assert (result.status, result.out.split()[:2], result.err) == (75, ["DEFER_IF_REJECT", "4.3.0"], "")
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b"\n\n\n"])
+def test_a_whole_request_is_read_from_standard_input(pbs: Pbs, end: bytes) -> None:
+    given = BYTES.replace(b"alice", b"j\xfcrgen").rstrip(b"\n") + end
+    with answering(b"action=OK\n\n") as service:
+        assert pbs("query", "--listener", str(service.listener), "-", given=given).status == 0
+        assert service.requests == [LOOKING.replace(b"alice", b"j\xfcrgen")]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (b"", "an empty request"),
+        (BYTES + BYTES, "more than one request; pbs-policy replay asks them all"),
+        (BYTES.replace(b"\n", b"\r\n"), "CR LF"),
+        (b"client_address=192.0.2.7\n\n", "without request=smtpd_access_policy"),
+        (BYTES[:-1] + b"helo_name=" + b"x" * 2 * MAX_REQUEST_SIZE, "more than"),
+    ],
+)
+def test_what_is_not_one_request_is_refused_before_anybody_is_asked(pbs: Pbs, given: bytes, text: str) -> None:
+    result = pbs("query", "--listener", "inet:127.0.0.1:1", "-", given=given)
+    assert (result.status, result.out) == (64, "")
+    assert result.err.startswith("pbs-policy: standard input: ")
+    assert text in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "Missing argument 'NAME=VALUE...|-'"),
+        (["192.0.2.7"], "expected NAME=VALUE such as client_address=192.0.2.7: '192.0.2.7'"),
+        (["-", ASKED[0]], "expected NAME=VALUE such as client_address=192.0.2.7: '-'"),
+        ([ASKED[0], ASKED[0]], "client_address is given twice"),
+        (["=x"], "not an attribute's name: ''"),
+        (["client address=x"], "not an attribute's name: 'client address'"),
+        (["sender=a\nb=c"], "the value of sender has a line end in it: 'a\\nb=c'"),
+        (["--listener", "127.0.0.1:10040", *ASKED], "expected inet:HOST:PORT or unix:/PATH"),
+    ],
+)
+def test_wrong_usage_is_one_line(pbs: Pbs, arguments: list[str], text: str) -> None:
+    result = pbs("query", *arguments)
+    assert (result.status, result.out, result.err.count("\n")) == (64, "", 1)
+    assert text in result.err
+
+
+def test_where_nobody_answers_it_is_said_which_listener(pbs: Pbs, tmp_path: Path) -> None:
+    listener = f"inet:127.0.0.1:{free_port()}"
+    assert pbs("query", "--listener", listener, *ASKED) == Result(
+        69, "", f"pbs-policy: no reply from the policy service at {listener}: Connection refused\n"
+    )
+    result = pbs("query", "--listener", "unix:/no/such/socket", *ASKED)
+    assert (result.status, result.out) == (69, "")
+    assert "unix:/no/such/socket: No such file or directory" in result.err
+    with answering(b"") as service:
+        result = pbs("query", "--listener", str(service.listener), *ASKED)
+    assert (result.status, result.out) == (69, "")
+    assert "closed the connection" in result.err
+
+
+def test_a_service_that_hangs_is_given_up(pbs: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pbs_policy.query.TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        result = pbs("query", "--listener", f"inet:127.0.0.1:{mute.getsockname()[1]}", *ASKED)
+    assert (result.status, result.out) == (69, "")
+    assert result.err.endswith(": timed out\n")
+
+
+def test_what_a_peer_says_is_made_printable(pbs: Pbs) -> None:
+    with answering(b"action=OK \x1b[2J\n\n") as service:
+        assert pbs("query", "--listener", str(service.listener), *ASKED).out == "OK ?[2J\n"
+
+
+def test_every_request_that_is_made_is_one_for_the_service() -> None:
+    request = RequestParser().next_request(serialise_request({"client_address": "192.0.2.7"}))
+    assert request is not None
+    assert request.only(b"client_address") == b"192.0.2.7"
