@@ -77,7 +77,7 @@ class Bulk:
 
 class Batch(NamedTuple):
     """Some keys of a table: what stands under each, None where it is gone; the milliseconds it has left (`keys`:
-    NO_END, GONE) at `asked_at`, by the monotonic clock; and the further keys that were asked for, and their values."""
+    NO_END, GONE) at `asked_at`, by the monotonic clock; and the further keys that were asked for, with values."""
 
     keys: list[bytes]
     values: list[bytes | None]

@@ -104,6 +104,6 @@ def count(counts: Sequence[Count], who: bytes) -> Procedure[Verdict]:
     noted = {command[1] for command, reply in zip(mend, mended, strict=True) if command[0] == b"SADD" and reply}
     for each, (*_, over_size), refuses in zip(counts, seen, refusing, strict=True):
         if refuses:
-            over_size += each.over_key in noted
-            return Verdict(each, is_first=over_size == 1, is_twice=over_size > each.cap.limit)
+            is_new = each.over_key in noted
+            return Verdict(each, is_first=is_new and over_size == 0, is_twice=over_size + is_new > each.cap.limit)
     return Verdict()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pbs_policy import policy
 from pbs_policy.address import ClientAddress, networks_of
+from pbs_policy.case import Case
 from pbs_policy.networks import parse_lengths
-from pbs_policy.policy import Case, Decision, Rules
+from pbs_policy.policy import Decision, Rules
 from pbs_policy.protocol import Request
 from pbs_policy.question import carry_out
 from pbs_policy.senders import SenderMaps

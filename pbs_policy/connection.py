@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pbs_policy import policy
 from pbs_policy.address import AddressError, ClientAddress
+from pbs_policy.case import Case
 from pbs_policy.log import printable, value
-from pbs_policy.policy import Case, Decision
+from pbs_policy.policy import Decision
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.protocol import ProtocolError, Request, RequestParser, serialise_reply
 from pbs_policy.question import Answer, Procedure

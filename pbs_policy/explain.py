@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from pbs_policy import policy
 from pbs_policy.address import ClientAddress
+from pbs_policy.case import Candidate, Case, find_permissions
 from pbs_policy.check import check, make_case
 from pbs_policy.log import printable
-from pbs_policy.policy import Candidate, Case, Decision, Rules
+from pbs_policy.policy import Decision, Rules
 from pbs_policy.protocol import Request
 from pbs_policy.question import Answer, Command, Question
 from pbs_policy.records import Permit, parse_record
@@ -100,14 +101,13 @@ class _ReadOnce(LoginTable):
 
 def _permissions(table: LoginTable, case: Case, found: list[bytes | None]) -> list[Candidate]:
     """What the decision finds, and last the sender's own login, which it asks for where the last user is denied."""
-    _, held = policy.find_permissions(case, found)
+    _, held = find_permissions(case, found)
     own = complete_user(case.request.first(b"sender"), case.rules.senders.user_domain)
     if own and own not in {each.user for each in held}:
         key = case.table_keys.login(case.client, own)
         (value,), _ = table.read([key])
-        record = parse_record(value) if value is not None else None
-        if record:
-            held.append(Candidate(key, case.client, record, own))
+        if value is not None and parse_record(value):
+            held.append(Candidate(key, case.client, value, own))
     return held
 
 

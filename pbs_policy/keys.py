@@ -47,6 +47,7 @@ class Keys:
         self.login_prefix = self.prefix + b"login:"
         self.permit_prefix = self.prefix + b"permit:"
         self.deny_prefix = self.prefix + b"deny:"
+        self.deny_everybody = self.deny_prefix + EVERYBODY.encode()
         self.deny_user_prefix = self.prefix + b"deny-user:"
         self.permit_networks = self.prefix + b"networks:permit"
         self.deny_networks = self.prefix + b"networks:deny"

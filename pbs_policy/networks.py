@@ -12,7 +12,7 @@ Lengths = frozenset[tuple[int, int]]
 """Pairs of IP version and bits."""
 
 _WORDS = {
-    f"{version}/{bits}".encode(): (version, bits) for version, most in ((4, 32), (6, 128)) for bits in range(most)
+    f"{version}/{bits}".encode(): (version, bits) for version, most in ((4, 32), (6, 128)) for bits in range(1, most)
 }
 
 

@@ -26,14 +26,12 @@ from typing import Literal, NamedTuple
 from pbs_policy import caps
 from pbs_policy.address import ClientAddress, networks_of
 from pbs_policy.caps import Cap, Count
-from pbs_policy.keys import EVERYBODY, NO_END, Keys
+from pbs_policy.case import Candidate, Case, find_permissions, login_under
+from pbs_policy.keys import NO_END
 from pbs_policy.networks import parse_lengths
-from pbs_policy.protocol import Request
 from pbs_policy.question import Procedure, Question
-from pbs_policy.records import Permit, Record, parse_permit, parse_record
-from pbs_policy.senders import SenderMaps, SenderRules, complete_user, names_to_match
-
-_ONLY_LOOKS = b"pbs_only_looks"  # an attribute that `pbs-policy query` and `replay` send (`query.only_looking`)
+from pbs_policy.records import Record
+from pbs_policy.senders import SenderRules, names_to_match
 
 OK = "OK"
 DUNNO = "DUNNO"
@@ -55,15 +53,20 @@ class Rules:
 
 
 class Decision(NamedTuple):
-    """What is answered, and why. `record` is the login or permit that decided, where one did, and `left` the seconds
-    it has left; `would_be` is what the action had been without observe_only; `warning` is for the log, once."""
+    """What is answered, and why. `by` is the login or permit that decided, where one did, and `left` the seconds it
+    has left; `would_be` is what the action had been without observe_only; `warning` is for the log, once."""
 
     action: str
     reason: str
-    record: Record | None = None
+    by: Candidate | None = None
     left: float = 0.0
     would_be: str = ""
     warning: str = ""
+
+    @property
+    def record(self) -> Record | None:
+        """What the login or permit that decided says."""
+        return self.by.record if self.by else None
 
 
 NO_CLIENT_ADDRESS = Decision(DUNNO, "no_client_address")
@@ -81,53 +84,6 @@ _FARTHEST_FIRST = (
     NO_LOGIN, _SENDER_MISMATCH, _SERVICE_MISMATCH, _RECIPIENT_MISMATCH, _NO_TLS, KEY_WITHOUT_END, _DENIED_USER, _CAP
 )  # fmt: skip
 _NEARNESS = {refusal.reason: nearness for nearness, refusal in enumerate(_FARTHEST_FIRST)}
-
-
-class Candidate(NamedTuple):
-    """A login or permit that may be the answer: its key, and what it says. `user` is as keys name it, b"" where it
-    is not known."""
-
-    key: bytes
-    target: str
-    record: Record
-    user: bytes
-    permit: Permit | None = None
-
-
-class Case:
-    """One relay attempt: who asks for what, under which rules. `keys` is what is to be asked first."""
-
-    __slots__ = ("client", "keys", "names", "networks", "only_looks", "request", "rules", "table_keys")
-
-    def __init__(
-        self,
-        client: ClientAddress,
-        request: Request,
-        rules: Rules,
-        table_keys: Keys,
-        maps: SenderMaps | None = None,
-        networks: Sequence[str] = (),
-        *,
-        only_looks: bool = False,
-    ) -> None:
-        """`networks` are those with this client in them that may have a permit; with `only_looks` no cap counts this
-        attempt, and nobody is denied for it.
-
-        Raises ProtocolError where the request names its sender twice and sender_match wants to know it.
-        """
-        self.client = client.text
-        self.request = request
-        self.rules = rules
-        self.table_keys = table_keys
-        self.networks = networks
-        self.only_looks = only_looks or bool(request.first(_ONLY_LOOKS))
-        self.names: tuple[bytes, ...] | None = None
-        self.keys = table_keys.relay(client.text)
-        if rules.senders.match != "off":
-            self.names = names_to_match(request.only(b"sender"), rules.senders, maps)
-            self.keys += [table_keys.login(client.text, name) for name in self.names or ()]
-        if networks:
-            self.keys += [table_keys.permit(network) for network in networks]
 
 
 def refuse_excluded(client: ClientAddress) -> Decision:
@@ -150,11 +106,12 @@ def decide(case: Case, found: Sequence[bytes | None]) -> Procedure[Decision]:
     nearest, candidates = weigh(case, found)
     nearest, decision, denied = yield from _confirm(case, nearest, candidates)
     own = _own_names(case) if denied and decision is None else ()
-    keys = [case.table_keys.login(case.client, name) for name in own if name not in denied]
+    weighed = {each.user for each in candidates}
+    keys = [case.table_keys.login(case.client, name) for name in own if name not in weighed]
     if keys:
         # A denied user was the last to log in; the sender may have been here before, and is asked for by name.
         values, _ = yield Question(keys)
-        logins = [_login(case, key, value) for key, value in zip(keys, values, strict=True)]
+        logins = [login_under(case, key, value) for key, value in zip(keys, values, strict=True)]
         candidates = [each for each in logins if each is not None and refuse(case, each) is None]
         nearest, decision, _ = yield from _confirm(case, nearest, candidates)
     return decision or nearest
@@ -170,7 +127,8 @@ def _own_names(case: Case) -> tuple[bytes, ...]:
 def weigh(case: Case, found: Sequence[bytes | None]) -> tuple[Decision, list[Candidate]]:
     """Of what stands in the table: the candidates of which the rules refuse none, best first; and the refusal of the
     one that came nearest."""
-    nearest, held = find_permissions(case, found)
+    somebody, held = find_permissions(case, found)
+    nearest = _SENDER_MISMATCH if somebody and case.names is not None else NO_LOGIN
     candidates = []
     for each in held:
         refusal = refuse(case, each)
@@ -179,38 +137,6 @@ def weigh(case: Case, found: Sequence[bytes | None]) -> tuple[Decision, list[Can
         else:
             nearest = _nearer(nearest, refusal)
     return nearest, candidates
-
-
-def find_permissions(case: Case, found: Sequence[bytes | None]) -> tuple[Decision, list[Candidate]]:
-    """Every login and permit that may be the answer, best first; and the refusal where there is none."""
-    keys, client = case.keys, case.client
-    names = 2 + len(case.names or ())
-    held = [_permit(case, key, target, value) for key, target, value in zip(
-        (keys[0], *keys[names:]), (client, *case.networks), (found[0], *found[names:]), strict=True
-    )]  # fmt: skip
-    last = _login(case, keys[1], found[1])
-    if case.names is None:
-        held.append(last)
-    else:
-        held += [_login(case, key, value) for key, value in zip(keys[2:names], found[2:names], strict=True)]
-    nearest = _SENDER_MISMATCH if last and case.names is not None else NO_LOGIN
-    return nearest, [each for each in held if each]
-
-
-def _permit(case: Case, key: bytes, target: str, value: bytes | None) -> Candidate | None:
-    permit = parse_permit(value) if value is not None else None
-    if permit is None:
-        return None
-    return Candidate(key, target, permit.record, _user(case, permit.record), permit)
-
-
-def _login(case: Case, key: bytes, value: bytes | None) -> Candidate | None:
-    record = parse_record(value) if value is not None else None
-    return Candidate(key, case.client, record, _user(case, record)) if record else None
-
-
-def _user(case: Case, record: Record) -> bytes:
-    return complete_user(record.user.encode("utf-8", "surrogateescape"), case.rules.senders.user_domain)
 
 
 def refuse(case: Case, each: Candidate) -> Decision | None:
@@ -246,34 +172,37 @@ def _confirm(
     if not candidates:
         return nearest, None, denied
     keys = case.table_keys
-    users = list(dict.fromkeys(each.user for each in candidates if each.user))
-    denies = [keys.deny(case.client), keys.deny(EVERYBODY), keys.deny_networks, *map(keys.deny_user, users)]
+    users = [each.user for each in candidates if each.user]
+    denies = [keys.deny(case.client), keys.deny_everybody, keys.deny_networks]
+    denies += [keys.deny_user(user) for user in users]
     values, ends = yield Question(denies, [(b"PTTL", each.key) for each in candidates])
-    if values[0] is not None or values[1] is not None:
-        return nearest, _DENIED, denied
-    networks = networks_of(case.client, parse_lengths(values[2]))
-    if networks:
-        network_denies, _ = yield Question([keys.deny(network) for network in networks])
-        if any(value is not None for value in network_denies):
+    if values.count(None) < len(values):  # seldom
+        if values[0] is not None or values[1] is not None or (yield from _is_network_denied(case, values[2])):
             return nearest, _DENIED, denied
-    denied.update(user for user, value in zip(users, values[3:], strict=True) if value is not None)
+        denied.update(user for user, value in zip(users, values[3:], strict=True) if value is not None)
     for each, left in zip(candidates, ends, strict=True):
         if left == NO_END:
             nearest = _nearer(nearest, KEY_WITHOUT_END)
         elif each.user in denied:
-            nearest = _nearer(nearest, _DENIED_USER._replace(record=each.record))
+            nearest = _nearer(nearest, _DENIED_USER._replace(by=each))
         elif left > 0:
-            refusal = yield from refuse_over_cap(case, each)
+            refusal = (yield from refuse_over_cap(case, each)) if counts_of(case, each) else None
             if refusal is None:
                 reason = "permit" if each.permit else "login"
-                return nearest, Decision(OK, reason, each.record, left / 1000), denied
+                return nearest, Decision(OK, reason, each, left / 1000), denied
             nearest = _nearer(nearest, refusal)
     return nearest, None, denied
 
 
+def _is_network_denied(case: Case, lengths: bytes | None) -> Procedure[bool]:
+    networks = [case.table_keys.deny(each) for each in networks_of(case.client, parse_lengths(lengths))]
+    values, _ = (yield Question(networks)) if networks else ((), ())
+    return any(value is not None for value in values)
+
+
 def refuse_over_cap(case: Case, each: Candidate) -> Procedure[Decision | None]:
     """What the caps say against a candidate, once it is counted, or looked at (`Case.only_looks`)."""
-    counts = list(counts_of(case, each))
+    counts = counts_of(case, each)
     if not counts:
         return None
     who = caps.member(case.request.first(b"instance"), case.request.only(b"recipient"))
@@ -288,7 +217,7 @@ def refuse_over_cap(case: Case, each: Candidate) -> Procedure[Decision | None]:
         deny = case.table_keys.deny(case.client)
         yield Question((), [(b"SET", deny, reason.encode(), b"EX", b"%d" % rules.auto_deny)])
         warning = f"{over.what} is {reason} recipients: denied (auto_deny)"
-    return _CAP._replace(record=each.record, warning=warning)
+    return _CAP._replace(by=each, warning=warning)
 
 
 def counts_of(case: Case, each: Candidate) -> list[Count]:

@@ -49,7 +49,7 @@ def serialise_request(attributes: Mapping[str, str]) -> bytes:
 
 def only_looking(request: bytes) -> bytes:
     """The same request with an attribute of ours at its end, which Postfix never sends: nothing is counted for it, by
-    caps or for the report (`policy.Case`), and nobody is denied for it."""
+    caps or for the report (`case.Case`), and nobody is denied for it."""
     return request[:-1] + _ONLY_LOOKS + b"\n"
 
 

@@ -11,12 +11,13 @@ from functools import lru_cache
 from typing import Literal
 
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
+from pbs_policy.case import Case
 from pbs_policy.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.keys import Keys
 from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
 from pbs_policy.networks import Lengths
-from pbs_policy.policy import Case, Rules
+from pbs_policy.policy import Rules
 from pbs_policy.protocol import Request
 from pbs_policy.records import Record
 from pbs_policy.senders import SenderMaps, sender_is_user
@@ -64,7 +65,7 @@ class PolicyServer:
         return self.rules.senders.match != "off" or bool(self.permit_lengths)
 
     def case(self, client: ClientAddress, request: Request) -> Case:
-        """What is to be decided on `request`. Raises ProtocolError (`policy.Case`)."""
+        """What is to be decided on `request`. Raises ProtocolError (`case.Case`)."""
         networks = networks_of(client.text, self.permit_lengths) if self.permit_lengths else ()
         return Case(client, request, self.rules, self.keys, self.maps, networks)
 

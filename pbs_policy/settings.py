@@ -171,7 +171,9 @@ class Settings:
         "", _parse_path, "File of further senders per user, written like Postfix' smtpd_sender_login_maps."
     )
     recipient_delimiter: str = _setting(
-        "", parse_recipient_delimiter, "What separates an extension from a user in a sender, as in Postfix: +; empty: nothing."
+        "",
+        parse_recipient_delimiter,
+        "What separates an extension from a user in a sender, as in Postfix: +; empty: nothing.",
     )
     null_sender: Literal["refuse", "permit"] = _setting(
         "refuse",

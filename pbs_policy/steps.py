@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 from pbs_policy import policy
 from pbs_policy.address import networks_of
 from pbs_policy.caps import Count
+from pbs_policy.case import Candidate, Case
 from pbs_policy.duration import format_duration
 from pbs_policy.keys import EVERYBODY, GONE, NO_END
 from pbs_policy.log import printable
 from pbs_policy.networks import parse_lengths
-from pbs_policy.policy import Candidate, Case
 from pbs_policy.question import Question, carry_out
 from pbs_policy.records import Record
 from pbs_policy.senders import SenderMaps, names_of_user, unquote_sender

@@ -21,10 +21,11 @@ from redis import Redis
 from pbs_policy import policy
 from pbs_policy.address import ClientAddresses, Target
 from pbs_policy.caps import Cap
-from pbs_policy.check import check
+from pbs_policy.check import check, make_case
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.policy import Rules
 from pbs_policy.protocol import Request
+from pbs_policy.question import carry_out
 from pbs_policy.records import Permit
 from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
@@ -256,6 +257,18 @@ def test_an_expired_login_is_none(redis: Redis, tmp_path: Path, maps: SenderMaps
         redis.pexpire(key, 0)
     rules = Rules(SenderRules(match))
     assert ask(LoginTable(redis, PREFIX), rules, maps=maps, sender=SENDERS[kind]) == ("DUNNO", "no_login")
+
+
+@pytest.mark.parametrize("is_permit", [False, True])
+def test_what_ends_between_the_rounds_permits_nothing(redis: Redis, tmp_path: Path, is_permit: bool) -> None:
+    write(Stand(() if is_permit else (Login(ALICE),), "live" if is_permit else ""), redis, "off", tmp_path)
+    table = LoginTable(redis, PREFIX)
+    case = make_case(table, Rules(), ClientAddresses().parse(ADDRESS), Request(request(ADDRESS)))
+    found, _ = table.read(case.keys)
+    assert carry_out(policy.decide(case, found), table.ask).action == "OK"
+    redis.delete(table.keys.login(ADDRESS), table.keys.permit(ADDRESS))
+    decision = carry_out(policy.decide(case, found), table.ask)
+    assert (decision.action, decision.reason) == ("DUNNO", "no_login")
 
 
 @pytest.mark.parametrize("match", MATCHES)

@@ -43,11 +43,11 @@ PLACES = {
 class Commands(click.Group):
     """The group of all commands."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         """Every command's name."""
         return list(PLACES)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name, loaded now."""
         place = PLACES.get(cmd_name)
         if place is None:
@@ -55,7 +55,7 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"pbs_policy.cli.{place.module}"), place.variable)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands' part of the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, place.summary) for name, place in PLACES.items()])

@@ -7,12 +7,10 @@ Text from a peer is made printable in the table and escaped in TSV; JSON escapes
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import click
@@ -176,10 +174,6 @@ def _write(text: str, stream: BinaryIO | None) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if stream is None:
-            # What is still in its buffer would be tried again when Python ends, with a second complaint.
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         raise OSError(f"cannot write the output: {error.strerror}") from error
 
 

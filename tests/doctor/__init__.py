@@ -1,0 +1,1 @@
+"""Doctor's tests. `broken/` and `sound/` hold installations: `installation` says what such a folder is made of."""

@@ -1,4 +1,4 @@
-"""Doctor's checks of the running service and of use, and the whole trial, with the real script and service."""
+"""Doctor's checks of the running service, and the whole trial, with the real script and the real service."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -21,14 +21,12 @@ from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.host import Host
 from pbs_policy.doctor.service import check_listener, check_service
 from pbs_policy.doctor.trial import check_trial
-from pbs_policy.doctor.use import check_use
 from pbs_policy.listener import Listener
-from pbs_policy.records import Record
 from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
-from pbs_policy.table import Entry, LoginTable
+from pbs_policy.table import LoginTable
 from tests.service import Service
 
 Start = Callable[..., Service]
@@ -250,54 +248,6 @@ def test_nobody_on_the_port_is_a_fault() -> None:
     finding = check_listener(Listener("127.0.0.1", port), "")
     assert "Connection refused" in finding.seen
     assert "systemctl" in finding.mend
-
-
-def entries(logins: Iterable[tuple[str, str]]) -> list[Entry]:
-    return [Entry("login", address, Record(0, "pop3", user), 60.0) for address, user in logins]
-
-
-def users(number: int) -> list[str]:
-    return [f"user{each}@example.com" for each in range(number)]
-
-
-@pytest.mark.parametrize(
-    ("logins", "check", "level"),
-    [
-        ([("172.17.0.1", user) for user in users(5)], "use.private_addresses", "wrong"),
-        ([("172.17.0.1", user) for user in users(2)], "use.private_addresses", "warning"),
-        (
-            [(host, user) for user in users(2) for host in ("fd00::1", "192.0.2.1")],
-            "use.private_addresses",
-            "warning",
-        ),
-        ([("203.0.113.7", user) for user in users(10)], "use.shared_addresses", "warning"),
-        ([("2001:db8::7", "alice"), ("192.0.2.7", "bob")], "use.address_families", "warning"),
-    ],
-)
-def test_what_logins_say_of_the_network_is_found(logins: list[tuple[str, str]], check: str, level: str) -> None:
-    found = [each for each in check_use(entries(logins), "ipv4") if each.level != "good"]
-    assert [(each.check, each.level) for each in found] == [(check, level)]
-    assert found[0].mend
-
-
-@pytest.mark.parametrize(
-    "logins",
-    [
-        [("192.0.2.7", "alice"), ("2001:db8::7", "alice")],
-        [("10.1.2.3", "alice"), ("10.1.2.4", "bob")],
-        [("203.0.113.7", user) for user in users(9)],
-        [("2001:db8::/64", "alice"), ("192.0.2.1", "Alice")],
-        [("no address", "alice")],
-    ],
-)
-def test_ordinary_use_has_no_fault(logins: list[tuple[str, str]]) -> None:
-    assert [each for each in check_use(entries(logins), "ipv4") if each.level != "good"] == []
-
-
-def test_what_cannot_be_known_of_use_is_not_looked_at() -> None:
-    assert [each.level for each in check_use([], "all")] == ["not looked at"]
-    found = {each.check: each.level for each in check_use(entries([("2001:db8::7", "alice")]), "")}
-    assert found["use.address_families"] == "not looked at"
 
 
 def test_a_fault_of_a_check_does_not_keep_the_others_from_being_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
