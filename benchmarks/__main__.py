@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import consistency, logins, memory, startup, table, throughput, workers
+from benchmarks import consistency, logins, memory, startup, table, throughput, watching, workers
 from benchmarks.bench import Bench
 from benchmarks.figures import CannotRun, Section
 from benchmarks.machine import description, fingerprint
@@ -27,6 +27,7 @@ CELLS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
     "logins": ("Cost of a login", logins.run),
     "startup": ("Start of the command line", startup.run),
     "memory": ("Memory of the service", memory.run),
+    "watching": ("Watching", watching.run),
     "consistency": ("Consistency", consistency.run),
 }
 

@@ -5,7 +5,8 @@ asks about twice counts once, and gets the same answer again. The period begins 
 ends with it. One over the cap is taken out again and noted in a second set, which says when to warn (the first) and
 when twice the cap is reached; it takes no more members than the first, so both are bounded.
 
-Two servers that ask at the same moment may both be refused the last place; neither is ever given one too many.
+Two servers that ask at the same moment may both be refused the last place; neither is given one too many, unless both
+ask about the same recipient of the same message at once, which no waiting smtpd does.
 """
 
 from __future__ import annotations

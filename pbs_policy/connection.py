@@ -191,6 +191,9 @@ class Connection(asyncio.Protocol):
             decision = policy.observed(decision)
         if not self._write(_REPLIES[decision.action]):
             return False
+        server.counts[decision.action][decision.reason] += 1
+        if server.events is not None:
+            server.events.note(decision, self._client_address, self._request)
         if decision.reason is policy.KEY_WITHOUT_END.reason:
             server.report_no_end(self._client_address)
         if decision.warning:

@@ -10,12 +10,16 @@
     networks:permit, networks:deny     the prefix lengths in use among the networks of permits and denies
     cap:<counted>, over:<counted>      whom a cap has let through, and whom it has refused (`caps`)
     use:<YYYYMMDD>                     one day's sums for the report (`usage`)
+    stats:<YYYYMMDDHHMM>               one minute's numbers, service:<host>:<pid> one process' (`stats`)
+    watching                           while somebody watches; events is the channel they listen to (`events`)
 
 Users and domains are folded to lower case in key names, ASCII only. Every key has an end; of a login or permit
 without one nothing is honoured. The values are described in `records`.
 """
 
 from __future__ import annotations
+
+import time
 
 NO_END = -1
 """What Redis' PTTL says of a key that would stay for ever."""
@@ -51,6 +55,10 @@ class Keys:
         self.deny_user_prefix = self.prefix + b"deny-user:"
         self.permit_networks = self.prefix + b"networks:permit"
         self.deny_networks = self.prefix + b"networks:deny"
+        self.stats_prefix = self.prefix + b"stats:"
+        self.service_prefix = self.prefix + b"service:"
+        self.watching = self.prefix + b"watching"
+        self.events = self.prefix + b"events"  # a channel
         self.probe = self.prefix + b"probe"  # never written; reading it shows that Redis answers
 
     def login(self, client_address: str, name: bytes = b"") -> bytes:
@@ -78,6 +86,14 @@ class Keys:
     def use(self, day: str) -> bytes:
         """The key of one UTC day's sums for the report, `day` as YYYYMMDD."""
         return self.prefix + b"use:" + day.encode()
+
+    def stats(self, minute: int) -> bytes:
+        """The key of a minute, by its number since 1970."""
+        return self.stats_prefix + time.strftime("%Y%m%d%H%M", time.gmtime(minute * 60)).encode()
+
+    def service(self, name: str) -> bytes:
+        """The key of a process of the service (`stats.process_name`)."""
+        return self.service_prefix + name.encode()
 
     def counted(self, what: bytes) -> tuple[bytes, bytes]:
         """Whom a cap on `what` has let through, and whom it has refused."""

@@ -29,6 +29,8 @@ RETRY_INTERVAL = 0.02
 PROBE_INTERVAL = 0.25
 """Seconds between attempts to connect while the circuit is open and nobody waits."""
 
+_MOST_TROUBLES = 100  # that are told apart until the next connection: the text is Redis'
+
 _NO_TLS_FILES = TlsFiles()
 
 
@@ -46,7 +48,8 @@ class Lookups:
         self._waiting: deque[Batch] = deque()  # for a connection, oldest first
         self._wait_until = 0.0  # after this moment nobody waits for a connection: the circuit is open
         self._expiry: asyncio.TimerHandle | None = None
-        self._trouble = ""
+        self._troubles: set[str] = set()  # what was reported since the last connection
+        self.connections = 0  # that were had so far: 1, and each reconnect
 
     async def open(self) -> None:
         """Begin to connect, and wait for the outcome of the first attempt, at most `TIMEOUT`; it may fail."""
@@ -137,10 +140,12 @@ class Lookups:
             self._expiry = self._loop.call_at(self._waiting[0].deadline, self._fail_overdue)
 
     def _report_trouble(self, trouble: str) -> None:
-        if trouble != self._trouble:
+        # Several commands may each be refused, again and again: each is said once.
+        if trouble not in self._troubles and len(self._troubles) < _MOST_TROUBLES:
             self._log.error(f"Redis is unavailable at {self._url}: {printable(trouble)}")
-            self._trouble = trouble
+            self._troubles.add(trouble)
 
     def _report_connection(self) -> None:
+        self.connections += 1
         self._log.info(f"connected to Redis at {self._url}")
-        self._trouble = ""
+        self._troubles.clear()

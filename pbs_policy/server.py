@@ -13,6 +13,7 @@ from typing import Literal
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
 from pbs_policy.case import Case
 from pbs_policy.connection import SWEEP_INTERVAL, Connection
+from pbs_policy.events import Events
 from pbs_policy.keys import Keys
 from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
@@ -21,6 +22,7 @@ from pbs_policy.policy import Rules
 from pbs_policy.protocol import Request
 from pbs_policy.records import Record
 from pbs_policy.senders import SenderMaps, sender_is_user
+from pbs_policy.stats import no_counts
 from pbs_policy.usage import Usage
 
 _REPORTED_ONCE = 1_024  # addresses with a key that has no end, before the oldest would be reported again
@@ -40,13 +42,16 @@ class PolicyServer:
         maps: SenderMaps | None = None,
         usage: Usage | None = None,
     ) -> None:
-        """`maps` and `permit_lengths` (none at first) are kept up to date by `upkeep`, which writes `usage` too."""
+        """`maps`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to date by
+        `upkeep`, which writes `usage` and `counts` too."""
         self.rules = rules
         self.keys = keys
         self.lookups = lookups
         self.maps = maps
         self.permit_lengths: Lengths = frozenset()
         self.usage = usage
+        self.counts = no_counts()
+        self.events: Events | None = None
         self.log = log
         self.log_decisions = log_decisions
         self.connections: set[Connection] = set()

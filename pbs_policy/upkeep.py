@@ -1,5 +1,5 @@
-"""What the service does besides answering, once a second: it learns which prefix lengths permits of networks have,
-reads sender_maps anew when the file has changed, and writes the report's sums to Redis.
+"""What the service does besides answering, once a second: it learns which prefix lengths permits of networks have and
+whether somebody watches, reads sender_maps anew when the file has changed, and writes numbers and sums to Redis.
 
 None of it is waited for by a request, and what is learned only says where to look: each permission is read from
 Redis for the very request it is for. A permit of a network with a length new to the site counts after `INTERVAL`.
@@ -8,22 +8,25 @@ Redis for the very request it is for. A permit of a network with a length new to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from pbs_policy import __version__
+from pbs_policy.events import Publisher
 from pbs_policy.log import printable
 from pbs_policy.networks import parse_lengths
 from pbs_policy.question import Answer, Command, Question
 from pbs_policy.senders import SenderMapsError
 from pbs_policy.server import PolicyServer
-from pbs_policy.usage import Usage
+from pbs_policy.stats import Stats, flatten, process_name
 
 INTERVAL = 1.0
 """Seconds between two looks."""
 
-USAGE_INTERVAL = 5
-"""Looks between two writings of the report's sums."""
+WRITE_INTERVAL = 5
+"""Looks between two writings of the numbers and the report's sums."""
 
 
 class Upkeep:
@@ -32,6 +35,11 @@ class Upkeep:
     def __init__(self, server: PolicyServer) -> None:
         self._server = server
         self._stopping = asyncio.Event()
+        pid = os.getpid()
+        self._stats = Stats(server.keys, process_name(pid), __version__)
+        self._about = {"pid": pid, "version": __version__, "started": self._stats.started}
+        host = self._stats.name.rpartition(":")[0]
+        self._publisher = Publisher(server.lookups, server.keys.events, host, self._describe)
 
     async def run(self) -> None:
         """Look again and again until `stop`, then write what is left to be written."""
@@ -42,7 +50,8 @@ class Upkeep:
             looks += 1
             try:
                 await self.look()
-                if looks % USAGE_INTERVAL == 0 or self._stopping.is_set():
+                if looks % WRITE_INTERVAL == 0 or self._stopping.is_set():
+                    await self.write_stats()
                     await self.write_usage()
             except Exception as error:  # noqa: BLE001 - were this task to end, nothing would be looked at again
                 self._server.log.error(f"upkeep: {error!r}")
@@ -52,28 +61,45 @@ class Upkeep:
         self._stopping.set()
 
     async def look(self) -> None:
-        """Learn the lengths of permits' networks, and sender_maps anew if the file has changed."""
+        """Learn the lengths of permits' networks, whether somebody watches; sender_maps anew if it has changed."""
         server = self._server
-        answer = await self._ask(Question([server.keys.permit_networks]))
+        answer = await self._ask(Question([server.keys.permit_networks, server.keys.watching]))
         if answer is not None:
             server.permit_lengths = parse_lengths(answer.values[0])
+        is_watched = answer is not None and answer.values[1] is not None
+        server.events = self._publisher.set_watched(is_watched and not self._stopping.is_set())
         try:
             if server.maps is not None and await asyncio.to_thread(server.maps.reload_if_changed):
                 server.log.info("sender_maps was read anew")
         except SenderMapsError as error:
             server.log.error(f"sender_maps is not read anew, what it said before holds: {printable(str(error), 500)}")
 
+    async def write_stats(self) -> None:
+        """Write what was decided since the last time."""
+        commands = self._stats.commands(self._server.counts, self._facts(), is_last=self._stopping.is_set())
+        self._stats.written(commands, await self._each(commands))
+
+    def _facts(self) -> dict[str, int]:
+        return {
+            "connections": len(self._server.connections),
+            "redis_connections": self._server.lookups.connections,
+        }
+
+    def _describe(self) -> Mapping[str, Any]:
+        return {**self._about, **self._facts(), "counts": flatten(self._server.counts)}
+
     async def write_usage(self) -> None:
         """Write what was relayed since the last time."""
         usage = self._server.usage
         while usage is not None and (commands := usage.commands()):
-            await self._write(usage, commands)
+            usage.written(await self._each(commands))
 
-    async def _write(self, usage: Usage, commands: Sequence[Command]) -> None:
+    async def _each(self, commands: Sequence[Command]) -> list[Any]:
+        """The reply to each command, None for one that was not carried out."""
         # A question each, all in one round: one that Redis refuses must not make the others be counted again.
         asked = [self._ask(Question((), [command])) for command in commands]
         answers = [await each for each in asked]
-        usage.written([answer.replies[0] if answer is not None else None for answer in answers])
+        return [answer.replies[0] if answer is not None else None for answer in answers]
 
     def _ask(self, question: Question) -> asyncio.Future[Answer | None]:
         """What becomes the answer, or None where Redis is unavailable. It is asked in this turn of the loop."""

@@ -255,7 +255,7 @@ def test_every_command_has_help_with_an_example(bare: Pbs, command: str, option:
     assert (result.status, result.err) == (0, "")
     assert result.out.startswith(f"Usage: pbs-policy {command} ")
     examples = result.out.partition("Example:\n")[2]
-    assert re.match(rf"\s+(?:sudo )?pbs-policy .*\b{command}\b", examples)
+    assert re.match(rf"\s+(?:sudo |source <\()?pbs-policy .*\b{command}\b", examples)
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

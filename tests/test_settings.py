@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pbs_policy import redis_url, sources
 from pbs_policy.address import ClientAddresses
+from pbs_policy.caps import Cap
 from pbs_policy.listener import Listener
 from pbs_policy.policy import Rules
 from pbs_policy.redis_url import RedisUrl, TlsFiles
@@ -59,9 +60,19 @@ def test_the_defaults_are_those_of_the_manual(file: Path) -> None:
         ipv6_prefix=128,
         never_record=(),
         record_master_logins=False,
+        services=frozenset(),
         sender_match="off",
+        user_domain="",
+        sender_maps="",
+        recipient_delimiter="",
+        null_sender="refuse",
+        require_tls=False,
+        max_recipients_per_address=None,
+        max_recipients_per_user=None,
+        auto_deny=0,
         on_unavailable="defer",
         observe_only=False,
+        usage_kept=30 * 86_400,
         log_decisions="permitted",
     )
     assert values == defaults()
@@ -99,9 +110,19 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "ipv6_prefix": "64",
         "never_record": "192.0.2.0/24,\n\t2001:db8::/32 198.51.100.7",
         "record_master_logins": "yes",
+        "services": "pop3, imap",
         "sender_match": "domain",
+        "user_domain": "Example.com",
+        "sender_maps": "/etc/pbs-policy/senders",
+        "recipient_delimiter": "+-",
+        "null_sender": "permit",
+        "require_tls": "yes",
+        "max_recipients_per_address": "200/1h",
+        "max_recipients_per_user": "500/1d",
+        "auto_deny": "2h",
         "on_unavailable": "dunno",
         "observe_only": "yes",
+        "usage_kept": "7d",
         "log_decisions": "all",
     }
     assert list(text) == list(defaults())
@@ -124,12 +145,31 @@ def test_every_setting_can_be_set(file: Path) -> None:
         ipv6_prefix=64,
         never_record=networks,
         record_master_logins=True,
+        services=frozenset({"pop3", "imap"}),
         sender_match="domain",
+        user_domain="example.com",
+        sender_maps="/etc/pbs-policy/senders",
+        recipient_delimiter="+-",
+        null_sender="permit",
+        require_tls=True,
+        max_recipients_per_address=Cap(200, 3600),
+        max_recipients_per_user=Cap(500, 86_400),
+        auto_deny=7_200,
         on_unavailable="dunno",
         observe_only=True,
+        usage_kept=7 * 86_400,
         log_decisions="all",
     )
-    assert loaded.rules == Rules(SenderRules("domain"), on_unavailable="dunno", observe_only=True)
+    assert loaded.rules == Rules(
+        SenderRules("domain", "example.com", "+-", "permit"),
+        frozenset({"pop3", "imap"}),
+        require_tls=True,
+        address_cap=Cap(200, 3600),
+        user_cap=Cap(500, 86_400),
+        auto_deny=7_200,
+        on_unavailable="dunno",
+        observe_only=True,
+    )
     assert loaded.addresses == ClientAddresses(64, networks)
     names = ("ca.pem", "cert.pem", "key.pem")
     assert loaded.redis_tls == TlsFiles(*(f"/etc/pbs-policy/{name}" for name in names))

@@ -15,6 +15,7 @@ import click
 
 from pbs_policy import __version__
 from pbs_policy.cli.commands import Commands
+from pbs_policy.cli.completion import suggest_override
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     "-c", "--config", "file", type=click.Path(path_type=Path), metavar="FILE",
     help="Settings file.  [default: /etc/pbs-policy/pbs-policy.conf]",
 )  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override a setting; may be repeated.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Override a setting; may be repeated.",
+    shell_complete=suggest_override,
+)  # fmt: skip
 @click.version_option(__version__, prog_name="pbs-policy", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, file: Path | None, overrides: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pbs_policy.cli.completion import suggest_address
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ NOT_OK = 1
 
 
 @click.command()
-@click.argument("address")
+@click.argument("address", shell_complete=suggest_address)
 @click.option("--sender", default="", metavar="SENDER", help="MAIL FROM address, as in a request of Postfix.")
 @click.option("--recipient", default="", metavar="RECIPIENT", help="RCPT TO address, for permits with recipients.")
 @click.option("--tls", is_flag=True, help="As over an encrypted SMTP session, for require_tls.")

@@ -21,6 +21,7 @@ class _Place(NamedTuple):
 PLACES = {
     "allow": _Place("permits", "allow", "End a deny."),
     "check": _Place("check", "check", "What the service would answer a client now, and why."),
+    "completion": _Place("completion", "completion", "Print the shell's completion script."),
     "config": _Place("config", "config", "Print the effective settings."),
     "demo": _Place("demo", "demo", "See the whole of it happen on this machine."),
     "denied": _Place("permits", "denied", "Who is denied, why, and for how long still."),
@@ -37,6 +38,8 @@ PLACES = {
     "revoke": _Place("permits", "revoke", "Take permissions away, and deny them for a time."),
     "serve": _Place("serve", "serve", "Run the policy service."),
     "show": _Place("lists", "show", "The logins and permits of an address, network or user."),
+    "stats": _Place("stats", "stats", "How often the services decided what, and which run."),
+    "watch": _Place("watch", "watch", "Logins and decisions as they happen."),
 }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from pbs_policy.cli.completion import suggest_setting
 from pbs_policy.cli.session import Session
 
 
 @click.command()
 @click.option("-n", "changed", is_flag=True, help="Only settings that differ from their default, as postconf -n.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=suggest_setting)
 @click.pass_obj
 def config(session: Session, changed: bool, as_json: bool, names: tuple[str, ...]) -> None:
     """Print the effective settings, or those NAMEd.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pbs_policy.cli.completion import suggest_who
 from pbs_policy.cli.output import FORMATS, Column, Output, Row, format_options
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import parse_who
@@ -89,7 +90,7 @@ def list_logins(session: Session, format_name: str, sort: str | None) -> None:
 
 
 @click.command()
-@click.argument("who", metavar="ADDRESS|NETWORK|USER")
+@click.argument("who", metavar="ADDRESS|NETWORK|USER", shell_complete=suggest_who)
 @format_options
 @_sort_option
 @click.pass_obj

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pbs_policy.cli.completion import suggest_denied, suggest_target, suggest_user, suggest_who
 from pbs_policy.cli.output import FORMATS, Column, format_options
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import parse_one_or_all
@@ -75,8 +76,8 @@ def _domain(text: str) -> str:
 
 
 @click.command()
-@click.argument("who", metavar="ADDRESS|NETWORK")
-@click.option("--user", required=True, metavar="USER", callback=_checked(_user),
+@click.argument("who", metavar="ADDRESS|NETWORK", shell_complete=suggest_target)
+@click.option("--user", required=True, metavar="USER", callback=_checked(_user), shell_complete=suggest_user,
               help="Whom it is for; shown in listings and logs, counted by max_recipients_per_user.")  # fmt: skip
 @click.option("--sender", "senders", multiple=True, metavar="SENDER", callback=_checked(_sender),
               help="Only for this MAIL FROM, or @example.com for a domain's; may be repeated.")  # fmt: skip
@@ -120,7 +121,7 @@ def permit(
 
 
 @click.command()
-@click.argument("who", metavar="ADDRESS|NETWORK|USER", required=False)
+@click.argument("who", metavar="ADDRESS|NETWORK|USER", required=False, shell_complete=suggest_who)
 @click.option("--all", "is_all", is_flag=True, help="Everybody's, in place of one.")
 @click.option("--deny", "seconds", metavar="TIME", callback=_checked(_duration),
               help="And refuse whatever a later login or permit gives, for so long: 24h.")  # fmt: skip
@@ -227,7 +228,7 @@ def _whole(text: str) -> str:
 
 
 @click.command()
-@click.argument("who", metavar="ADDRESS|NETWORK|USER", required=False)
+@click.argument("who", metavar="ADDRESS|NETWORK|USER", required=False, shell_complete=suggest_denied)
 @click.option("--all", "is_all", is_flag=True, help="End the deny of everybody (revoke --all --deny); no other.")
 @click.pass_obj
 def allow(session: Session, who: str | None, is_all: bool) -> int:

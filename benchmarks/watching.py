@@ -1,0 +1,138 @@
+"""What a watcher costs the service: the full load with nobody watching, with `pbs-policy watch`, and with one that
+has stopped reading, in turn within each round."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.bench import Bench, Service
+from benchmarks.figures import Bar, CannotRun, Section, at_most, median, megabytes, percent, ratio, table, thousands
+from benchmarks.filling import LOGGED_IN, NOT_LOGGED_IN, RUN
+from benchmarks.load import Disturbances, Load, Measured, seeded
+from benchmarks.processes import PINNED, cpu_seconds, on_cores, place, rss
+from pbs_policy.demo.daemons import PrivateRedis, wait_until
+from pbs_policy.events import INTERVAL, MOST
+from pbs_policy.keys import Keys
+from pbs_policy.redis_client import connect
+from pbs_policy.redis_url import RedisUrl
+
+NOBODY, WATCHED, STALLED = "nobody watches", "watched", "watched by one that stands still"
+CONNECTIONS = 100
+GROWTH = 2_000_000
+"""Bytes that the service may gain from the first round to the last: what malloc and the collector take at times."""
+
+_FORGOTTEN = 1.3  # seconds until a service that looks once a second no longer publishes
+
+
+def run(bench: Bench) -> Section:
+    """The cell."""
+    redis = bench.filled_redis("redis", LOGGED_IN, RUN)
+    service = bench.service("service", redis.url)
+    seconds, warm_up = bench.pick((3.0, 0.3), (1.2, 0.2))
+    runs = (f"{LOGGED_IN}/{RUN}", f"{NOT_LOGGED_IN}/{RUN}")
+    load = Load(bench.programs.loadgen, service.target, runs, ("OK", "DUNNO"), CONNECTIONS, seconds, warm_up)
+    disturbances = Disturbances(bench.pick(20, 2))
+    rounds = bench.pick(7, 2)
+    series: dict[str, list[Measured]] = {name: [] for name in (NOBODY, WATCHED, STALLED)}
+    sizes: dict[str, list[int]] = {name: [] for name in series}
+    heard, used = list[float](), list[float]()
+    place(redis.pid, PINNED.others)
+    place(service.pid, PINNED.server)
+    for name in series:  # what is allocated once
+        with _watcher(service, redis, name, bench.directory):
+            disturbances.measure(load, service.pid, redis.pid, PINNED)
+    for number in range(1, rounds + 1):
+        bench.say(f"watching: round {number} of {rounds}")
+        for name, repetitions in series.items():
+            with _watcher(service, redis, name, bench.directory) as watcher:
+                begun, lines, cpu = time.monotonic(), watcher.count(), watcher.cpu()
+                repetitions.append(disturbances.measure(seeded(load, number), service.pid, redis.pid, PINNED))
+                elapsed = time.monotonic() - begun
+                if name == WATCHED:
+                    heard.append((watcher.count() - lines) / elapsed)
+                    used.append((watcher.cpu() - cpu) / elapsed)
+                sizes[name].append(rss(service.pid))
+    section = Section("Watching", [_INTRODUCTION.format(rounds=rounds, most=round(MOST / INTERVAL))])
+    rows = [
+        [
+            name, thousands(median(each.outcome.rate for each in repetitions)),
+            f"{median(_cost(each) for each in repetitions):.2f}",
+            f"{median(each.outcome.p50 for each in repetitions):.0f}",
+            f"{median(each.outcome.p99 for each in repetitions):.0f}",
+            percent(median(each.server for each in repetitions)), megabytes(median(sizes[name])),
+        ]
+        for name, repetitions in series.items()
+    ]  # fmt: skip
+    head = ["", "thousand requests/s", "service's CPU µs a request", "p50 µs", "p99 µs", "CPU server", "RSS MB"]
+    section.blocks += [table(head, rows), disturbances.sentence()]
+    said = f"The watcher heard {median(heard):,.0f} decisions a second, with {percent(median(used))} CPU."
+    section.blocks.append(said)
+    for name in (WATCHED, STALLED):
+        cost = ratio(*([_cost(each) for each in series[of]] for of in (name, NOBODY)))
+        section.bars.append(at_most(f"CPU of the service a request, {name}", 1.05, cost))
+        rate = ratio(*([each.outcome.rate for each in series[of]] for of in (name, NOBODY)))
+        section.bars.append(Bar(f"rate, {name}", "stated", str(rate), None))
+        grown = sizes[name][-1] - sizes[name][0]
+        what = f"memory that the service has gained from the first to the last round, {name}, MB"
+        section.bars.append(Bar(what, f"at most {megabytes(GROWTH)}", megabytes(grown), grown <= GROWTH))
+    return section
+
+
+_INTRODUCTION = f"""\
+{CONNECTIONS} connections, one request outstanding on each, every second asked address logged in. The service alone on
+one core; the generator, Redis and the watcher share another, so that the watcher takes from the generator what it
+uses itself: the bar is on the service's own processor time for a request. At most {{most:,}} decisions a second are
+published. Medians of {{rounds}} rounds."""
+
+
+def _cost(each: Measured) -> float:
+    """Microseconds of the service's processor time for one request."""
+    return each.server / each.outcome.rate * 1e6
+
+
+class _Watcher:
+    """A `pbs-policy watch --lines`, or none."""
+
+    def __init__(self, process: subprocess.Popen[bytes] | None, output: Path) -> None:
+        self._process = process
+        self._output = output
+
+    def count(self) -> int:
+        """The decisions that it has shown."""
+        return self._output.read_bytes().count(b" action=") if self._process else 0
+
+    def cpu(self) -> float:
+        """The processor time that it has used."""
+        return cpu_seconds(self._process.pid) if self._process else 0.0
+
+
+@contextmanager
+def _watcher(service: Service, redis: PrivateRedis, name: str, directory: Path) -> Iterator[_Watcher]:
+    """One that is heard by the service already, and is forgotten by it afterwards."""
+    output = directory / "watched"
+    if name == NOBODY:
+        yield _Watcher(None, output)
+        return
+    command = [sys.executable, "-m", "pbs_policy", "-c", str(service.settings_file), "watch", "--lines"]
+    with output.open("wb") as file, on_cores(PINNED.others):
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        if not wait_until(lambda: b" is heard" in output.read_bytes(), seconds=10):
+            raise CannotRun(f"the watcher does not hear the service: {output.read_text()[:500]}")
+        if name == STALLED:
+            os.kill(process.pid, signal.SIGSTOP)
+        yield _Watcher(process, output)
+    finally:
+        process.kill()
+        process.wait()
+        with connect(RedisUrl.parse(redis.url), "", "") as client:
+            client.delete(Keys("pbs:").watching)
+        time.sleep(_FORGOTTEN)
+

@@ -1,0 +1,304 @@
+"""Shell completion: what a Tab suggests for addresses, users, settings and listeners, and `pbs-policy completion`.
+
+Suggestions are read from Redis for that very Tab, within `SECONDS`; where Redis is away, or the settings are wrong,
+there are none, and nothing is said. Redis is asked by hand: importing redis-py takes longer than all the rest.
+
+Names in the login table come from whoever logs in, and what completion puts into a command line is run by the shell
+at Return: only names are suggested that a shell reads as plain words (`_is_plain`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pbs_policy.redis_url import RedisUrl, TlsFiles
+    from pbs_policy.settings import Settings
+
+VARIABLE = "_PBS_POLICY_COMPLETE"
+"""The environment variable by which the shell's script asks for suggestions: click's, of the program's name."""
+
+SECONDS = 0.3
+"""For everything that is said to Redis."""
+
+MOST = 200
+"""Suggestions: more than that nobody reads."""
+
+_BATCH = b"1000"  # keys that Redis looks at for one SCAN, as `bulk.BATCH`
+
+# What no shell takes for more than a word; the first letter none that begins an option, a comment, a home.
+_is_plain = re.compile(r"[\w@:/][\w.+@:/%-]*").fullmatch
+
+Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
+
+LOGINS = ("login", "permit")
+DENIES = ("deny",)
+USERS = ("login", "deny-user")
+
+
+def suggest_address(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Addresses with a login, a permit or a deny; networks are not among them."""
+    found = _from_table(context, incomplete, (*LOGINS, *DENIES), ())
+    return [each for each in found if "/" not in each]
+
+
+def suggest_target(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Addresses and networks with a login or a permit."""
+    return _from_table(context, incomplete, LOGINS, ())
+
+
+def suggest_user(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Users who are logged in or denied."""
+    return _from_table(context, incomplete, (), USERS)
+
+
+def suggest_who(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Addresses and networks with a login or a permit, and users who are logged in."""
+    return _from_table(context, incomplete, LOGINS, ("login",))
+
+
+def suggest_denied(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Addresses, networks and users who are denied."""
+    return _from_table(context, incomplete, DENIES, ("deny-user",))
+
+
+def suggest_setting(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Names of settings."""
+    from pbs_policy.settings import defaults
+
+    return [name for name in defaults() if name.startswith(incomplete)]
+
+
+def suggest_override(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """`NAME=` of a setting; behind that its default, or yes and no, as examples of a value."""
+    from pbs_policy.settings import defaults
+
+    name, equals, _text = incomplete.partition("=")
+    if not equals:
+        return [f"{each}=" for each in defaults() if each.startswith(name)]
+    default = defaults()[name].text if name in defaults() else ""
+    values = ("yes", "no") if default in ("yes", "no") else (default,)
+    return [whole for value in values if value and (whole := f"{name}={value}").startswith(incomplete)]
+
+
+def suggest_listener(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """The listeners of the settings."""
+    settings = _settings(context)
+    listeners = map(str, settings.listen) if settings else ()
+    return [name for name in listeners if name.startswith(incomplete)]
+
+
+def names_in(key: bytes, prefix: bytes, targets: tuple[str, ...], users: tuple[str, ...]) -> Iterator[str]:
+    """The names in a key of the login table: its address or network where its kind is one of `targets`, its user
+    where it is one of `users`."""
+    kind, _, rest = key.removeprefix(prefix).decode("utf-8", "replace").partition(":")
+    target, comma, user = rest.partition(",") if kind == "login" else (rest, "", rest)
+    if kind in targets and target != "all":
+        yield target
+    if kind in users and user and not (comma and user.startswith("@")):
+        yield user
+
+
+def _from_table(
+    context: click.Context, incomplete: str, targets: tuple[str, ...], users: tuple[str, ...]
+) -> list[str]:
+    """Sorted names that begin with `incomplete`, as far as they are found in time."""
+    settings = _settings(context)
+    if settings is None:
+        return []
+    found: set[str] = set()
+    # A thread, because nothing else can leave a name server behind that does not answer.
+    beginning = incomplete.encode("utf-8", "surrogateescape").lower()
+    reader = Thread(target=_read, args=(settings, beginning, targets, users, found), daemon=True)
+    reader.start()
+    reader.join(SECONDS)
+    # What was typed stays: keys have users in lower case.
+    return sorted(incomplete + name[len(incomplete) :] for name in found.copy())[:MOST]
+
+
+def _settings(context: click.Context) -> Settings | None:
+    """The settings that the command line, as far as it is typed, would have; None where they are wrong."""
+    from pbs_policy import settings
+    from pbs_policy.sources import SettingsError
+
+    options = context.find_root().params
+    try:
+        return settings.load(options.get("file"), os.environ, options.get("overrides") or ())[0]
+    except SettingsError:
+        return None
+
+
+def _read(
+    settings: Settings, beginning: bytes, targets: tuple[str, ...], users: tuple[str, ...], found: set[str]
+) -> None:
+    """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
+    import hiredis
+
+    from pbs_policy.sources import SettingsError
+
+    prefix = settings.key_prefix.encode()
+    pattern = _glob(prefix) + b"*[:,]" + _glob(beginning) + b"*"
+    start = beginning.decode("utf-8", "replace")
+    try:
+        password = settings.redis_password()
+        with ExitStack() as sockets:
+            ask = _Redis(settings.redis_url, settings.redis_tls, sockets).ask
+            if password:
+                ask(b"AUTH", *([settings.redis_user] if settings.redis_user else []), password)
+            if settings.redis_url.db:
+                ask(b"SELECT", str(settings.redis_url.db))
+            cursor = b""
+            while cursor != b"0" and len(found) < MOST:
+                cursor, keys = ask(b"SCAN", cursor or b"0", b"MATCH", pattern, b"COUNT", _BATCH)
+                names = (name for key in keys for name in names_in(key, prefix, targets, users))
+                found.update(name for name in names if name.startswith(start) and _is_plain(name))
+    except (OSError, SettingsError, hiredis.HiredisError):
+        return  # a Tab is no place for an error: the command itself will say it
+
+
+def _glob(text: bytes) -> bytes:
+    """`text` as a SCAN pattern that matches nothing else."""
+    return re.sub(rb"([*?\[\]\\])", rb"\\\1", text)
+
+
+class _Redis:
+    """One connection, one command at a time, for `SECONDS`; `sockets` will close it. Raises OSError, HiredisError."""
+
+    def __init__(self, url: RedisUrl, tls: TlsFiles, sockets: ExitStack) -> None:
+        import hiredis
+
+        self._ends_at = time.monotonic() + SECONDS
+        self._sockets = sockets
+        self._reader = hiredis.Reader()
+        if url.master:
+            host, port = self._find_master(url)
+            self._socket = self._connect(host, port)
+        elif url.path:
+            self._socket = sockets.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            self._socket.settimeout(self._left())
+            self._socket.connect(url.path)
+        else:
+            self._socket = self._connect(url.host, url.port)
+        if url.tls:
+            import ssl
+
+            context = ssl.create_default_context(cafile=tls.ca or None)
+            if tls.certificate:
+                context.load_cert_chain(tls.certificate, tls.key or None)
+            self._socket = sockets.enter_context(context.wrap_socket(self._socket, server_hostname=url.host))
+
+    def ask(self, *command: bytes | str) -> Any:
+        """The reply to one command; one that is an error is raised."""
+        import hiredis
+
+        self._socket.settimeout(self._left())
+        self._socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+        while (reply := self._reader.gets()) is False:
+            self._socket.settimeout(self._left())
+            piece = self._socket.recv(65536)
+            if not piece:
+                raise ConnectionError("Redis closed the connection")
+            self._reader.feed(piece)
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
+
+    def _find_master(self, url: RedisUrl) -> tuple[str, int]:
+        for host, port in url.sentinels:
+            try:
+                self._socket = self._connect(host, port)
+                place = self.ask(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", url.master)
+            except ConnectionError:
+                continue
+            if place:
+                return place[0].decode(), int(place[1])
+        raise ConnectionError("no Sentinel knows the master")
+
+    def _connect(self, host: str, port: int) -> socket.socket:
+        return self._sockets.enter_context(socket.create_connection((host, port), timeout=self._left()))
+
+    def _left(self) -> float:
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+# Bash cuts words also at ":", "=" and "@", which are inside of ours, and expects back only what follows the last cut.
+# So it hands over the line up to the cursor, and takes off what stands before that cut.
+_BASH = """\
+%(complete_func)s() {
+    local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" completion type value word cut
+    word="${line##*[[:space:]]}"
+    cut="${word%%"${word##*["$COMP_WORDBREAKS"]}"}"
+    COMPREPLY=()
+    for completion in $(COMP_WORDS="$line" %(complete_var)s=bash_complete "$1"); do
+        IFS=, read -r type value <<< "$completion"
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$cut"}") ;;
+        esac
+    done
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace
+    return 0
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+def _register_bash() -> None:
+    """Have click complete for bash by our script in place of its own."""
+    from click.shell_completion import BashComplete, add_completion_class, split_arg_string
+
+    class WholeLine(BashComplete):
+        """Completion of a line that bash has not cut into words."""
+
+        source_template = _BASH
+
+        def get_completion_args(self) -> tuple[list[str], str]:
+            """The words before the one at the cursor, and the beginning of that."""
+            line = os.environ["COMP_WORDS"]
+            words = split_arg_string(line)[1:]
+            if not words or line[-1].isspace():
+                return words, ""
+            return words[:-1], words[-1]
+
+    add_completion_class(WholeLine)
+
+
+if VARIABLE in os.environ:
+    _register_bash()
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script by which bash, zsh or fish completes pbs-policy's commands, options, addresses and users.
+
+    The shell sources it. Addresses and users come from Redis at that very moment; where it is away, there are none.
+
+    \b
+    Example:
+      source <(pbs-policy completion bash)
+      pbs-policy completion bash >/etc/bash_completion.d/pbs-policy
+      pbs-policy completion zsh >/usr/local/share/zsh/site-functions/_pbs-policy
+      pbs-policy completion fish >/etc/fish/completions/pbs-policy.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    _register_bash()
+    script = get_completion_class(shell)
+    if script is None:
+        raise click.BadParameter(f"click knows no completion for {shell}")
+    click.echo(script(context.find_root().command, {}, "pbs-policy", VARIABLE).source().rstrip())

@@ -1,0 +1,153 @@
+"""`pbs-policy stats`: how often the service decided what, since it started, in the last hour and the last day."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from pbs_policy.stats import Minute, ServiceState
+
+_HOUR = 60  # minutes
+_HALF_HOUR = 30  # minutes of a column in the plot of the day
+_HEIGHT = 4  # lines of a plot
+_ACTIONS = ("OK", "DUNNO", "DEFER_IF_REJECT")
+_NUMBERS = ("since start", "last hour", "last day")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text, with every minute that had a decision.")
+@click.pass_obj
+def stats(session: Session, as_json: bool) -> int:
+    """How often the services decided what, and which of them run: since they started, in the last hour, the last day.
+
+    Numbers of all services that share this Redis are summed; they write them every 5 seconds. "Since start" is what
+    those that run now have decided. A plot's columns are a minute, or half an hour, the newest on the right.
+
+    \b
+    Example:
+      pbs-policy stats
+      pbs-policy stats --json | jq '.last_hour["OK login"]'
+    """
+    from pbs_policy.stats import read_minutes, read_services
+
+    _, table = session.open_table()
+    with table.asking():
+        minutes = read_minutes(table.redis, table.keys, table.now())
+        services = read_services(table.redis, table.keys, minutes)
+    if as_json:
+        _show_json(minutes, services)
+        return os.EX_OK
+    for line in _lines(minutes, services, table.now()):
+        click.echo(line)
+    return os.EX_OK
+
+
+def _sum(counts: Iterable[Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
+
+
+def _totals(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> tuple[Counter[str], ...]:
+    """In the order of _NUMBERS."""
+    return (
+        _sum(service.counts for service in services),
+        _sum(minute.counts for minute in minutes[-_HOUR:]),
+        _sum(minute.counts for minute in minutes),
+    )
+
+
+def _lines(minutes: Sequence[Minute], services: Sequence[ServiceState], now: float) -> Iterable[str]:
+    yield from _service_lines(services, now)
+    totals = _totals(minutes, services)
+    if not any(totals):
+        yield "nothing was decided in the last day"
+        return
+    yield ""
+    yield from _table(totals)
+    decisions = [minute.counts.total() for minute in minutes]
+    halves = [sum(decisions[start : start + _HALF_HOUR]) for start in range(0, len(decisions), _HALF_HOUR)]
+    if any(decisions[-_HOUR:]):
+        yield from _plot(f"decisions a minute, last hour, most {max(decisions[-_HOUR:]):,}:", decisions[-_HOUR:])
+    yield from _plot(f"decisions in half an hour, last day, most {max(halves):,}:", halves)
+
+
+def _service_lines(services: Sequence[ServiceState], now: float) -> Iterable[str]:
+    from pbs_policy.duration import format_duration
+    from pbs_policy.log import printable
+
+    if not services:
+        yield "no service has written its numbers in the last 15 s: none runs, or Redis lets it not write them"
+        return
+    rows = [("HOST", "PID", "VERSION", "RUNS FOR", "CLIENTS", "RECONNECTS", "DECISIONS")]
+    rows += [
+        (
+            printable(each.host), str(each.pid), printable(each.version), format_duration(now - each.started),
+            f"{each.connections:,}", f"{max(0, each.redis_connections - 1):,}", f"{each.counts.total():,}",
+        )
+        for each in services
+    ]  # fmt: skip
+    yield from _aligned(rows, left=4)
+
+
+def _table(totals: Sequence[Counter[str]]) -> Iterable[str]:
+    """A row for each action and reason, the commonest of each action first, and the sum."""
+    names = sorted(set().union(*totals), key=lambda name: (_rank(name), -totals[-1][name], name))
+    rows = [("ACTION", "REASON", *(each.upper() for each in _NUMBERS))]
+    for name in names:
+        action, _, reason = name.partition(" ")
+        rows.append((action, reason, *(f"{total[name]:,}" for total in totals)))
+    rows.append(("all", "", *(f"{total.total():,}" for total in totals)))
+    yield from _aligned(rows, left=2)
+
+
+def _rank(name: str) -> int:
+    action = name.partition(" ")[0]
+    return _ACTIONS.index(action) if action in _ACTIONS else len(_ACTIONS)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], left: int) -> Iterable[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if number < left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _plot(title: str, numbers: Sequence[int]) -> Iterable[str]:
+    from pbs_policy.bars import has_blocks, plot
+
+    yield ""
+    yield title
+    for line in plot(numbers, _HEIGHT, blocks=has_blocks(sys.stdout.encoding)):
+        yield f"  |{line}".rstrip()
+
+
+def _show_json(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> None:
+    import json
+    import time
+
+    since_start, last_hour, last_day = _totals(minutes, services)
+    numbers: dict[str, Any] = {
+        "services": [each._asdict() for each in services],
+        "since_start": since_start,
+        "last_hour": last_hour,
+        "last_day": last_day,
+        "minutes": [
+            {"begins": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(each.begins)), "counts": each.counts}
+            for each in minutes
+            if each.counts
+        ],
+    }
+    click.echo(json.dumps(numbers, indent=2))

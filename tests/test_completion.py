@@ -1,0 +1,239 @@
+"""Shell completion: what a Tab suggests, through click's classes for each shell, and in a real bash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.shell_completion import ShellComplete, get_completion_class
+
+from pbs_policy.address import ClientAddresses
+from pbs_policy.cli import cli, completion
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.demo.ports import free_port
+from pbs_policy.keys import Keys
+from pbs_policy.records import Permit, Record
+from pbs_policy.redis_client import connect
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.settings import defaults
+from pbs_policy.table import LoginTable
+from tests.commands import Pbs, commands_on
+from tests.service import CLI
+
+SHELLS = ["bash", "zsh", "fish"]
+parse_target = ClientAddresses().parse_target
+Complete = Callable[[str], list[str]]
+
+
+def fill(redis_url: str) -> None:
+    with connect(RedisUrl.parse(redis_url), "", "") as redis:
+        table = LoginTable(redis, "pbs:")
+        for address, user in [
+            ("192.0.2.7", "alice@example.com"),
+            ("192.0.2.8", "Bob@example.com"),
+            ("2001:db8::7", "alice@example.com"),
+            ("198.51.100.1", "$(reboot)@example.com"),
+        ]:
+            table.record_login(address, Record(1, "imap", user), 60, with_domain=True)
+        table.permit(parse_target("203.0.113.0/28"), Permit(1, "scanners@example.com"), 60)
+        table.deny(parse_target("192.0.2.99"), "spam", 60)
+        table.deny(None, "", 60)
+        table.deny_user(b"carol@example.com", "", 60)
+
+
+@pytest.fixture
+def url(redis_server: PrivateRedis, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A Redis with some logins, permits and denies; nothing but it is in the settings."""
+    for name in [name for name in os.environ if name.startswith("PBS_")]:
+        monkeypatch.delenv(name)
+    fill(redis_server.url)
+    return redis_server.url
+
+
+def completing(url: str, shell: str, monkeypatch: pytest.MonkeyPatch) -> Complete:
+    completion._register_bash()
+    found = get_completion_class(shell)
+    assert found is not None
+    shell_class: type[ShellComplete] = found
+
+    def complete(line: str) -> list[str]:
+        words = f"pbs-policy -c /dev/null --set redis_url={url} {line}"
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", "" if shell == "fish" and line.endswith(" ") else str(words.count(" ")))
+        if shell == "fish" and not line.endswith(" "):
+            monkeypatch.setenv("COMP_CWORD", line.split()[-1])
+        each = shell_class(cli, {}, "pbs-policy", completion.VARIABLE)
+        return [item.value for item in each.get_completions(*each.get_completion_args())]
+
+    return complete
+
+
+@pytest.fixture(params=SHELLS)
+def complete(request: pytest.FixtureRequest, url: str, monkeypatch: pytest.MonkeyPatch) -> Complete:
+    """What a shell suggests for a line that goes on behind `pbs-policy`, with that Redis."""
+    return completing(url, request.param, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("line", "suggested"),
+    [
+        ("check 192.0.2.", ["192.0.2.7", "192.0.2.8", "192.0.2.99"]),
+        ("check 2001:", ["2001:db8::7"]),
+        ("show ali", ["alice@example.com"]),
+        ("show ALI", ["ALIce@example.com"]),
+        ("show 2", ["2001:db8::7", "203.0.113.0/28"]),
+        ("revoke bob@", ["bob@example.com"]),
+        ("permit 20", ["2001:db8::7", "203.0.113.0/28"]),
+        ("permit 192.0.2.1 --user c", ["carol@example.com"]),
+        ("allow ", ["192.0.2.99", "carol@example.com"]),
+        ("config tt", ["ttl"]),
+        ("config ttl sender_mat", ["sender_match"]),
+        ("--set tt", ["ttl="]),
+        ("--set ttl=", ["ttl=30m"]),
+        ("--set require_tls=", ["require_tls=yes", "require_tls=no"]),
+        ("--set never_record=", []),
+        ("--set nothing=", []),
+        ("che", ["check"]),
+        ("completion f", ["fish"]),
+    ],
+)
+def test_a_tab_suggests_what_there_is(complete: Complete, line: str, suggested: list[str]) -> None:
+    assert complete(line) == suggested
+
+
+def test_a_listener_of_the_settings_is_suggested(url: str) -> None:
+    context = click.Context(cli)
+    context.params = {"file": Path(os.devnull), "overrides": ("listen=inet:127.0.0.1:10041 unix:/run/policy",)}
+    parameter = cli.params[0]
+    assert completion.suggest_listener(context, parameter, "unix") == ["unix:/run/policy"]
+    context.params["overrides"] = ("listen=nonsense",)
+    assert completion.suggest_listener(context, parameter, "") == []
+
+
+def test_what_a_shell_would_run_or_that_is_no_user_is_never_suggested(complete: Complete) -> None:
+    suggested = complete("show ")
+    assert suggested == sorted(
+        ["192.0.2.7", "192.0.2.8", "2001:db8::7", "198.51.100.1", "203.0.113.0/28", "alice@example.com",
+         "bob@example.com"]
+    )  # fmt: skip
+
+
+def test_letters_that_mean_something_in_a_pattern_mean_themselves(complete: Complete) -> None:
+    assert complete("show *") == complete("show [a]") == complete("show a?") == []
+
+
+def test_at_most_200_are_suggested(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(RedisUrl.parse(url), "", "") as redis:
+        keys = Keys("pbs:")
+        redis.mset({keys.login(f"10.0.{number // 250}.{number % 250}"): b"1 imap" for number in range(3000)})
+    suggested = completing(url, "bash", monkeypatch)("check 10.0.")
+    assert len(suggested) == completion.MOST
+    assert all(each.startswith("10.0.") for each in suggested)
+
+
+def test_another_database_a_password_and_a_user_are_those_of_the_settings(
+    own_redis: Callable[..., PrivateRedis], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = own_redis("--user", "helper", "on", ">secret", "~*", "+@all")
+    with connect(RedisUrl.parse(f"{server.url.removesuffix('/0')}/3"), "", "") as redis:
+        LoginTable(redis, "x*:").record_login("192.0.2.7", Record(1), 60)
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    for words, suggested in [("", ["192.0.2.7"]), ("--set redis_user=nobody ", [])]:
+        complete = completing(f"{server.url.removesuffix('/0')}/3", "bash", monkeypatch)
+        settings = f"--set key_prefix=x\\*: --set redis_user=helper --set redis_password_file={password} {words}"
+        assert complete(f"{settings}check ") == suggested
+
+
+def test_without_redis_or_with_wrong_settings_nothing_is_suggested_nor_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for url in (f"redis://127.0.0.1:{free_port()}", f"redis+sentinel://127.0.0.1:{free_port()}/mail", "nonsense"):
+        assert completing(url, "bash", monkeypatch)("show ") == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_mute_redis_is_waited_for_a_third_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        complete = completing(f"redis://127.0.0.1:{mute.getsockname()[1]}", "bash", monkeypatch)
+        began = time.monotonic()
+        assert complete("show ") == []
+        assert 0.2 < time.monotonic() - began < 1
+
+
+def test_redis_py_is_not_loaded_for_a_tab(url: str) -> None:
+    program = (
+        "import atexit, sys; from pbs_policy.cli import main\n"
+        "atexit.register(lambda: print('redis-py' if 'redis' in sys.modules else 'by hand', file=sys.stderr))\n"
+        "main()"
+    )
+    line = f"pbs-policy -c /dev/null --set redis_url={url} check 192.0.2.7"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"COMP_WORDS": line, completion.VARIABLE: "bash_complete"},
+        capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("plain,192.0.2.7\n", "by hand\n")
+
+
+@pytest.fixture
+def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
+    import fakeredis
+
+    return commands_on(fakeredis.FakeRedis(), tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_script_is_for_that_shell_and_asks_for_its_completion(pbs: Pbs, shell: str) -> None:
+    result = pbs("completion", shell)
+    assert result.status == 0
+    assert f"{completion.VARIABLE}={shell}_complete" in result.out
+    assert "pbs-policy" in result.out
+    assert pbs("completion", "tcsh").status == os.EX_USAGE
+
+
+@pytest.mark.parametrize(
+    ("line", "replies"),
+    [
+        ("check 192.0.2.", ["192.0.2.7", "192.0.2.8", "192.0.2.99"]),
+        ("check 2001:d", ["db8::7"]),
+        ("check 2001:db8::", ["7"]),
+        ("revoke alice@", ["example.com"]),
+        ("--set tt", ["ttl="]),
+        ("--set ttl=", ["30m"]),
+        ("config workers ttl", ["ttl"]),
+        ("config workers", ["workers"]),
+    ],
+)
+def test_bash_gets_what_follows_its_last_cut(url: str, tmp_path: Path, line: str, replies: list[str]) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed: apt-get install bash")
+    program = tmp_path / "pbs-policy"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(CLI)} "$@"\n')
+    program.chmod(0o755)
+    script = (
+        'source <("$1" completion bash); compopt() { :; }; COMP_LINE="pbs-policy $2"; COMP_POINT=${#COMP_LINE}\n'
+        '_pbs_policy_completion "$1"; printf "%s\\n" "${COMPREPLY[@]}"; complete -p pbs-policy'
+    )
+    file = tmp_path / "conf"
+    file.write_text(f"redis_url = {url}\n")
+    process = subprocess.run(
+        [bash, "--norc", "-c", script, "bash", str(program), f"-c {file} {line}"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert process.stderr == ""
+    *found, registered = process.stdout.splitlines()
+    assert found == replies
+    assert registered == "complete -o nosort -F _pbs_policy_completion pbs-policy"
+
+
+def test_every_setting_can_be_overridden_by_a_tab(complete: Complete) -> None:
+    assert complete("--set ") == [f"{name}=" for name in defaults()]
