@@ -55,9 +55,9 @@ class Bench:
         return redis
 
     def service(self, name: str, redis_url: str, *, unix: bool = False, **settings: str) -> Service:
-        """A policy service that logs no decision, unless the settings say otherwise."""
+        """A policy service that logs no decision and keeps no report, unless the settings say otherwise."""
         listen = f"unix:{self.directory / name}.sock" if unix else f"inet:127.0.0.1:{free_port()}"
-        lines = {"listen": listen, "redis_url": redis_url, "log_decisions": "none", **settings}
+        lines = {"listen": listen, "redis_url": redis_url, "log_decisions": "none", "usage_kept": "0", **settings}
         return self.stack.enter_context(Service(self.directory / name, lines))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
@@ -74,13 +74,19 @@ def login_keys(keys: Keys, address: str, user: bytes) -> list[bytes]:
     return [keys.login(address, name) for name in (b"", *names_of_user(user, ""))]
 
 
-def fill(path: Path, first: str, count: int, kinds: tuple[Kind, ...] = DEFAULT_KINDS) -> None:
+def fill(
+    path: Path,
+    first: str,
+    count: int,
+    kinds: tuple[Kind, ...] = DEFAULT_KINDS,
+    user_of: Callable[[int], bytes] = user_number,
+) -> None:
     """Log in one user from each of `count` addresses, through Redis' unix socket at `path`."""
     keys, now, start = Keys("pbs:"), int(time.time()), int(IPv4Address(first))
 
     def commands() -> Iterator[list[bytes]]:
         for number in range(count):
-            user = user_number(number)
+            user = user_of(number)
             names = login_keys(keys, str(IPv4Address(start + number)), user)
             value = serialise_record(Record(now, "pop3", user.decode()))
             yield [_set(names[kind.place], value) for kind in kinds]

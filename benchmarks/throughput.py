@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.bench import Bench, Service
 from benchmarks.figures import Ratio, Section, at_least, at_most, ratio, table
-from benchmarks.filling import LOGGED_IN, NOT_LOGGED_IN, RUN
+from benchmarks.filling import KINDS, LOGGED_IN, NOT_LOGGED_IN, RUN, fill
 from benchmarks.load import HEAD, Disturbances, Load, Measured, cells, seeded
 from benchmarks.processes import PINNED, UNPINNED, Limit, Placement, place
 
@@ -16,6 +16,9 @@ GET = "Redis GET"
 NOBODY = "service, nobody logged in"
 HALF = "service, every second logged in"
 LOGGING = "the same, log_decisions = permitted"
+RULES = "the same, sender_match = domain, caps and the report on"
+
+_SENDER = b"alice@ex.test"  # of the captured request
 
 TRANSPORTS = {"tcp": "TCP", "unix": "unix sockets"}
 
@@ -45,7 +48,8 @@ def run(bench: Bench) -> Section:
     series: Series = defaultdict(list)
     for number in range(1, rounds + 1):
         for placement, transport in schedule:
-            place(backing, placement.others)
+            for each in backing:
+                place(each, placement.others)
             for candidate in candidates:
                 place(candidate.server, placement.server)
             for count in connections:
@@ -75,11 +79,13 @@ within each round. Shares are of one core: whoever is near 100 % was the limit. 
 in use that other processes had."""
 
 
-def _start(bench: Bench) -> tuple[list[Candidate], int]:
-    """The servers; and the pid of the Redis behind the services."""
-    bench.say("throughput: starting the servers, filling two Redis")
+def _start(bench: Bench) -> tuple[list[Candidate], list[int]]:
+    """The servers; and the pids of the Redis behind the services."""
+    bench.say("throughput: starting the servers, filling three Redis")
     backing = bench.filled_redis("redis", LOGGED_IN, RUN)
     asked = bench.filled_redis("redis-asked", LOGGED_IN, RUN)
+    of_sender = bench.redis("redis-of-the-sender")
+    fill(of_sender.socket_path, LOGGED_IN, RUN, KINDS, lambda _: _SENDER)
     logged_in, stranger = f"{LOGGED_IN}/{RUN}", f"{NOT_LOGGED_IN}/{RUN}"
     seconds, warm_up = bench.pick((1.2, 0.2), (0.4, 0.1))
     base = Load(bench.programs.loadgen, "", (stranger,), ("DUNNO",), seconds=seconds, warm_up=warm_up)
@@ -101,7 +107,17 @@ def _start(bench: Bench) -> tuple[list[Candidate], int]:
             candidates.append(
                 Candidate(transport, name, replace(load, target=service.target), service.pid, backing.pid, service)
             )
-    return candidates, backing.pid
+    rules = bench.service(
+        "rules",
+        of_sender.url,
+        sender_match="domain",
+        max_recipients_per_address="1000/1h",
+        max_recipients_per_user="1000/1h",
+        usage_kept="30d",
+    )
+    load = replace(half, target=rules.target)
+    candidates.append(Candidate("tcp", RULES, load, rules.pid, of_sender.pid, rules))
+    return candidates, [backing.pid, of_sender.pid]
 
 
 def _rates(repetitions: list[Measured]) -> list[float]:
@@ -111,7 +127,7 @@ def _rates(repetitions: list[Measured]) -> list[float]:
 def _table(series: Series, placement: Placement, transport: str, connections: tuple[int, ...]) -> str:
     rows = []
     for count in connections:
-        for name in (LIMIT, GET, NOBODY, HALF, LOGGING):
+        for name in (LIMIT, GET, NOBODY, HALF, LOGGING, RULES):
             repetitions = series.get((placement.name, transport, count, name))
             if repetitions:
                 of_limit = ratio(_rates(repetitions), _rates(series[placement.name, transport, count, LIMIT]))
@@ -136,4 +152,6 @@ def _judge(section: Section, series: Series, connections: tuple[int, ...]) -> No
         what = f"{name}: p99 at 100 connections, times the C limit's (TCP, pinned)"
         section.bars.append(at_most(what, 2.0, latency(name)))
     logging = ", ".join(f"{compare('tcp', count, LOGGING, HALF)} at {count}" for count in connections)
+    rules = ", ".join(f"{compare('tcp', count, RULES, HALF)} at {count}" for count in connections)
+    section.blocks.append(f"With `sender_match = domain`, both caps and the report on, of the rate without: {rules}.")
     section.blocks.append(f"The default `log_decisions = permitted`, of the rate of `none` (TCP, pinned): {logging}.")

@@ -451,7 +451,8 @@ def test_who_else_is_behind_the_address_is_named_up_to_ten(redis: Redis, number:
 def test_the_services_own_acl_user_may_ask_all_but_who_else_is_there(
     own_redis: Callable[..., PrivateRedis],
 ) -> None:
-    server = own_redis("--user", "service", "on", ">secret", "~pbs:*", "-@all", "+get", "+mget", "+pttl", "+scard", "+sismember")
+    rights = ("+get", "+mget", "+pttl", "+scard", "+sismember")
+    server = own_redis("--user", "service", "on", ">secret", "~pbs:*", "-@all", *rights)
     url = RedisUrl.parse(server.url)
     with connect(url, "", "") as admin, connect(url, "service", "secret") as limited:
         log_in(table_of(admin), BOB)
