@@ -39,7 +39,7 @@ class Candidate(NamedTuple):
 class Case:
     """One relay attempt: who asks for what, under which rules. `keys` is what is to be asked first."""
 
-    __slots__ = ("client", "keys", "names", "networks", "only_looks", "request", "rules", "table_keys")
+    __slots__ = ("_only_looks", "client", "keys", "names", "networks", "request", "rules", "table_keys")
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Case:
         self.rules = rules
         self.table_keys = table_keys
         self.networks = networks
-        self.only_looks = only_looks or bool(request.first(_ONLY_LOOKS))
+        self._only_looks = only_looks
         self.names: tuple[bytes, ...] | None = None
         self.keys = table_keys.relay(client.text)
         if rules.senders.match != "off":
@@ -70,6 +70,11 @@ class Case:
             self.keys += [table_keys.login(client.text, name) for name in self.names or ()]
         if networks:
             self.keys += [table_keys.permit(network) for network in networks]
+
+    @property
+    def only_looks(self) -> bool:
+        """Whether nothing is to be counted: nobody relays, somebody asks whether he might."""
+        return self._only_looks or bool(self.request.first(_ONLY_LOOKS))
 
 
 def find_permissions(case: Case, found: Sequence[bytes | None]) -> tuple[bool, list[Candidate]]:

@@ -199,8 +199,8 @@ class Connection(asyncio.Protocol):
         if decision.warning:
             server.log.warning(printable(decision.warning))
         permitted = policy.OK in (decision.action, decision.would_be)
-        if permitted and self._case and not self._case.only_looks and decision.record:
-            server.note_use(self._case, decision.record)
+        if permitted and server.usage is not None and self._case and not self._case.only_looks:
+            server.note_use(server.usage, self._case, decision)
         if server.log_decisions == "all" or (permitted and server.log_decisions == "permitted"):
             server.log.info(self._line(decision))
         return True

@@ -18,9 +18,8 @@ from pbs_policy.keys import Keys
 from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
 from pbs_policy.networks import Lengths
-from pbs_policy.policy import Rules
+from pbs_policy.policy import Decision, Rules
 from pbs_policy.protocol import Request
-from pbs_policy.records import Record
 from pbs_policy.senders import SenderMaps, sender_is_user
 from pbs_policy.stats import no_counts
 from pbs_policy.usage import Usage
@@ -74,17 +73,15 @@ class PolicyServer:
         networks = networks_of(client.text, self.permit_lengths) if self.permit_lengths else ()
         return Case(client, request, self.rules, self.keys, self.maps, networks)
 
-    def note_use(self, case: Case, record: Record) -> None:
-        """Count for the report a recipient that `record` let through, where a report is wanted."""
-        user = record.user
-        if self.usage is None:
-            return
+    def note_use(self, usage: Usage, case: Case, decision: Decision) -> None:
+        """Count for the report a recipient that was let through."""
+        user = decision.record.user if decision.record else ""
         if user.endswith(".invalid"):
             return  # no such domain can exist (RFC 2606): a trial of the doctor's
         foreign = not sender_is_user(
             case.request.first(b"sender"), user.encode("utf-8", "surrogateescape"), self.rules.senders, self.maps
         )
-        self.usage.note(case.client, user, foreign)
+        usage.note(case.client, user, foreign)
 
     def forget(self, connection: Connection) -> None:
         """A connection is closed."""

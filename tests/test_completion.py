@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -17,7 +21,7 @@ from click.shell_completion import ShellComplete, get_completion_class
 
 from pbs_policy.address import ClientAddresses
 from pbs_policy.cli import cli, completion
-from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from pbs_policy.keys import Keys
 from pbs_policy.records import Permit, Record
@@ -144,12 +148,12 @@ def test_another_database_a_password_and_a_user_are_those_of_the_settings(
 ) -> None:
     server = own_redis("--user", "helper", "on", ">secret", "~*", "+@all")
     with connect(RedisUrl.parse(f"{server.url.removesuffix('/0')}/3"), "", "") as redis:
-        LoginTable(redis, "x*:").record_login("192.0.2.7", Record(1), 60)
+        LoginTable(redis, "[x]:").record_login("192.0.2.7", Record(1), 60)
     password = tmp_path / "password"
     password.write_text("secret\n")
     for words, suggested in [("", ["192.0.2.7"]), ("--set redis_user=nobody ", [])]:
         complete = completing(f"{server.url.removesuffix('/0')}/3", "bash", monkeypatch)
-        settings = f"--set key_prefix=x\\*: --set redis_user=helper --set redis_password_file={password} {words}"
+        settings = f"--set key_prefix=[x]: --set redis_user=helper --set redis_password_file={password} {words}"
         assert complete(f"{settings}check ") == suggested
 
 
@@ -167,6 +171,18 @@ def test_a_mute_redis_is_waited_for_a_fifth_of_a_second(monkeypatch: pytest.Monk
         began = time.monotonic()
         assert complete("show ") == []
         assert completion.SECONDS * 0.9 < time.monotonic() - began < 1
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "create_connection", lambda *_, **__: done.wait(20) and socket.socket())
+        began = time.monotonic()
+        assert completing("redis://redis.example.com", "bash", patch)("show ") == []
+        assert time.monotonic() - began < 2
+        reader = next(each for each in threading.enumerate() if each.daemon and each is not threading.main_thread())
+        done.set()
+        reader.join(10)
 
 
 def test_redis_py_is_not_loaded_for_a_tab(url: str) -> None:
@@ -205,7 +221,7 @@ def test_the_script_is_for_that_shell_and_asks_for_its_completion(pbs: Pbs, shel
         ("check 192.0.2.", ["192.0.2.7", "192.0.2.8", "192.0.2.99"]),
         ("check 2001:d", ["db8::7"]),
         ("check 2001:db8::", ["7"]),
-        ("revoke alice@", ["example.com"]),
+        ("revoke alice@", ["@example.com"]),
         ("--set tt", ["ttl="]),
         ("--set ttl=", ["30m"]),
         ("config workers ttl", ["ttl"]),
@@ -237,3 +253,43 @@ def test_bash_gets_what_follows_its_last_cut(url: str, tmp_path: Path, line: str
 
 def test_every_setting_can_be_overridden_by_a_tab(complete: Complete) -> None:
     assert complete("--set ") == [f"{name}=" for name in defaults()]
+
+def test_a_tab_at_a_prompt_of_bash_completes_the_line(url: str, tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed: apt-get install bash")
+    program = tmp_path / "pbs-policy"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(CLI)} "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "conf").write_text(f"redis_url = {url}\n")
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TERM": "dumb", "PS1": "ready> "}
+    terminal, slave = pty.openpty()
+    with subprocess.Popen(
+        [bash, "--norc", "--noprofile", "-i"], cwd=tmp_path, env=environment | {"INPUTRC": os.devnull},
+        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+    ) as process:  # fmt: skip
+        os.close(slave)
+        shown = ""
+
+        def shows(text: str) -> bool:
+            nonlocal shown
+            if select.select([terminal], [], [], 0.05)[0]:
+                shown += os.read(terminal, 4096).decode()
+            return text in shown
+
+        try:
+            assert wait_until(lambda: shows("ready> "), seconds=10)
+            os.write(terminal, b"source <(pbs-policy completion bash); echo sour''ced\n")
+            assert wait_until(lambda: shows("sourced"), seconds=10)
+            for typed, whole in [
+                (b"pbs-policy -c conf revoke 2001:d\t", "revoke 2001:db8::7 "),
+                (b"pbs-policy -c conf show bob@\t", "show bob@example.com "),
+                (b"pbs-policy --set ttl\t", "--set ttl="),
+            ]:
+                shown = ""
+                os.write(terminal, typed)
+                assert wait_until(partial(shows, whole), seconds=5), repr(shown)
+                os.write(terminal, b"\x15")
+        finally:
+            process.kill()
+            os.close(terminal)

@@ -113,7 +113,7 @@ def _from_table(
 ) -> list[str]:
     """Sorted names that begin with `incomplete`, as far as they are found in time."""
     settings = _settings(context)
-    if settings is None:
+    if settings is None or (incomplete and not _is_plain(incomplete)):
         return []
     found: set[str] = set()
     # A thread, because nothing else can leave a name server behind that does not answer.
@@ -143,10 +143,11 @@ def _read(
     """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
     import hiredis
 
+    from pbs_policy.listing import escape_glob
     from pbs_policy.sources import SettingsError
 
     prefix = settings.key_prefix.encode()
-    pattern = _glob(prefix) + b"*[:,]" + _glob(beginning) + b"*"
+    pattern = escape_glob(prefix) + b"*[:,]" + beginning + b"*"  # a plain word's letters mean themselves
     start = beginning.decode("utf-8", "replace")
     try:
         password = settings.redis_password()
@@ -163,11 +164,6 @@ def _read(
                 found.update(name for name in names if name.startswith(start) and _is_plain(name))
     except (OSError, SettingsError, hiredis.HiredisError):
         return  # a Tab is no place for an error: the command itself will say it
-
-
-def _glob(text: bytes) -> bytes:
-    """`text` as a SCAN pattern that matches nothing else."""
-    return re.sub(rb"([*?\[\]\\])", rb"\\\1", text)
 
 
 class _Redis:
@@ -234,12 +230,13 @@ class _Redis:
 
 
 # Bash cuts words also at ":", "=" and "@", which are inside of ours, and expects back only what follows the last cut.
-# So it hands over the line up to the cursor, and takes off what stands before that cut.
+# So it hands over the line up to the cursor, and takes off what stands before that cut; an "@" there belongs to what
+# follows (readline's rl_special_prefixes).
 _BASH = """\
 %(complete_func)s() {
     local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" completion type value word cut
     word="${line##*[[:space:]]}"
-    cut="${word%%"${word##*["$COMP_WORDBREAKS"]}"}"
+    cut="${word%%"${word##*["$COMP_WORDBREAKS"]}"}" cut="${cut%%@}"
     COMPREPLY=()
     for completion in $(COMP_WORDS="$line" %(complete_var)s=bash_complete "$1"); do
         IFS=, read -r type value <<< "$completion"
