@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TEST := $(VENV)/.for-test
 
-.PHONY: bench check clean demo demo-real fuzz help test
+.PHONY: bench check clean demo demo-real fuzz help man test
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
 	@echo 'make demo-real  the same through a private Postfix and Dovecot (installed, as root)'
 	@echo 'make test       ruff, mypy --strict and every test'
-	@echo 'make fuzz       a million random byte streams at the protocol and the decision (a minute or two)'
+	@echo 'make fuzz       a million random byte streams, and the decision against its model (ten minutes)'
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
+	@echo 'make man        write the manual pages anew: docs/man'
 	@echo 'make clean      remove what the others made'
 
 demo: $(FOR_DEMO)
@@ -27,9 +28,13 @@ test: check
 
 fuzz: $(FOR_TEST)
 	$(BIN)/python -m tests.fuzz.streams 1000000
+	PBS_MODEL_EXAMPLES=500 $(BIN)/python -m pytest -q --timeout=0 tests/test_decision_model.py
 
 bench: $(FOR_TEST)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+man: $(FOR_TEST)
+	$(BIN)/python docs/man/make.py
 
 check: $(FOR_TEST)
 	$(BIN)/ruff check .

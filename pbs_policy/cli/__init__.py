@@ -65,9 +65,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except (BrokenPipeError, SystemExit):
-        # The reader has seen enough (click makes a SystemExit of that, and uses it for nothing else here). Python
-        # flushes standard output once more at its end: into nowhere.
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not error.code:
+            return os.EX_OK  # shell completion has answered
+        # The reader has seen enough (click makes a SystemExit with status 1 of that). Python flushes standard output
+        # once more at its end: into nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001 - one line for the administrator, whatever happened

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -38,11 +38,8 @@ _BATCH = b"1000"  # keys that Redis looks at for one SCAN, as `bulk.BATCH`
 # What no shell takes for more than a word; the first letter none that begins an option, a comment, a home.
 _is_plain = re.compile(r"[\w@:/][\w.+@:/%-]*").fullmatch
 
-Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
-
 LOGINS = ("login", "permit")
 DENIES = ("deny",)
-USERS = ("login", "deny-user")
 
 
 def suggest_address(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -58,7 +55,7 @@ def suggest_target(context: click.Context, _: click.Parameter, incomplete: str) 
 
 def suggest_user(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Users who are logged in or denied."""
-    return _from_table(context, incomplete, (), USERS)
+    return _from_table(context, incomplete, (), ("login", "deny-user"))
 
 
 def suggest_who(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from pbs_policy.cli.completion import suggest_listener
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 listener_option = click.option(
     "--listener", "address", metavar="ADDRESS", default="",
     help="Where the service listens: inet:HOST:PORT or unix:/PATH.  [default: the first of the setting listen]",
+    shell_complete=suggest_listener,
 )  # fmt: skip
 
 _STATUS = {"OK": os.EX_OK, "DEFER_IF_REJECT": os.EX_TEMPFAIL}

@@ -1,0 +1,126 @@
+"""The documents say what is so: their commands, settings, snippets, links and quoted log lines, held against the program."""
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from pbs_policy import settings
+from pbs_policy.cli import main
+
+TOP = Path(__file__).parent.parent
+DOCS = sorted((TOP / "docs").rglob("*.md"))
+PAGES = [TOP / "README.md", *DOCS]
+OURS = ("error: ", "warning: ", "info: ", "pbs-postlogin: error: ")
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    found = []
+    for page in DOCS:
+        for match in re.finditer(rf"^( *)```{language}\n(.*?)^\1```$", page.read_text(), re.MULTILINE | re.DOTALL):
+            text = "\n".join(line.removeprefix(match[1]) for line in match[2].splitlines())
+            found.append((str(page.relative_to(TOP)), text + "\n"))
+    assert found, f"no page has a block of {language}"
+    return found
+
+
+def command_lines() -> list[str]:
+    found = set()
+    for page in PAGES:
+        text = page.read_text()
+        found.update(re.findall(r"`(pbs-policy [a-z-][^`\n]*)`", text))
+        found.update(line.strip() for line in re.findall(r"^ *(?:sudo )?(pbs-policy [a-z-].*)$", text, re.MULTILINE))
+    # With "[", "..." or "\\|" it is a synopsis; tests/test_docs.py compares those with the program.
+    return sorted({line.partition(" #")[0].strip() for line in found if not re.search(r"\[|\.\.\.|\\\|", line)})
+
+
+def template(node: ast.AST) -> str:
+    """A regular expression for what a string in the code can become; empty for what is too short to tell."""
+    if isinstance(node, ast.JoinedStr):
+        parts = [p.value if isinstance(p, ast.Constant) else None for p in node.values]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        parts = [node.value, None]
+    else:
+        return ""
+    if sum(len(p) for p in parts if isinstance(p, str)) < 12:
+        return ""
+    return "".join(".*" if p is None else re.escape(str(p)) for p in parts)
+
+
+def templates() -> list[str]:
+    files = [*(TOP / "pbs_policy").rglob("*.py"), *(TOP / "dovecot-hooks").glob("pbs[-_]postlogin*")]
+    return [t for file in files for node in ast.walk(ast.parse(file.read_text())) if (t := template(node))]
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("sh"))
+def test_a_shell_snippet_can_be_parsed(page: str, text: str) -> None:
+    done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
+    assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_a_command_line_has_a_command_and_options_that_exist(line: str) -> None:
+    words = shlex.split(re.split(r" && | \| ", line)[0])[1:]
+    context = click.Context(main)
+    if words[0].startswith("-"):
+        return
+    command = main.get_command(context, words[0])
+    assert command is not None, line
+    options = {o for p in [*command.params, *main.params] for o in p.opts + p.secondary_opts} | {"-h", "--help"}
+    for word in re.findall(r"(?<![\w-])--?[a-z][\w-]*", " ".join(words[1:])):
+        assert word in options, f"{line}: {word}"
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("settings"))
+def test_a_settings_snippet_is_loaded(page: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "pbs-policy.conf"
+    file.write_text(text)
+    settings.load(file)
+
+
+@pytest.mark.skipif(not shutil.which("dovecot"), reason="needs dovecot")
+@pytest.mark.parametrize(("page", "text"), blocks("dovecot"))
+def test_a_dovecot_snippet_is_understood(page: str, text: str, tmp_path: Path) -> None:
+    version = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=True).stdout.split()[0]
+    versions = f"dovecot_config_version = {version}\ndovecot_storage_version = {version}\n"
+    head = "" if version.startswith("2.3") else versions
+    file = tmp_path / "dovecot.conf"
+    file.write_text(head + "ssl = no\n" + text)
+    done = subprocess.run(["doveconf", "-n", "-c", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, f"{page}: {done.stderr}"
+    assert text.splitlines()[0] in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_a_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+def test_each_page_is_in_the_index() -> None:
+    index = (TOP / "docs" / "README.md").read_text()
+    for page in DOCS:
+        name = str(page.relative_to(TOP / "docs"))
+        assert name == "README.md" or f"({name})" in index, name
+
+
+def test_each_log_line_of_ours_in_troubleshooting_occurs_in_the_code() -> None:
+    lines = re.findall(r"^### `(.*)`$", (TOP / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    ours = [line for line in lines if line.startswith(OURS)]
+    known = templates()
+    assert len(ours) > 5
+    for line in ours:
+        text = re.sub(r"^(pbs-postlogin: )?\w+: ", "", line)
+        assert any(re.fullmatch(t, text, re.DOTALL) for t in known), line
+
+
+def test_each_check_of_doctor_that_is_named_is_in_its_reference() -> None:
+    reference = (TOP / "docs" / "doctor.md").read_text()
+    for page in DOCS:
+        for name in re.findall(r"`((?:postfix|dovecot|store|service|use)\.[a-z_]+)`", page.read_text()):
+            assert f"`{name}`" in reference, f"{page.name}: {name}"
