@@ -1,4 +1,4 @@
-"""The documents say what is so: their commands, settings, snippets, links and quoted log lines, held against the program."""
+"""The documents say what is so: commands, settings, snippets, links and quoted log lines, against the program."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import click
 import pytest
 
 from pbs_policy import settings
-from pbs_policy.cli import main
+from pbs_policy.cli import cli
 
 TOP = Path(__file__).parent.parent
 DOCS = sorted((TOP / "docs").rglob("*.md"))
@@ -35,8 +35,8 @@ def command_lines() -> list[str]:
         text = page.read_text()
         found.update(re.findall(r"`(pbs-policy [a-z-][^`\n]*)`", text))
         found.update(line.strip() for line in re.findall(r"^ *(?:sudo )?(pbs-policy [a-z-].*)$", text, re.MULTILINE))
-    # With "[", "..." or "\\|" it is a synopsis; tests/test_docs.py compares those with the program.
-    return sorted({line.partition(" #")[0].strip() for line in found if not re.search(r"\[|\.\.\.|\\\|", line)})
+    # With "[", "..." or a backslash it is a synopsis; tests/test_docs.py compares those with the program.
+    return sorted({line.partition(" #")[0].strip() for line in found if not re.search(r"\[|\.\.\.|\\", line)})
 
 
 def template(node: ast.AST) -> str:
@@ -65,13 +65,13 @@ def test_a_shell_snippet_can_be_parsed(page: str, text: str) -> None:
 
 @pytest.mark.parametrize("line", command_lines())
 def test_a_command_line_has_a_command_and_options_that_exist(line: str) -> None:
-    words = shlex.split(re.split(r" && | \| ", line)[0])[1:]
-    context = click.Context(main)
+    words = shlex.split(re.split(r" && |; | \| ", line)[0])[1:]
+    context = click.Context(cli)
     if words[0].startswith("-"):
         return
-    command = main.get_command(context, words[0])
+    command = cli.get_command(context, words[0])
     assert command is not None, line
-    options = {o for p in [*command.params, *main.params] for o in p.opts + p.secondary_opts} | {"-h", "--help"}
+    options = {o for p in [*command.params, *cli.params] for o in p.opts + p.secondary_opts} | {"-h", "--help"}
     for word in re.findall(r"(?<![\w-])--?[a-z][\w-]*", " ".join(words[1:])):
         assert word in options, f"{line}: {word}"
 
