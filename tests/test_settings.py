@@ -147,7 +147,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         record_master_logins=True,
         services=frozenset({"pop3", "imap"}),
         sender_match="domain",
-        user_domain="example.com",
+        user_domain="Example.com",
         sender_maps="/etc/pbs-policy/senders",
         recipient_delimiter="+-",
         null_sender="permit",
@@ -161,7 +161,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         log_decisions="all",
     )
     assert loaded.rules == Rules(
-        SenderRules("domain", "example.com", "+-", "permit"),
+        SenderRules("domain", "Example.com", "+-", "permit"),
         frozenset({"pop3", "imap"}),
         require_tls=True,
         address_cap=Cap(200, 3600),

@@ -18,7 +18,7 @@ WARNINGS, FAULTS = 1, 2
 """Exit statuses: nothing worse than a warning, and anything that is wrong."""
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--postfix-config", default="", metavar="DIR", help="Postfix's configuration directory.")
 @click.option("--dovecot-config", default="", metavar="FILE", help="Dovecot's configuration file, or its folder.")
 @click.option("--trial/--no-trial", default=True, show_default=True,

@@ -46,7 +46,7 @@ def _shared_options(command: _Command) -> _Command:
     return command
 
 
-@click.command("install-hook")
+@click.command("install-hook", context_settings={"help_option_names": ["-h", "--help"]})
 @_shared_options
 @click.option("--lib-dir", default="/usr/local/lib/pbs-policy", metavar="DIR", show_default=True,
               help="Where the script goes.")  # fmt: skip
@@ -95,7 +95,7 @@ def install_hook(
         return _install(tree, dovecot.plan_script(tree, record, hook), record, applying)
 
 
-@click.command("install-postfix")
+@click.command("install-postfix", context_settings={"help_option_names": ["-h", "--help"]})
 @_shared_options
 @click.option("--postfix-config", default="/etc/postfix", metavar="DIR", show_default=True,
               help="Where main.cf is.")  # fmt: skip
