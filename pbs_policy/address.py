@@ -100,7 +100,7 @@ class ClientAddresses:
             return Target(client.text, None, client.excluded)
         network = parse_network(text)
         version, bits = network.version, network.prefixlen
-        if network.version == 6 and network.subnet_of(_MAPPED_NETWORK):
+        if lies_in(network, _MAPPED_NETWORK):
             raise AddressError(f"{text!r} maps IPv4 into IPv6: write it as an IPv4 network")
         if bits == network.max_prefixlen or (version == 6 and bits == self.ipv6_prefix):
             client = self.parse(str(network.network_address))
@@ -144,10 +144,16 @@ def _network(family: int, packed: bytes, bits: int) -> str:
     return f"{inet_ntop(family, network.to_bytes(len(packed)))}/{bits}"
 
 
+def lies_in(inner: Network, outer: Network) -> bool:
+    """Whether every address of `inner` is one of `outer`."""
+    # The comparison of versions is what the library's own types ask for, and cannot see.
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+
+
 def _excluding(network: Network, exclusions: Iterable[tuple[Network, str]]) -> str:
     """Why no address of `network` may relay, if that is so."""
     for excluded, name in exclusions:
-        if network.version == excluded.version and network.subnet_of(excluded):  # type: ignore[arg-type]
+        if lies_in(network, excluded):
             return name
     return ""
 

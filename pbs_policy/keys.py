@@ -31,18 +31,6 @@ EVERYBODY = "all"
 """In place of an address: a deny of all relaying."""
 
 
-def names_of_user(user: bytes) -> tuple[bytes, ...]:
-    """Under which names a login of `user` is found besides its address: the user, and its `@domain`.
-
-    A user whose name begins with "@" has none: it would pass for everybody of that domain.
-    """
-    name = user.lower()
-    local_part, at, domain = name.rpartition(b"@")
-    if not name or name.startswith(b"@"):
-        return ()
-    return (name, b"@" + domain) if at and local_part and domain else (name,)
-
-
 class Keys:
     """The names of the keys, as bytes, under one prefix."""
 
@@ -62,7 +50,7 @@ class Keys:
         self.probe = self.prefix + b"probe"  # never written; reading it shows that Redis answers
 
     def login(self, client_address: str, name: bytes = b"") -> bytes:
-        """The login key of an address, or of a user or `@domain` (`name`, from `names_of_user`) behind it."""
+        """The login key of an address, or of a user or `@domain` (`name`, from `senders.names_of_user`) behind it."""
         key = self.login_prefix + client_address.encode()
         return key + b"," + name if name else key
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
-from pbs_policy.address import Network
+from pbs_policy.address import Network, lies_in
 from pbs_policy.bulk import Batch, read_keys
-from pbs_policy.keys import EVERYBODY, GONE, NO_END, Keys, names_of_user
+from pbs_policy.keys import EVERYBODY, GONE, NO_END, Keys
 from pbs_policy.records import Permit, Record, parse_permit, parse_record
+from pbs_policy.senders import names_of_user
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -120,7 +121,7 @@ class Listing:
         for key, value in zip(keys, values, strict=True):
             if value is not None and key.find(b",", len(prefix)) < 0 and key.startswith(prefix):
                 record = parse_record(value)
-                names = names_of_user(self._name(record.user)) if record and record.user else ()
+                names = names_of_user(self._name(record.user), "") if record and record.user else ()
                 if names:
                     found.append(key + b"," + names[0])
         return found
@@ -156,7 +157,7 @@ def is_within(target: str, outer: Network) -> bool:
         inner = ip_network(target)
     except ValueError:
         return False
-    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+    return lies_in(inner, outer)
 
 
 def is_deny_of_everybody(deny: Deny) -> bool:

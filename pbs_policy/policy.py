@@ -207,7 +207,7 @@ def _confirm(
         elif each.user in denied:
             nearest = _nearer(nearest, _DENIED_USER._replace(by=each))
         elif left > 0:
-            refusal = (yield from refuse_over_cap(case, each)) if counts_of(case, each) else None
+            refusal = yield from refuse_over_cap(case, each)
             if refusal is None:
                 reason = "permit" if each.permit else "login"
                 return nearest, Decision(OK, reason, each, left / 1000), denied

@@ -93,7 +93,10 @@ def complete_user(user: bytes, user_domain: str) -> bytes:
 
 
 def names_of_user(user: bytes, user_domain: str) -> tuple[bytes, ...]:
-    """Under which names a login of `user` is found besides its address: the user, and its `@domain` if it has one."""
+    """Under which names a login of `user` is found besides its address: the user, and its `@domain` if it has one.
+
+    A user whose name begins with "@" has none: it would pass for everybody of that domain.
+    """
     name = complete_user(user, user_domain)
     local_part, _, domain = name.rpartition(b"@")
     return (name, b"@" + domain) if local_part and domain else (name,) if name else ()

@@ -19,6 +19,7 @@ from pbs_policy.keys import Keys
 from pbs_policy.listener import Listener, ListenError
 from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
+from pbs_policy.senders import SenderMaps
 from pbs_policy.server import PolicyServer
 from pbs_policy.settings import Settings
 from pbs_policy.sources import Value
@@ -40,7 +41,7 @@ _WRITE_TIME = 0.6
 def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
     """Serve until SIGTERM or SIGINT. Raises ListenError, and SettingsError for an unreadable password."""
     password = settings.redis_password()
-    settings.load_sender_maps()  # what is wrong in it is said now; each worker reads its own
+    maps = settings.load_sender_maps()  # once: the workers have it from here, and look each second if it has changed
     _raise_descriptor_limit()
     if settings.workers > 1:
         # Sharing a port among our workers would share it with another service's as well: see that it is free.
@@ -52,11 +53,11 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
     announce = partial(_announce, settings, values, shares[0], log)
     try:
         if settings.workers == 1:
-            _work(settings, password, shares[0], log, announce)
+            _work(settings, password, maps, shares[0], log, announce)
         else:
             supervise(
                 settings.workers,
-                lambda index, lifeline: _work(settings, password, shares[index], log, lambda: None, lifeline),
+                lambda index, lifeline: _work(settings, password, maps, shares[index], log, lambda: None, lifeline),
                 _DRAIN_TIME + 0.1,
                 log,
                 announce,
@@ -69,13 +70,14 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
 def _work(
     settings: Settings,
     password: str,
+    maps: SenderMaps | None,
     sockets: list[socket.socket],
     log: Log,
     announce: Callable[[], None],
     lifeline: int | None = None,
 ) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, password, sockets, log, announce, lifeline))
+        runner.run(_serve(settings, password, maps, sockets, log, announce, lifeline))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -89,6 +91,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 async def _serve(
     settings: Settings,
     password: str,
+    maps: SenderMaps | None,
     sockets: list[socket.socket],
     log: Log,
     announce: Callable[[], None],
@@ -101,7 +104,6 @@ async def _serve(
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
     log.write_soon(loop.call_soon)
-    maps = settings.load_sender_maps()
     keys = Keys(settings.key_prefix)
     lookups = Lookups(settings.redis_url, settings.redis_user, password, keys.probe, log, settings.redis_tls)
     usage = Usage(settings.key_prefix, settings.usage_kept) if settings.usage_kept else None

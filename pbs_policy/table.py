@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pbs_policy.address import AddressError, Network, Target, networks_of
 from pbs_policy.bulk import Bulk
-from pbs_policy.keys import EVERYBODY, Keys, names_of_user
+from pbs_policy.keys import EVERYBODY, Keys
 from pbs_policy.listing import Deny, Entry, Listing, Progress, escape_glob, is_within
 from pbs_policy.networks import parse_lengths, serialise_lengths
 from pbs_policy.permits import refuse_permit
 from pbs_policy.question import Answer, Command, Question
 from pbs_policy.records import Permit, Record, parse_record, serialise_permit, serialise_record
-from pbs_policy.senders import complete_user
+from pbs_policy.senders import complete_user, names_of_user
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -108,7 +108,7 @@ class LoginTable:
     def login_keys(self, client_address: str, user: str, *, with_domain: bool) -> list[bytes]:
         """The keys under which a login is recorded, as the post-login script does: the address', which its users
         share; the user's behind it; and with `with_domain` (sender_match = domain) that of the user's domain."""
-        names = names_of_user(self.name(user))
+        names = names_of_user(self.name(user), "")
         return [self.keys.login(client_address, name) for name in (b"", *names[: 2 if with_domain else 1])]
 
     def record_login(self, client_address: str, record: Record, ttl: float, *, with_domain: bool = False) -> None:
@@ -219,7 +219,7 @@ class LoginTable:
         """
         entries = list(self.entries(user=user))
         name = self.name(user)
-        names = names_of_user(name)
+        names = names_of_user(name, "")
         self._delete([self.keys.permit(entry.target) for entry in entries if entry.kind == "permit"])
         addresses = sorted({entry.target for entry in entries if entry.kind == "login"})
         self._delete([self.keys.login(address, own) for address in addresses for own in names[:1]])
@@ -232,7 +232,7 @@ class LoginTable:
             self._hand_over(self.keys.login(address), name, others[address])
             for domain in names[1:]:
                 alike = [
-                    other for other in others[address] if domain in names_of_user(self.name(other.record.user))
+                    other for other in others[address] if domain in names_of_user(self.name(other.record.user), "")
                 ]
                 self._hand_over(self.keys.login(address, domain), name, alike)
         return sorted({entry.target for entry in entries})

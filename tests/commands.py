@@ -24,15 +24,17 @@ class Result(NamedTuple):
 Pbs = Callable[..., Result]
 
 
-def commands_on(
-    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Pbs:
-    """What runs a command on `redis`, with no settings but those among its arguments."""
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file of the test's own, empty, and no settings from its environment."""
     for name in [name for name in os.environ if name.startswith("PBS_")]:
         monkeypatch.delenv(name)
     file = tmp_path / "pbs-policy.conf"
     file.touch()
-    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
+    return file
+
+
+def commands_with(file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
+    """What runs a command in this process, with nothing behind it but the settings in `file`."""
 
     def call(*arguments: str) -> Result:
         capsys.readouterr()
@@ -40,6 +42,19 @@ def commands_on(
         return Result(status, *capsys.readouterr())
 
     return call
+
+
+def put_behind(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every command find its login table on `redis`."""
+    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
+
+
+def commands_on(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Pbs:
+    """What runs a command on `redis`, with no settings but those among its arguments."""
+    put_behind(redis, monkeypatch)
+    return commands_with(own_settings(tmp_path, monkeypatch), capsys)
 
 
 def is_one_error(result: Result, status: int, text: str) -> bool:

@@ -7,28 +7,21 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from redis import Redis
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.cli import run
 from pbs_policy.explain import ORDER
 from pbs_policy.keys import Keys
 from pbs_policy.records import Permit, Record, serialise_permit, serialise_record
 from pbs_policy.senders import names_of_user
+from tests.commands import Result, commands_with, own_settings, put_behind
 
 KEYS = Keys("pbs:")
 DAYS_AGO = int(time.time()) - 3 * 86_400 - 5 * 3600 - 1800
 LEFT = 5400 + 50  # seconds: shown as 1h 30m, however slow the machine is
 ALICE = "alice@example.com"
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
 
 
 Check = Callable[..., Result]
@@ -37,15 +30,12 @@ Check = Callable[..., Result]
 @pytest.fixture
 def bare(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
     """Run `check` in this process, with settings (name=value) and nothing else behind it."""
-    for name in [name for name in os.environ if name.startswith("PBS_")]:
-        monkeypatch.delenv(name)
-    file = tmp_path / "pbs-policy.conf"
+    file = own_settings(tmp_path, monkeypatch)
+    commands = commands_with(file, capsys)
 
     def call(*arguments: str, **settings: str) -> Result:
         file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-        capsys.readouterr()
-        status = run(["-c", str(file), "check", *arguments])
-        return Result(status, *capsys.readouterr())
+        return commands("check", *arguments)
 
     return call
 
@@ -53,7 +43,7 @@ def bare(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 @pytest.fixture
 def check(redis: Redis, bare: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
     """Run `check` in this process on a login table of both worlds."""
-    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
+    put_behind(redis, monkeypatch)
     return bare
 
 

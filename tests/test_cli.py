@@ -1,4 +1,4 @@
-"""The command line: what each command prints and how it ends, on both worlds of the login table."""
+"""The command line as a whole: settings, errors and exit statuses, help, signals and pipes."""
 
 from __future__ import annotations
 
@@ -10,78 +10,29 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from redis import Redis
 
 from pbs_policy import __version__
 from pbs_policy.cli import run
 from pbs_policy.cli.commands import PLACES
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
-from pbs_policy.keys import Keys
-from pbs_policy.records import Record, serialise_record
-from pbs_policy.senders import names_of_user
 from pbs_policy.settings import defaults
+from tests.commands import Pbs, Result, commands_with, is_one_error, own_settings
 from tests.service import CLI
-
-KEYS = Keys("pbs:")
-DAYS_AGO = int(time.time()) - 3 * 86_400 - 5 * 3600 - 1800
-LEFT = 5400 + 50  # seconds: shown as 1h 30m, however slow the machine is
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Pbs = Callable[..., Result]
 
 
 @pytest.fixture
 def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A settings file of the test's own, and no settings from its environment."""
-    for name in [name for name in os.environ if name.startswith("PBS_")]:
-        monkeypatch.delenv(name)
-    file = tmp_path / "pbs-policy.conf"
-    file.touch()
-    return file
+    return own_settings(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def bare(settings_file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
     """Run a command in this process, with nothing behind it but the settings."""
-
-    def call(*arguments: str) -> Result:
-        capsys.readouterr()
-        status = run(["-c", str(settings_file), *arguments])
-        return Result(status, *capsys.readouterr())
-
-    return call
-
-
-@pytest.fixture
-def pbs(redis: Redis, bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> Pbs:
-    """Run a command in this process on a login table of both worlds."""
-    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
-    return bare
-
-
-def record_login(redis: Redis, address: str, user: str, service: str = "pop3", left: int = LEFT) -> None:
-    value = serialise_record(Record(DAYS_AGO, service, user))
-    for name in (b"", *names_of_user(user.encode("utf-8", "surrogateescape").lower(), "")):
-        redis.set(KEYS.login(address, name), value, ex=left)
-
-
-def is_one_error(result: Result, status: int, text: str) -> bool:
-    """Whether it ended so, with nothing but one line on standard error that says `text`."""
-    assert result.err.startswith("pbs-policy: ")
-    assert result.err.count("\n") == 1
-    assert "Traceback" not in result.err
-    assert text in result.err
-    return result.status == status and result.out == ""
+    return commands_with(settings_file, capsys)
 
 
 # --- config

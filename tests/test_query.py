@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import socket
 import socketserver
 import tempfile
@@ -11,17 +10,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from redis import Redis
 
-from pbs_policy.cli import run
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.listener import Listener
 from pbs_policy.protocol import MAX_REQUEST_SIZE, RequestParser
 from pbs_policy.query import Connection, ask, serialise_request
+from tests.commands import Pbs, Result, commands_with, own_settings
 from tests.conftest import CAPTURES
 from tests.service import Service
 
@@ -84,28 +82,14 @@ def answering(*replies: bytes) -> Iterator[StandIn]:
             thread.join()
 
 
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Pbs = Callable[..., Result]
-
-
 @pytest.fixture
 def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
     """Run a command in this process, with standard input from `given`, and a settings file of the test's own."""
-    for name in [name for name in os.environ if name.startswith("PBS_")]:
-        monkeypatch.delenv(name)
-    file = tmp_path / "pbs-policy.conf"
-    file.touch()
+    commands = commands_with(own_settings(tmp_path, monkeypatch), capsys)
 
     def call(*arguments: str, given: bytes = b"") -> Result:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given))))
-        capsys.readouterr()
-        status = run(["-c", str(file), *arguments])
-        return Result(status, *capsys.readouterr())
+        return commands(*arguments)
 
     return call
 

@@ -17,9 +17,10 @@ from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.protocol import MAX_LINE_SIZE, MAX_REQUEST_SIZE
 from pbs_policy.smtpd_log import SmtpdLog
+from tests.commands import Pbs
 from tests.conftest import CAPTURES
 from tests.service import CLI, Service
-from tests.test_query import ASKED, BYTES, LOOKING, Pbs, answering, pbs
+from tests.test_query import ASKED, BYTES, LOOKING, answering, pbs
 
 __all__ = ["pbs"]  # the fixture
 

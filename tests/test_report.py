@@ -7,51 +7,34 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from redis import Redis
 
-from pbs_policy.cli import run
 from pbs_policy.demo.ports import free_port
 from pbs_policy.usage import Usage
+from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
 
 DAY = 86_400
 NOON = int(time.time()) // DAY * DAY + DAY // 2
 KEPT = 400 * DAY
 
 
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Pbs = Callable[..., Result]
 Note = Callable[..., None]
 
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
     """Run a command in this process at noon, with settings of the test's own."""
-    for name in [name for name in os.environ if name.startswith("PBS_")]:
-        monkeypatch.delenv(name)
-    file = tmp_path / "pbs-policy.conf"
-    file.touch()
     monkeypatch.setattr("time.time", lambda: NOON + 0.5)
-
-    def call(*arguments: str) -> Result:
-        capsys.readouterr()
-        status = run(["-c", str(file), *arguments])
-        return Result(status, *capsys.readouterr())
-
-    return call
+    return commands_with(own_settings(tmp_path, monkeypatch), capsys)
 
 
 @pytest.fixture
 def pbs(redis: Redis, bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> Pbs:
     """The same on a Redis of both worlds."""
-    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
+    put_behind(redis, monkeypatch)
     return bare
 
 

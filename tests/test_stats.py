@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from pbs_policy import stats as module
-from pbs_policy.cli import run
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from pbs_policy.keys import Keys
@@ -33,6 +32,7 @@ from pbs_policy.stats import (
     read_minutes,
     read_services,
 )
+from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
 from tests.service import Service
 
 KEYS = Keys("pbs:")
@@ -236,29 +236,10 @@ def test_whatever_stands_in_a_hash_is_read_without_an_error(fields: dict[bytes, 
     assert isinstance(module._parse_service("mx1:x", fields).counts, Counter)
 
 
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Pbs = Callable[..., Result]
-
-
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
     """Run a command in this process at noon, with settings of the test's own."""
-    for name in [name for name in os.environ if name.startswith("PBS_")]:
-        monkeypatch.delenv(name)
-    file = tmp_path / "pbs-policy.conf"
-    file.touch()
-
-    def call(*arguments: str) -> Result:
-        capsys.readouterr()
-        status = run(["-c", str(file), *arguments])
-        return Result(status, *capsys.readouterr())
-
-    return call
+    return commands_with(own_settings(tmp_path, monkeypatch), capsys)
 
 
 @pytest.fixture
@@ -269,7 +250,7 @@ def pbs(redis: Redis, bare: Pbs, clock: Clock, monkeypatch: pytest.MonkeyPatch) 
         def __init__(self, *arguments: Any, **flags: Any) -> None:
             super().__init__(*arguments, **flags, now=clock)
 
-    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
+    put_behind(redis, monkeypatch)
     monkeypatch.setattr(table, "LoginTable", Table)
     return bare
 

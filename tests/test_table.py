@@ -19,10 +19,11 @@ from redis import Redis
 from pbs_policy.address import Target
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.keys import NO_END, Keys, names_of_user
+from pbs_policy.keys import NO_END, Keys
 from pbs_policy.records import Permit, Record, parse_permit, parse_record, serialise_record
 from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
+from pbs_policy.senders import names_of_user
 from pbs_policy.table import Entry, LoginTable, StoreUnavailable
 
 NOW = 1_700_000_000
@@ -64,7 +65,7 @@ def record_login(
     """A login as the post-login script writes it."""
     value = serialise_record(Record(NOW, service, user))
     folded = user.encode("utf-8", "surrogateescape").lower()
-    for name in (b"", *names_of_user(folded)):
+    for name in (b"", *names_of_user(folded, "")):
         redis.set(Keys(prefix).login(address, name), value, ex=ttl)
 
 
@@ -157,12 +158,12 @@ def test_a_value_that_somebody_else_wrote_is_no_record(value: bytes) -> None:
 )
 def test_under_which_names_a_login_is_found(user: bytes, names: tuple[bytes, ...]) -> None:
     """ASCII alone is folded: for other letters Dovecot's folding and ours need not agree."""
-    assert names_of_user(user) == names
+    assert names_of_user(user, "") == names
 
 
 @given(st.binary(max_size=20))
 def test_no_user_passes_for_everybody_of_a_domain(user: bytes) -> None:
-    names = names_of_user(user)
+    names = names_of_user(user, "")
     assert not names or not names[0].startswith(b"@")
     assert b"@" not in names[1:]
 

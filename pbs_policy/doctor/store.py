@@ -6,7 +6,6 @@ and then less is looked at. Only `check_write` writes: one key, for a second, th
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.store_facts import StoreFacts
 from pbs_policy.keys import NO_END, Keys
+from pbs_policy.listing import escape_glob
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.table import LoginTable, StoreUnavailable
@@ -212,7 +212,7 @@ def check_ends(redis: Redis, settings: Settings) -> Iterator[Finding]:
 
 def _sample(redis: Redis, prefix: str) -> list[bytes]:
     """Keys under `prefix`, MOST_KEYS at the most, from as many steps of SCAN as a table of that size takes."""
-    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+    pattern = escape_glob(prefix.encode()) + b"*"
     found: list[bytes] = []
     cursor = 0
     for _ in range(_STEPS):
