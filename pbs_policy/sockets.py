@@ -1,0 +1,128 @@
+"""The listening sockets: opened as `listen` says, shared by several workers, given to the event loop, and the paths
+of unix sockets removed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import socket
+import sys
+from pathlib import Path
+
+from pbs_policy.listener import Listener, ListenError
+from pbs_policy.server import PolicyServer
+from pbs_policy.settings import Settings
+
+_BACKLOG = 4_096
+"""Connections the kernel may hold for us: after a restart every smtpd of a busy Postfix comes back at once."""
+
+
+def open_listeners(settings: Settings, *, shared: bool) -> list[socket.socket]:
+    """The listening sockets of `listen`; `shared`: others of ours will listen at the same ports.
+
+    Raises ListenError, after closing those it had opened.
+    """
+    sockets: list[socket.socket] = []
+    for listener in settings.listen:
+        try:
+            if listener.path:
+                _open_unix(listener.path, sockets, settings.unix_socket_mode, settings.unix_socket_group)
+            else:
+                _open_inet(listener, sockets, shared=shared)
+        except (OSError, ListenError) as error:
+            for each in sockets:
+                if each.family == socket.AF_UNIX and each.getsockname():
+                    Path(each.getsockname()).unlink(missing_ok=True)
+                each.close()
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ListenError(f"cannot listen on {listener}: {reason}") from error
+    return sockets
+
+
+def share(sockets: list[socket.socket]) -> list[socket.socket]:
+    """One more worker's sockets: the same unix sockets, and new ones at the same TCP ports."""
+    shared: list[socket.socket] = []
+    for each in sockets:
+        if each.family == socket.AF_UNIX:
+            shared.append(each)
+        else:
+            _open_inet(listener_of(each), shared, shared=True)
+    return shared
+
+
+def listener_of(listening: socket.socket) -> Listener:
+    """Where a listening socket can be reached, the port filled in."""
+    name = listening.getsockname()
+    return Listener(path=name) if isinstance(name, str) else Listener(host=name[0], port=name[1])
+
+
+async def accept(server: PolicyServer, listening: socket.socket) -> asyncio.Server:
+    """Accept connections to `server` on a listening socket, in the running event loop."""
+    loop = asyncio.get_running_loop()
+    if listening.family == socket.AF_UNIX:
+        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
+            # Else asyncio removes the path, which `remove_paths` does when every worker is done with it.
+            return await loop.create_unix_server(
+                server.connection, sock=listening, backlog=_BACKLOG, cleanup_socket=False
+            )
+        return await loop.create_unix_server(server.connection, sock=listening, backlog=_BACKLOG)
+    return await loop.create_server(server.connection, sock=listening, backlog=_BACKLOG)
+
+
+def remove_paths(settings: Settings) -> None:
+    """Remove the unix sockets of `listen`: nobody listens there any more."""
+    for listener in settings.listen:
+        if listener.path:
+            Path(listener.path).unlink(missing_ok=True)
+
+
+def _open_inet(listener: Listener, sockets: list[socket.socket], *, shared: bool) -> None:
+    found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        opened = socket.socket(family, kind, protocol)
+        sockets.append(opened)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        opened.bind(address)
+        opened.listen(_BACKLOG)
+        opened.setblocking(False)
+
+
+def _open_unix(path: str, sockets: list[socket.socket], mode: int, group: str) -> None:
+    group_id = _group_id(group) if group else -1
+    _remove_stale(path)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sockets.append(opened)
+    umask = os.umask(0o777)  # nobody connects before mode and group are as they should be
+    try:
+        opened.bind(path)
+    finally:
+        os.umask(umask)
+    os.chown(path, -1, group_id)
+    Path(path).chmod(mode)
+    opened.listen(_BACKLOG)
+    opened.setblocking(False)
+
+
+def _group_id(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise ListenError(f"there is no group {group!r} (unix_socket_group)") from None
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a killed service left. Raises ListenError where another one answers there."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+        else:
+            raise ListenError("another process listens there")
