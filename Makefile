@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TEST := $(VENV)/.for-test
 
-.PHONY: bench check clean demo demo-real fuzz help man test
+.PHONY: bench check clean demo demo-real fuzz help man test wheel
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make fuzz       a million random byte streams, and the decision against its model (ten minutes)'
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
 	@echo 'make man        write the manual pages anew: docs/man'
+	@echo 'make wheel     a wheel in dist/, with script, examples and manual pages'
 	@echo 'make clean      remove what the others made'
 
 demo: $(FOR_DEMO)
@@ -35,6 +36,10 @@ bench: $(FOR_TEST)
 
 man: $(FOR_TEST)
 	$(BIN)/python docs/man/make.py
+
+wheel: $(BIN)/python
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 check: $(FOR_TEST)
 	$(BIN)/ruff check .

@@ -1,18 +1,41 @@
-"""Where the files are that come with the package and are installed elsewhere: the script, the example configurations.
+"""What comes with the package and is used elsewhere: the script, the example configurations, the manual pages.
 
-An installed package has them in its folder `share`, a checkout at its top.
+An installed package has each in its folder `share`, a checkout (and an editable installation, which is one) where
+`SHIPPED` says. pyproject.toml puts the same into a wheel.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 _PACKAGE = Path(__file__).resolve().parent
 
 
+class Shipped(NamedTuple):
+    """A folder: where a checkout has it, and what it holds."""
+
+    in_checkout: str
+    summary: str
+
+
+SHIPPED = {
+    "dovecot-hooks": Shipped("dovecot-hooks", "the post-login script and its configuration for Dovecot"),
+    "man": Shipped("docs/man", "manual pages: man -l FILE"),
+    "postfix-examples": Shipped("postfix-examples", "lines for main.cf"),
+}
+
+
 def shipped(name: str) -> Path:
-    """The path of `dovecot-hooks/...` or `postfix-examples/...`. Raises FileNotFoundError where it is not there."""
-    for top in (_PACKAGE / "share", _PACKAGE.parent):
-        if (top / name).exists():
-            return top / name
+    """The path of a folder of `SHIPPED`, or of `FOLDER/FILE`. Raises FileNotFoundError where it is not there."""
+    folder, _, file = name.partition("/")
+    known = SHIPPED.get(folder)
+    if known is not None:
+        # A checkout shows itself by its pyproject.toml: beside an installed package are other people's packages.
+        top = _PACKAGE.parent
+        places = [_PACKAGE / "share" / folder]
+        places += [top / known.in_checkout] if (top / "pyproject.toml").is_file() else []
+        for place in places:
+            if (place / file).exists():
+                return place / file
     raise FileNotFoundError(f"{name} did not come with this installation of pbs-policy")

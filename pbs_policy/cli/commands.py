@@ -31,6 +31,7 @@ PLACES = {
     "install-hook": _Place("install", "install_hook", "Have Dovecot record logins."),
     "install-postfix": _Place("install", "install_postfix", "Have Postfix ask the policy service."),
     "list": _Place("lists", "list_logins", "Who may relay now."),
+    "path": _Place("path", "path", "Where the script, the examples and the manual pages are."),
     "permit": _Place("permits", "permit", "Let an address or network relay without a login."),
     "query": _Place("query", "query", "Ask the running service one request."),
     "replay": _Place("replay", "replay", "What the service would answer to a log of Postfix'."),
