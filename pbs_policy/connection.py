@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         # A stream's protocol is always given a Transport; the base class's signature does not say so.
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         self._write = PromptWriter(self._transport).write
-        self._server.connections.add(self)
+        self._server.add(self)
         if self._server.stopping:
             self._transport.close()
 
@@ -89,6 +89,16 @@ class Connection(asyncio.Protocol):
         self._stalled = False
         if not self._busy:
             self._take_requests()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that it asked is being decided."""
+        return not self._busy
+
+    @property
+    def silent_sweeps(self) -> int:
+        """How many sweeps have passed since the last complete request."""
+        return self._idle_sweeps
 
     def close_when_answered(self) -> None:
         """Close now, or after the answer that Postfix waits for."""
@@ -225,5 +235,5 @@ class Connection(asyncio.Protocol):
 
     def _disconnect(self, fault: str) -> None:
         peer = self._transport.get_extra_info("peername")
-        self._server.log.warning(f"disconnecting {printable(str(peer or 'a unix socket peer'))}: {fault}")
+        self._server.report_disconnection(f"disconnecting {printable(str(peer or 'a unix socket peer'))}: {fault}")
         self._transport.abort()

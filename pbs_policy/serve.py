@@ -30,6 +30,9 @@ _DRAIN_TIME = 0.8
 _WRITE_TIME = 0.6
 """Seconds, after that, for what is still to be written to Redis: a lookup and a little more."""
 
+_OWN_DESCRIPTORS = 64
+"""Descriptors that are not Postfix': listeners, Redis and its Sentinels, name servers, files; under 30 in all."""
+
 
 def run(settings: Settings, values: Mapping[str, Value], log: Log) -> None:
     """Serve until SIGTERM or SIGINT. Raises ListenError, and SettingsError for an unreadable password."""
@@ -103,6 +106,7 @@ async def _serve(
     server = PolicyServer(
         settings.rules, settings.addresses, keys, lookups, log, settings.log_decisions, maps, usage
     )
+    server.most_connections = _descriptors_for_peers()
     await lookups.open()
     upkeep = Upkeep(server)
     await upkeep.look()
@@ -139,3 +143,9 @@ def _raise_descriptor_limit() -> None:
     """One descriptor per smtpd of each Postfix: take what the administrator allows, not the shell's default."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _descriptors_for_peers() -> int:
+    """How many connections there may be, so that one to Redis can always be opened, and a log be written."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft - _OWN_DESCRIPTORS, soft // 2)

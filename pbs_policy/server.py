@@ -1,4 +1,4 @@
-"""The policy server: what all connections from Postfix share, and how they end together.
+"""The policy server: what all connections from Postfix share, how many there may be, and how they end together.
 
 Each connection is one of `connection`; the listening sockets belong to `serve`.
 """
@@ -6,6 +6,7 @@ Each connection is one of `connection`; the listening sockets belong to `serve`.
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 from functools import lru_cache
 from typing import Literal
@@ -23,6 +24,12 @@ from pbs_policy.protocol import Request
 from pbs_policy.senders import SenderMaps, sender_is_user
 from pbs_policy.stats import no_counts
 from pbs_policy.usage import Usage
+
+_SWEPT_AT_ONCE = 50
+"""Connections that a sweep looks at before the others have their turn again: to end one costs 20 us."""
+
+_TOLD = 20
+"""Disconnected peers that are named between two sweeps; the others are counted. Ten thousand lines tell no more."""
 
 _REPORTED_ONCE = 1_024  # addresses with a key that has no end, before the oldest would be reported again
 
@@ -54,7 +61,10 @@ class PolicyServer:
         self.log = log
         self.log_decisions = log_decisions
         self.connections: set[Connection] = set()
+        self.most_connections = sys.maxsize  # for which there are descriptors
         self.stopping = False
+        self._disconnected = 0  # peers that broke the protocol since the last sweep
+        self._displaced = 0  # connections that made room for others since the last sweep
         self._all_closed = asyncio.Event()
         self.addresses = addresses
         self.report_no_end = lru_cache(_REPORTED_ONCE)(self._report_no_end)
@@ -83,6 +93,25 @@ class PolicyServer:
         )
         usage.note(case.client, user, foreign)
 
+    def add(self, connection: Connection) -> None:
+        """A connection is open. Where it is one too many, those that have been silent for the longest make room."""
+        self.connections.add(connection)
+        excess = len(self.connections) - self.most_connections
+        if excess > 0:
+            # And a few more: to look at all of them for each newcomer would cost more than to answer him.
+            waiting = sorted((each for each in self.connections if each.is_idle), key=lambda each: each.silent_sweeps)
+            leaving = waiting[-(excess + self.most_connections // 16) :]
+            self._displaced += len(leaving)
+            for each in leaving:
+                self.connections.discard(each)
+                each.abort()
+
+    def report_disconnection(self, line: str) -> None:
+        """A peer is disconnected for what `line` says. Told, unless many are."""
+        self._disconnected += 1
+        if self._disconnected <= _TOLD:
+            self.log.warning(line)
+
     def forget(self, connection: Connection) -> None:
         """A connection is closed."""
         self.connections.discard(connection)
@@ -97,8 +126,26 @@ class PolicyServer:
         """Close, for as long as the server runs, what is idle for too long or never completes a request."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
-            for connection in list(self.connections):
-                connection.sweep()
+            await self.sweep_once()
+
+    async def sweep_once(self) -> None:
+        """Look at every connection, a portion at a time, and say what came to many since the last look."""
+        for number, connection in enumerate(list(self.connections), 1):
+            connection.sweep()
+            if number % _SWEPT_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._report_many()
+
+    def _report_many(self) -> None:
+        """Say how many met what was not said of each one."""
+        if self._disconnected > _TOLD:
+            self.log.warning(f"and {self._disconnected - _TOLD} more peers were disconnected in {SWEEP_INTERVAL} s")
+        if self._displaced:
+            self.log.warning(
+                f"{self._displaced} connections, silent for the longest, were closed to make room for others: "
+                f"the limit of open files (LimitNOFILE= in the unit, or ulimit -n) allows {self.most_connections}"
+            )
+        self._disconnected = self._displaced = 0
 
     async def stop(self, within: float) -> None:
         """Close idle connections at once, the others when they have their answer, all of them `within` seconds."""

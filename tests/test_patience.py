@@ -1,7 +1,9 @@
-"""How long the server waits for a peer. The sweeps are counted, not waited for: the clock is the number of them."""
+"""How long the server waits for a peer, and for how many. The sweeps are counted, not waited for: the clock is the
+number of them."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Any
 
@@ -50,19 +52,37 @@ class NoAnswer:
 
 
 @pytest.fixture
-def connection() -> Connection:
+def log() -> io.BytesIO:
+    return io.BytesIO()
+
+
+@pytest.fixture
+def server(log: io.BytesIO) -> PolicyServer:
     lookups: Any = NoAnswer()
-    server = PolicyServer(Rules(), ClientAddresses(), Keys("pbs:"), lookups, Log(io.BytesIO()), "none")
+    return PolicyServer(Rules(), ClientAddresses(), Keys("pbs:"), lookups, Log(log), "none")
+
+
+def connect(server: PolicyServer) -> Connection:
     transport: Any = Transport()
     made = server.connection()
     made.connection_made(transport)
     return made
 
 
+@pytest.fixture
+def connection(server: PolicyServer) -> Connection:
+    return connect(server)
+
+
 def sweep(connection: Connection, seconds: float) -> str:
     """What has become of the connection after so many seconds of silence."""
     for _ in range(int(seconds / SWEEP_INTERVAL)):
         connection.sweep()
+    return fate(connection)
+
+
+def fate(connection: Connection) -> str:
+    """"closed", "aborted", or nothing yet."""
     transport: Any = connection._transport
     return str(transport.closed)
 
@@ -96,3 +116,52 @@ def test_a_request_that_begins_after_a_long_silence_has_its_own_time(connection:
 def test_a_peer_that_waits_for_redis_is_not_idle(connection: Connection) -> None:
     connection.data_received(request("192.0.2.7"))
     assert sweep(connection, IDLE_LIMIT * 2) == ""
+
+
+def test_who_has_been_silent_for_the_longest_makes_room_for_one_too_many(
+    server: PolicyServer, log: io.BytesIO
+) -> None:
+    server.most_connections = 3
+    waits, silent, lively = (connect(server) for _ in range(3))
+    waits.data_received(request("192.0.2.7"))  # and has no answer yet
+    for each in (waits, silent, lively):
+        each.sweep()
+    lively.data_received(request("unknown"))
+    newcomer = connect(server)
+    assert [fate(each) for each in (waits, silent, lively, newcomer)] == ["", "aborted", "", ""]
+    assert server.connections == {waits, lively, newcomer}
+
+
+def test_many_that_are_disconnected_at_once_are_counted_and_not_each_told(
+    server: PolicyServer, log: io.BytesIO
+) -> None:
+    for _ in range(50):
+        connect(server).data_received(b"GET / HTTP/1.0\n")
+    assert log.getvalue().count(b"disconnecting") == 20
+    asyncio.run(server.sweep_once())
+    assert log.getvalue().splitlines()[20:] == [b"warning: and 30 more peers were disconnected in 5 s"]
+    asyncio.run(server.sweep_once())
+    assert log.getvalue().count(b"\n") == 21
+
+
+def test_a_sweep_lets_others_have_their_turn(server: PolicyServer) -> None:
+    connections = [connect(server) for _ in range(500)]
+
+    async def look_in_between() -> tuple[int, int]:
+        sweeping = asyncio.create_task(server.sweep_once())
+        await asyncio.sleep(0)
+        swept = sum(each.silent_sweeps for each in connections)
+        await sweeping
+        return swept, sum(each.silent_sweeps for each in connections)
+
+    first, last = asyncio.run(look_in_between())
+    assert 0 < first < last == 500
+
+
+def test_connections_that_made_room_are_told_with_the_limit(server: PolicyServer, log: io.BytesIO) -> None:
+    server.most_connections = 10
+    for _ in range(12):
+        connect(server)
+    asyncio.run(server.sweep_once())
+    assert b"2 connections, silent for the longest, were closed" in log.getvalue()
+    assert b"LimitNOFILE" in log.getvalue()
