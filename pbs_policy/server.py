@@ -28,7 +28,7 @@ from pbs_policy.usage import Usage
 _SWEPT_AT_ONCE = 50
 """Connections that a sweep looks at before the others have their turn again: to end one costs 20 us."""
 
-_TOLD = 20
+_TOLD = 100
 """Disconnected peers that are named between two sweeps; the others are counted. Ten thousand lines tell no more."""
 
 _REPORTED_ONCE = 1_024  # addresses with a key that has no end, before the oldest would be reported again
