@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
     """At most one request of a connection is being decided at any time."""
 
     __slots__ = (
-        "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_parser",
+        "_begun", "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_parser",
         "_paused", "_procedure", "_request", "_server", "_stalled", "_transport", "_write",
     )  # fmt: skip
 
@@ -164,12 +164,13 @@ class Connection(asyncio.Protocol):
             server = self._server
             case = self._case = self._case or Case(self._client, self._request, server.rules, server.keys)
             self._procedure = policy.decide(case, values)
+            self._begun = server.latency.go_on() if server.latency is not None else 0.0
             self._go_on(None)
 
     def _answered(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
         if values is None:
             self._procedure.close()
-            self._settle(policy.unavailable(self._server.rules))
+            self._settle_late(policy.unavailable(self._server.rules))
         else:
             self._go_on(Answer(values, replies))
 
@@ -178,11 +179,17 @@ class Connection(asyncio.Protocol):
         try:
             question = self._procedure.send(answer) if answer else next(self._procedure)
         except StopIteration as end:
-            self._settle(end.value)
+            self._settle_late(end.value)
         except ProtocolError as error:
             self._disconnect(str(error))
         else:
-            self._server.lookups.ask(question.keys, question.commands, self._answered)
+            self._server.lookups.ask_further(question.keys, question.commands, self._answered)
+
+    def _settle_late(self, decision: Decision) -> None:
+        latency = self._server.latency
+        if latency is not None:
+            latency.settle(self._begun)
+        self._settle(decision)
 
     def _settle(self, decision: Decision) -> None:
         """Answer the request that waited for Redis, and go on with what arrived meanwhile."""

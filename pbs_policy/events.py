@@ -124,4 +124,4 @@ class Publisher:
                 events.drop(len(lines) + dropped)
 
         self._in_flight = True
-        self._lookups.ask((), [(b"PUBLISH", self._channel, message)], published)
+        self._lookups.ask_further((), [(b"PUBLISH", self._channel, message)], published)

@@ -18,6 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from pbs_policy.latency import Latency
 from pbs_policy.log import Log, printable
 from pbs_policy.question import Command
 from pbs_policy.redis_line import TIMEOUT, Answered, Batch, Connector, Line
@@ -38,13 +39,22 @@ class Lookups:
     """Reads keys for the whole service. Use `await open()`, then `ask`, at the end `await close()`."""
 
     def __init__(
-        self, url: RedisUrl, user: str, password: str, probe_key: bytes, log: Log, tls: TlsFiles = _NO_TLS_FILES
+        self,
+        url: RedisUrl,
+        user: str,
+        password: str,
+        probe_key: bytes,
+        log: Log,
+        tls: TlsFiles = _NO_TLS_FILES,
+        latency: Latency | None = None,
     ) -> None:
+        """`latency`, where there is one, is told how long each request waited."""
         self._connector = Connector(url, user, password, probe_key, tls)
         self._url = url
         self._log = log
         self._line: Line | None = None
-        self._batch = Batch(log)  # of this turn of the loop
+        self._latency = latency
+        self._batch = Batch(log, latency)  # of this turn of the loop
         self._waiting: deque[Batch] = deque()  # for a connection, oldest first
         self._wait_until = 0.0  # after this moment nobody waits for a connection: the circuit is open
         self._expiry: asyncio.TimerHandle | None = None
@@ -57,6 +67,17 @@ class Lookups:
         first_attempt = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep_connected(first_attempt))
         await first_attempt.wait()
+
+    @property
+    def circuit_is_open(self) -> bool:
+        """Whether a request of this moment would be told "unavailable" at once."""
+        return self._line is None and self._loop.time() >= self._wait_until
+
+    @property
+    def in_flight(self) -> int:
+        """How many questions wait for Redis."""
+        sent = self._line.in_flight if self._line is not None else ()
+        return sum(len(each.asks) for each in (self._batch, *self._waiting, *sent))
 
     async def close(self) -> None:
         """End the connection; whoever still waits is told "unavailable"."""
@@ -79,12 +100,19 @@ class Lookups:
         batch = self._batch
         if not batch.asks:
             self._loop.call_soon(self._flush)
+            if self._latency is not None:
+                batch.begun = self._latency.clock()
         batch.asks.append((answered, len(keys), len(commands)))
         batch.keys += keys
         batch.commands += commands
 
+    def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
+        """The same where it is not the beginning of a request: its next round, or the service's own question."""
+        self.ask(keys, commands, answered)
+        self._batch.further += 1
+
     def _flush(self) -> None:
-        batch, self._batch = self._batch, Batch(self._log)
+        batch, self._batch = self._batch, Batch(self._log, self._latency)
         now = self._loop.time()
         batch.deadline = now + TIMEOUT
         if self._line is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import hiredis
 
+from pbs_policy.latency import Latency
 from pbs_policy.log import Log
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.question import Command
@@ -47,9 +48,11 @@ class RedisRefused(Exception):
 class Batch:
     """What one turn of the loop asked, and where each answer goes."""
 
-    __slots__ = ("asks", "commands", "deadline", "keys", "log", "replies", "retried")
+    __slots__ = (
+        "asks", "begun", "commands", "deadline", "further", "keys", "latency", "log", "replies", "retried",
+    )  # fmt: skip
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, latency: Latency | None = None) -> None:
         self.asks: list[tuple[Answered, int, int]] = []
         self.keys: list[bytes] = []
         self.commands: list[Command] = []
@@ -57,6 +60,9 @@ class Batch:
         self.retried = False
         self.replies: list[Any] = []
         self.log = log
+        self.latency = latency
+        self.begun = 0.0  # by the clock of `latency`
+        self.further = 0  # of `asks`, those with which no request began
 
     def request(self) -> bytes:
         """The commands: one MGET for all values, and those that were asked for."""
@@ -81,6 +87,9 @@ class Batch:
         """Hand the replies to those who asked; whose command met an error is told "unavailable", it alone."""
         values: list[bytes | None] = self.replies[0] if self.keys else []
         replies: list[Any] = self.replies[bool(self.keys) :]
+        latency = self.latency
+        if latency is not None:
+            latency.begin(self.begun)
         value = reply = 0
         for answered, number_of_values, number_of_replies in self.asks:
             next_value = value + number_of_values
@@ -96,14 +105,21 @@ class Batch:
             except Exception as error:  # noqa: BLE001 - one request's fault must not take its neighbours' answers
                 self.log.error(f"a request was left without an answer: {error!r}")
             value, reply = next_value, next_reply
+        if latency is not None:
+            latency.end(len(self.asks) - self.further)
 
     def fail(self) -> None:
         """Tell those who asked that Redis is unavailable."""
+        latency = self.latency
+        if latency is not None:
+            latency.begin(self.begun)
         for answered, _, _ in self.asks:
             try:
                 answered(None, ())
             except Exception as error:  # noqa: BLE001 - as above
                 self.log.error(f"a request was left without an answer: {error!r}")
+        if latency is not None:
+            latency.end(len(self.asks) - self.further)
 
 
 class Line(asyncio.Protocol):

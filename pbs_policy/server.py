@@ -16,6 +16,7 @@ from pbs_policy.case import Case
 from pbs_policy.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.events import Events
 from pbs_policy.keys import Keys
+from pbs_policy.latency import Latency
 from pbs_policy.log import Log, printable
 from pbs_policy.lookups import Lookups
 from pbs_policy.networks import Lengths
@@ -47,15 +48,17 @@ class PolicyServer:
         log_decisions: Literal["permitted", "all", "none"],
         maps: SenderMaps | None = None,
         usage: Usage | None = None,
+        latency: Latency | None = None,
     ) -> None:
         """`maps`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to date by
-        `upkeep`, which writes `usage` and `counts` too."""
+        `upkeep`, which writes `usage` and `counts` too. `latency` is the one that `lookups` has."""
         self.rules = rules
         self.keys = keys
         self.lookups = lookups
         self.maps = maps
         self.permit_lengths: Lengths = frozenset()
         self.usage = usage
+        self.latency = latency
         self.counts = no_counts()
         self.events: Events | None = None
         self.log = log

@@ -109,5 +109,5 @@ class Upkeep:
             if not answered.done():
                 answered.set_result(None if values is None else Answer(values, replies))
 
-        self._server.lookups.ask(question.keys, question.commands, settle)
+        self._server.lookups.ask_further(question.keys, question.commands, settle)
         return answered

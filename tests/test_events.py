@@ -93,6 +93,8 @@ class FakeLookups:
         self.asked += commands
         self._waiting.append(answered)
 
+    ask_further = ask
+
     def answer(self, *, is_available: bool = True) -> None:
         for each in self._waiting:
             each([] if is_available else None, [1] if is_available else [])

@@ -45,6 +45,8 @@ class AnyTable:
     def ask(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
         self._asked.append((keys, commands, answered))
 
+    ask_further = ask
+
     def turn(self) -> None:
         asked, self._asked = self._asked, []
         for keys, commands, answered in asked:
