@@ -71,10 +71,16 @@ class Case:
         if networks:
             self.keys += [table_keys.permit(network) for network in networks]
 
+
     @property
     def only_looks(self) -> bool:
         """Whether nothing is to be counted: nobody relays, somebody asks whether he might."""
-        return self._only_looks or bool(self.request.first(_ONLY_LOOKS))
+        return self._only_looks or only_asks(self.request)
+
+
+def only_asks(request: Request) -> bool:
+    """Whether the request itself says that nobody relays, somebody asks whether he might."""
+    return bool(request.first(_ONLY_LOOKS))
 
 
 def find_permissions(case: Case, found: Sequence[bytes | None]) -> tuple[bool, list[Candidate]]:
@@ -84,12 +90,13 @@ def find_permissions(case: Case, found: Sequence[bytes | None]) -> tuple[bool, l
     if case.networks:
         first = len(keys) - len(case.networks)
         held += map(partial(_permit, case), keys[first:], case.networks, found[first:])
-    last = login_under(case, keys[1], found[1])
+    user_domain = case.rules.senders.user_domain
+    last = login_under(client, keys[1], found[1], user_domain)
     if case.names is None:
         held.append(last)
     else:
         names = 2 + len(case.names)
-        held += map(partial(login_under, case), keys[2:names], found[2:names])
+        held += [login_under(client, *each, user_domain) for each in zip(keys[2:names], found[2:names], strict=True)]
     return last is not None, [each for each in held if each]
 
 
@@ -101,9 +108,9 @@ def _permit(case: Case, key: bytes, target: str, value: bytes | None) -> Candida
     return Candidate(key, target, value, user, permit)
 
 
-def login_under(case: Case, key: bytes, value: bytes | None) -> Candidate | None:
+def login_under(client: str, key: bytes, value: bytes | None, user_domain: str) -> Candidate | None:
     """The login that stands under a key of this address, if the value is one."""
     user = user_of_record(value) if value is not None else None
     if value is None or user is None:
         return None
-    return Candidate(key, case.client, value, complete_user(user, case.rules.senders.user_domain))
+    return Candidate(key, client, value, complete_user(user, user_domain))

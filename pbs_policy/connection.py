@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pbs_policy import policy
+from pbs_policy import policy, shortcut
 from pbs_policy.address import AddressError, ClientAddress
-from pbs_policy.case import Case
+from pbs_policy.case import Candidate, Case
 from pbs_policy.log import printable, value
 from pbs_policy.policy import Decision
 from pbs_policy.prompt_writer import PromptWriter
@@ -41,7 +41,7 @@ class Connection(asyncio.Protocol):
     """At most one request of a connection is being decided at any time."""
 
     __slots__ = (
-        "_begun", "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_parser",
+        "_begun", "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_login", "_parser",
         "_paused", "_procedure", "_request", "_server", "_stalled", "_transport", "_write",
     )  # fmt: skip
 
@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._stalled = False  # the peer does not read
         self._ended = False  # the peer will send no more
         self._client = _UNKNOWN
+        self._login: Candidate
         self._procedure: Procedure[Decision]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -156,16 +157,42 @@ class Connection(asyncio.Protocol):
         server.lookups.ask(self._case.keys if self._case else server.keys.relay(client.text), (), self._found)
 
     def _found(self, values: Sequence[bytes | None] | None, _: Sequence[Any]) -> None:
+        server = self._server
         if values is None:
-            self._settle(policy.unavailable(self._server.rules))
+            self._settle(policy.unavailable(server.rules))
         elif not any(values):
             self._settle(policy.NO_LOGIN)  # nearly always
         else:
-            server = self._server
-            case = self._case = self._case or Case(self._client, self._request, server.rules, server.keys)
-            self._procedure = policy.decide(case, values)
-            self._begun = server.latency.go_on() if server.latency is not None else 0.0
-            self._go_on(None)
+            if server.latency is not None:
+                self._begun = server.latency.go_on()
+            self._weigh(values)
+
+    def _weigh(self, values: Sequence[bytes | None]) -> None:
+        """There is a permission. Whether it holds takes another round, the short way where that is enough."""
+        server, client, request = self._server, self._client, self._request
+        if self._case is not None:
+            self._decide(self._case, values)
+        elif login := shortcut.find_login(server.rules, server.keys, client.text, values):
+            self._login = login
+            against, about = shortcut.keys_against(server.keys, login), shortcut.commands_about(login)
+            server.lookups.ask_further(against, about, self._confirmed)
+        else:
+            self._decide(Case(client, request, server.rules, server.keys), values)
+
+    def _confirmed(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
+        """What stands against the login that was found on the short way is known."""
+        server = self._server
+        if values is None:
+            self._settle_late(policy.unavailable(server.rules))
+        elif decision := shortcut.permit(self._login, values, replies[0]):
+            self._settle_late(decision)
+        else:
+            case = Case(self._client, self._request, server.rules, server.keys)
+            self._decide(case, (None, self._login.value))
+
+    def _decide(self, case: Case, values: Sequence[bytes | None]) -> None:
+        self._procedure = policy.decide(case, values)
+        self._go_on(None)
 
     def _answered(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
         if values is None:
@@ -211,13 +238,15 @@ class Connection(asyncio.Protocol):
         server.counts[decision.action][decision.reason] += 1
         if server.events is not None:
             server.events.note(decision, self._client_address, self._request)
+        if decision is policy.NO_LOGIN and server.log_decisions != "all":
+            return True  # nearly always, and there is no more to say
         if decision.reason is policy.KEY_WITHOUT_END.reason:
             server.report_no_end(self._client_address)
         if decision.warning:
             server.log.warning(printable(decision.warning))
         permitted = policy.OK in (decision.action, decision.would_be)
-        if permitted and server.usage is not None and self._case and not self._case.only_looks:
-            server.note_use(server.usage, self._case, decision)
+        if permitted and server.usage is not None:
+            server.note_use(server.usage, self._client.text, self._request, decision)
         if server.log_decisions == "all" or (permitted and server.log_decisions == "permitted"):
             server.log.info(self._line(decision))
         return True

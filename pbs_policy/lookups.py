@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from pbs_policy.latency import Latency
 from pbs_policy.log import Log, printable
 from pbs_policy.question import Command
-from pbs_policy.redis_line import TIMEOUT, Answered, Batch, Connector, Line
+from pbs_policy.redis_connector import Connector
+from pbs_policy.redis_line import TIMEOUT, Answered, Batch, Line
 from pbs_policy.redis_url import RedisUrl, TlsFiles
 
 RETRY_INTERVAL = 0.02

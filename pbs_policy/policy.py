@@ -109,10 +109,6 @@ def observed(decision: Decision) -> Decision:
 
 def decide(case: Case, found: Sequence[bytes | None]) -> Procedure[Decision]:
     """The decision on `case`, given the values `found` under its `keys`."""
-    if case.rules.is_plain and found[0] is None and not case.networks:
-        permitted = yield from _permit_plainly(case, found[1])
-        if permitted is not None:
-            return permitted
     nearest, candidates = weigh(case, found)
     nearest, decision, denied = yield from _confirm(case, nearest, candidates)
     own = _own_names(case) if denied and decision is None else ()
@@ -121,21 +117,11 @@ def decide(case: Case, found: Sequence[bytes | None]) -> Procedure[Decision]:
     if keys:
         # A denied user was the last to log in; the sender may have been here before, and is asked for by name.
         values, _ = yield Question(keys)
-        logins = [login_under(case, key, value) for key, value in zip(keys, values, strict=True)]
+        domain = case.rules.senders.user_domain
+        logins = [login_under(case.client, key, value, domain) for key, value in zip(keys, values, strict=True)]
         candidates = [each for each in logins if each is not None and refuse(case, each) is None]
         nearest, decision, _ = yield from _confirm(case, nearest, candidates)
     return decision or nearest
-
-
-def _permit_plainly(case: Case, value: bytes | None) -> Procedure[Decision | None]:
-    """The short way of nearly every OK: a login, and not one deny. Whatever else there is goes the long way."""
-    login = login_under(case, case.keys[1], value)
-    if login is None:
-        return None
-    keys = case.table_keys
-    denies = [keys.deny(case.client), keys.deny_everybody, keys.deny_networks, keys.deny_user(login.user)]
-    values, (left,) = yield Question(denies, [(b"PTTL", login.key)])
-    return Decision(OK, "login", login, left / 1000) if left > 0 and values.count(None) == 4 else None
 
 
 def _own_names(case: Case) -> tuple[bytes, ...]:

@@ -36,6 +36,7 @@ class Request:
     __slots__ = ("_lines",)
 
     def __init__(self, lines: bytes) -> None:
+        """`lines` as they were sent, each with its newline."""
         self._lines = b"\n" + lines  # now every name stands between a newline and its "="
 
     def first(self, name: bytes) -> bytes:
@@ -47,10 +48,15 @@ class Request:
 
         Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
         """
-        pieces = self._lines.split(b"\n" + name + b"=")
-        if len(pieces) > 2:
+        lines, needle = self._lines, b"\n" + name + b"="
+        at = lines.find(needle)
+        if at < 0:
+            return b""
+        begin = at + len(needle)
+        end = lines.find(b"\n", begin)
+        if lines.find(needle, end) >= 0:
             raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
-        return pieces[1].partition(b"\n")[0] if len(pieces) == 2 else b""
+        return lines[begin:end]
 
     def attributes(self) -> list[tuple[str, str]]:
         """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""

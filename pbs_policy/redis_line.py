@@ -1,11 +1,10 @@
-"""One connection to Redis: how it is opened (TCP, TLS, a unix socket, by way of Sentinel), and the batches of
-questions in flight on it, oldest first. What becomes of them when the connection is lost is for `lookups` to say.
+"""One connection to Redis, and the batches of questions in flight on it, oldest first. How it is opened is said in
+`redis_connector`; what becomes of the batches when it is lost is for `lookups` to say.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +15,6 @@ from pbs_policy.latency import Latency
 from pbs_policy.log import Log
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.question import Command
-from pbs_policy.redis_url import Place, RedisUrl, TlsFiles
 
 TIMEOUT = 0.5
 """Seconds a request may wait for Redis in all. Postfix waits 2 s for us in the example main.cf."""
@@ -28,7 +26,7 @@ Answered = Callable[[Sequence[bytes | None] | None, Sequence[Any]], None]
 _NO_REPLIES: Sequence[Any] = ()
 
 
-def _pack(*parts: str | bytes) -> bytes:
+def _pack(parts: tuple[str | bytes, ...]) -> bytes:
     packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub knows tuples of one item only
     return packed
 
@@ -66,9 +64,9 @@ class Batch:
 
     def request(self) -> bytes:
         """The commands: one MGET for all values, and those that were asked for."""
-        parts = [_pack(*command) for command in self.commands]
+        parts = [_pack(command) for command in self.commands]
         if self.keys:
-            parts.insert(0, _pack("MGET", *self.keys))
+            parts.insert(0, _pack((b"MGET", *self.keys)))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def is_answered(self) -> bool:
@@ -145,7 +143,7 @@ class Line(asyncio.Protocol):
         """The reply to one command before any batch, such as AUTH. Raises RedisRefused where it is an error."""
         future = self._loop.create_future()
         self._greetings.append(future)
-        self._transport.write(_pack(*command))
+        self._transport.write(_pack(command))
         reply = await future
         if isinstance(reply, Exception):
             raise RedisRefused(f"{command[0]}: {reply}")
@@ -214,71 +212,3 @@ class Line(asyncio.Protocol):
             self._transport.abort()
         else:
             self._watch = self._loop.call_at(deadline, self._look_at_the_oldest)
-
-
-class Connector:
-    """Opens connections to the Redis of `url`, logs in, and makes sure that it answers."""
-
-    def __init__(self, url: RedisUrl, user: str, password: str, probe_key: bytes, tls: TlsFiles) -> None:
-        self._url = url
-        self._user = user
-        self._password = password
-        self._probe_key = probe_key
-        self._tls = _tls_context(tls) if url.tls else None
-        self._sentinels = list(url.sentinels)
-
-    async def open(self) -> Line:
-        """A connection that has answered. Raises OSError, TimeoutError or RedisRefused."""
-        async with asyncio.timeout(TIMEOUT):
-            host, port = self._url.host, self._url.port
-            if self._url.master:
-                host, port = await self._find_master()
-            line = await self._open_line(host, port)
-            try:
-                if self._password:
-                    await line.greet("AUTH", *([self._user] if self._user else []), self._password)
-                if self._url.db:
-                    await line.greet("SELECT", str(self._url.db))
-                # A least-privilege user may GET and not PING; and a mute Redis shows itself here.
-                await line.greet("GET", self._probe_key.decode())
-            except BaseException:
-                line.close()
-                raise
-            return line
-
-    async def _open_line(self, host: str, port: int) -> Line:
-        line = Line(asyncio.get_running_loop())
-        if self._url.path:
-            await asyncio.get_running_loop().create_unix_connection(lambda: line, self._url.path)
-        else:
-            await asyncio.get_running_loop().create_connection(lambda: line, host, port, ssl=self._tls)
-        return line
-
-    async def _find_master(self) -> Place:
-        """Ask the Sentinels, one after the other, and the one that knew last time first."""
-        trouble = "no Sentinel answers"
-        for sentinel in self._sentinels:
-            line = None
-            try:
-                async with asyncio.timeout(TIMEOUT / (len(self._sentinels) + 1)):
-                    line = await self._open_line(*sentinel)
-                    found = await line.greet("SENTINEL", "get-master-addr-by-name", self._url.master)
-            except (OSError, RedisRefused, TimeoutError) as error:
-                trouble = f"Sentinel {sentinel[0]}: {error or 'no answer'}"
-                continue
-            finally:
-                if line is not None:
-                    line.close()
-            if found:
-                self._sentinels.remove(sentinel)
-                self._sentinels.insert(0, sentinel)
-                return found[0].decode(), int(found[1])
-            trouble = f"Sentinel {sentinel[0]} knows no master {self._url.master}"
-        raise RedisRefused(trouble)
-
-
-def _tls_context(files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=files.ca or None)
-    if files.certificate:
-        context.load_cert_chain(files.certificate, files.key or None)
-    return context

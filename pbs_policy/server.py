@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
-from pbs_policy.case import Case
+from pbs_policy.case import Case, only_asks
 from pbs_policy.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.events import Events
 from pbs_policy.keys import Keys
@@ -86,15 +86,17 @@ class PolicyServer:
         networks = networks_of(client.text, self.permit_lengths) if self.permit_lengths else ()
         return Case(client, request, self.rules, self.keys, self.maps, networks)
 
-    def note_use(self, usage: Usage, case: Case, decision: Decision) -> None:
-        """Count for the report a recipient that was let through."""
+    def note_use(self, usage: Usage, client: str, request: Request, decision: Decision) -> None:
+        """Count for the report a recipient that was let through, unless somebody only asked."""
         user = decision.record.user if decision.record else ""
         if user.endswith(".invalid"):
             return  # no such domain can exist (RFC 2606): a trial of the doctor's
+        if only_asks(request):
+            return
         foreign = not sender_is_user(
-            case.request.first(b"sender"), user.encode("utf-8", "surrogateescape"), self.rules.senders, self.maps
+            request.first(b"sender"), user.encode("utf-8", "surrogateescape"), self.rules.senders, self.maps
         )
-        usage.note(case.client, user, foreign)
+        usage.note(client, user, foreign)
 
     def add(self, connection: Connection) -> None:
         """A connection is open. Where it is one too many, those that have been silent for the longest make room."""
