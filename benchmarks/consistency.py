@@ -11,14 +11,13 @@ is void. An OK after the DEL is stale whatever happened, because nobody else wri
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-
-from redis import Redis, RedisError
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Bar, Section, plural, table
@@ -28,7 +27,8 @@ from benchmarks.load import run as run_load
 from benchmarks.policy_client import PolicyClient
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.keys import Keys
-from pbs_policy.redis_client import connect
+from pbs_policy.question import Command
+from pbs_policy.redis_client import RedisClient, StoreUnavailable, connect
 from pbs_policy.redis_url import RedisUrl
 
 LOAD_CONNECTIONS = 4
@@ -66,7 +66,7 @@ class World:
         self.service = bench.service("service", self.redis.url)
         self.generation = 0
 
-    def client(self) -> Redis:
+    def client(self) -> RedisClient:
         """A connection to Redis of one's own."""
         return connect(RedisUrl.parse(self.redis.url), "", "")
 
@@ -155,7 +155,7 @@ def _try(world: World, counts: Counts, done: threading.Event, trials: int, deadl
             address = str(IPv4Address(start + number % RUN))
             key = keys.login(address)
             generation = world.generation
-            if not _returns(lambda key=key: redis.set(key, b"1700000000 pop3", ex=600)):  # type: ignore[misc]
+            if not _is_done(redis, (b"SET", key, b"1700000000 pop3", b"EX", b"600")):
                 counts.void += 1
                 continue
             action = asker.ask(address)
@@ -166,7 +166,7 @@ def _try(world: World, counts: Counts, done: threading.Event, trials: int, deadl
             else:
                 counts.after_set += 1
                 counts.stale_dunno += action == "DUNNO"
-            if not _returns(lambda key=key: redis.delete(key)):  # type: ignore[misc]
+            if not _is_done(redis, (b"DEL", key)):
                 counts.void += 1
                 continue
             action = asker.ask(address)
@@ -177,10 +177,10 @@ def _try(world: World, counts: Counts, done: threading.Event, trials: int, deadl
                 counts.stale_ok += action == "OK"
 
 
-def _returns(command: Callable[[], object]) -> bool:
+def _is_done(redis: RedisClient, command: Command) -> bool:
     try:
-        command()
-    except RedisError:
+        redis.ask([command])
+    except StoreUnavailable:
         time.sleep(0.005)  # Redis is away; what it did with this command is not known
         return False
     return True
@@ -221,12 +221,12 @@ def _keep_busy(load: Load, counts: Counts, done: threading.Event) -> None:
 def _cut_connections(world: World, counts: Counts, done: threading.Event) -> None:
     with world.client() as redis:
         while not done.wait(CUT_INTERVAL):
-            for client in redis.client_list():
+            (clients,) = redis.ask([(b"CLIENT", b"LIST")])
+            for number, command in re.findall(rb"^id=(\d+) .* cmd=(\w+)", clients, re.MULTILINE):
                 # What the service says to Redis; the trials say SET and DEL, and we say CLIENT.
-                if client["cmd"] in ("mget", "pttl"):
-                    with suppress(RedisError):  # it is gone already
-                        redis.client_kill_filter(_id=client["id"])
-                        counts.disturbances += 1
+                if command in (b"mget", b"pttl"):
+                    (killed,) = redis.ask([(b"CLIENT", b"KILL", b"ID", number)])  # 0: it is gone already
+                    counts.disturbances += killed
 
 
 def _restart_redis(world: World, counts: Counts, done: threading.Event) -> None:

@@ -31,7 +31,7 @@ def description() -> str:
         ["memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"],
         ["kernel", f"{platform.system()} {platform.release()}"],
         ["Python", f"{platform.python_version()} ({platform.python_compiler()})"],
-        *([name, _package(name)] for name in ("uvloop", "hiredis", "redis", "click")),
+        *([name, _package(name)] for name in ("uvloop", "hiredis", "click")),
         ["Redis", _said(["redis-server", "valkey-server"], ["--version"], r"v=\S+.*?malloc=\S+")],
         ["Postfix", _said(["postconf"], ["-dh", "mail_version"], r"\S+")],
         ["Dovecot", _said(["dovecot"], ["--version"], r"\S+")],

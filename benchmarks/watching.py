@@ -133,6 +133,6 @@ def _watcher(service: Service, redis: PrivateRedis, name: str, directory: Path) 
         process.kill()
         process.wait()
         with connect(RedisUrl.parse(redis.url), "", "") as client:
-            client.delete(Keys("pbs:").watching)
+            client.ask([(b"DEL", Keys("pbs:").watching)])
         time.sleep(_FORGOTTEN)
 

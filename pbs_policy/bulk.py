@@ -1,78 +1,24 @@
-"""Commands by the thousand on one connection of redis-py: it sends and parses, and its pipeline, which takes 15 us of
-processor time for each command where this takes 2, is passed by.
-
-`read_keys` is how a whole table is read: while a batch of keys is worked on, Redis already answers for the next.
+"""Many keys read in few rounds: `read_keys` is how a whole table is read. While a batch of keys is worked on, Redis
+already answers for the next.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pbs_policy.question import Command
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from pbs_policy.redis_client import RedisClient
 
 T = TypeVar("T")
 
 BATCH = 1000
 """Keys that Redis looks at for one SCAN. It serves nobody else meanwhile: 0.2 ms here."""
-
-
-class Bulk:
-    """A connection taken from `redis` for the time of a `with`. Raises what redis-py raises."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._client: Any = redis.client()  # type: ignore[no-untyped-call]
-        self._commands: Sequence[Command] = ()
-        self._is_waiting = False
-
-    def send(self, commands: Sequence[Command]) -> None:
-        """Send `commands`, whose replies are then to be had from `receive`."""
-        from redis import ConnectionError as ConnectionLost
-
-        self._commands = commands
-        self._is_waiting = True
-        try:
-            self._write()
-        except ConnectionLost:
-            self._client.connection.disconnect()
-            self._write()
-
-    def receive(self) -> list[Any]:
-        """The replies to what was sent last. Where the connection was lost meanwhile, it is opened once more and
-        everything is sent again: so only commands that may be said twice."""
-        from redis import ConnectionError as ConnectionLost
-
-        connection = self._client.connection
-        try:
-            replies = [connection.read_response() for _ in self._commands]
-        except ConnectionLost:
-            connection.disconnect()
-            self._write()
-            replies = [connection.read_response() for _ in self._commands]
-        self._is_waiting = False
-        return replies
-
-    def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Send, and receive."""
-        self.send(commands)
-        return self.receive()
-
-    def _write(self) -> None:
-        self._client.connection.send_packed_command([b"".join([_pack(command) for command in self._commands])])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_waiting:
-            # Its replies would be taken for those to somebody else's commands.
-            self._client.connection.disconnect()
-        self._client.close()
 
 
 class Batch(NamedTuple):
@@ -88,7 +34,7 @@ class Batch(NamedTuple):
 
 
 def read_keys(
-    redis: Redis,
+    redis: RedisClient,
     pattern: bytes,
     wanted: Callable[[list[bytes]], list[bytes]],
     further: Callable[[list[bytes], list[bytes | None]], list[bytes]] = lambda _keys, _values: [],
@@ -103,7 +49,7 @@ def read_keys(
     keys: list[bytes] = []
     waiting: Batch | None = None  # for its further values
     done: Batch | None = None
-    with Bulk(redis) as bulk:
+    with redis.another() as bulk:  # whoever is given a batch may ask something of his own
         while True:
             commands = _commands(waiting.further if waiting else (), keys, pattern, cursor)
             if commands:
@@ -126,7 +72,7 @@ def read_keys(
             keys = []
             if cursor is not None:
                 at, names = next(replies)
-                cursor = None if at in (0, b"0") else at
+                cursor = None if at == b"0" else at
                 keys = wanted(names)
                 progress(len(names))
 
@@ -139,15 +85,19 @@ def _commands(further: Sequence[bytes], keys: list[bytes], pattern: bytes, curso
         commands.append((b"MGET", *keys))
         commands += [(b"PTTL", key) for key in keys]
     if cursor is not None:
-        commands.append((b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % BATCH))
+        commands.append(scan_command(cursor, pattern, BATCH))
     return commands
 
 
-def _pack(command: Command) -> bytes:
-    if len(command) == 2:  # PTTL, of which there are the most
-        name, key = command
-        return b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(key), key)
-    return b"*%d\r\n" % len(command) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in command])
+def scan_command(cursor: bytes, pattern: bytes, count: int) -> Command:
+    """The next step of a SCAN, over about `count` keys; its reply is the cursor of the one after it, b"0" at the end,
+    and the keys that match."""
+    return (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % count)
+
+
+def escape_glob(text: bytes) -> bytes:
+    """`text` as a SCAN pattern that matches nothing else."""
+    return re.sub(rb"([*?\[\]\\])", rb"\\\1", text)
 
 
 def pieces(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pbs_policy.bulk import Bulk
 from pbs_policy.keys import EVERYBODY, NO_END
 from pbs_policy.question import Command
 from pbs_policy.records import Permit, Record, parse_record, serialise_record
@@ -87,8 +86,7 @@ class Import:
         if not keys:
             return {}
         listed = list(keys)
-        with self._table.asking(), Bulk(self._table.redis) as bulk:
-            values, *left = bulk.ask([(b"MGET", *listed), *[(b"PTTL", key) for key in listed]])
+        values, left = self._table.read(listed, listed)
         now = self._table.now()
         states = {}
         for key, value, milliseconds in zip(listed, values, left, strict=True):

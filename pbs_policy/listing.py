@@ -9,13 +9,13 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from pbs_policy.address import Network, lies_in
-from pbs_policy.bulk import Batch, read_keys
+from pbs_policy.bulk import Batch, escape_glob, read_keys
 from pbs_policy.keys import EVERYBODY, GONE, NO_END, Keys
 from pbs_policy.records import Permit, Record, parse_permit, parse_record
 from pbs_policy.senders import names_of_user
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from pbs_policy.redis_client import RedisClient
 
 Progress = Callable[[int], object]
 """Told how many keys were read, as they are read."""
@@ -42,9 +42,9 @@ class Deny(NamedTuple):
 
 
 class Listing:
-    """Reads the keys of one table. `name` gives a user as keys name it. Raises what redis-py raises."""
+    """Reads the keys of one table. `name` gives a user as keys name it. Raises StoreUnavailable."""
 
-    def __init__(self, redis: Redis, keys: Keys, name: Callable[[str], bytes]) -> None:
+    def __init__(self, redis: RedisClient, keys: Keys, name: Callable[[str], bytes]) -> None:
         self._redis = redis
         self._keys = keys
         self._name = name
@@ -138,17 +138,8 @@ class Listing:
         asked_at = time.monotonic()
         if not keys:
             return Batch([], [], [], asked_at)
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.mget(keys)
-        for key in keys:
-            pipeline.pttl(key)
-        values, *left = pipeline.execute()
+        values, *left = self._redis.ask([(b"MGET", *keys), *[(b"PTTL", key) for key in keys]])
         return Batch(keys, values, left, asked_at)
-
-
-def escape_glob(text: bytes) -> bytes:
-    """`text` as a SCAN pattern that matches nothing else."""
-    return re.sub(rb"([*?\[\]\\])", rb"\\\1", text)
 
 
 def is_within(target: str, outer: Network) -> bool:

@@ -26,12 +26,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbs_policy import policy
-from pbs_policy.bulk import Bulk
 from pbs_policy.keys import Keys
 from pbs_policy.question import Command
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from pbs_policy.redis_client import RedisClient
 
 KEPT = 25 * 3600
 """Seconds that a minute is kept: a day, and the hour that is under way."""
@@ -145,8 +144,8 @@ class ServiceState(NamedTuple):
     counts: Counter[str]
 
 
-def read_minutes(redis: Redis, keys: Keys, now: float) -> list[Minute]:
-    """The day up to `now`, oldest minute first, those without a decision too. Raises redis.RedisError."""
+def read_minutes(redis: RedisClient, keys: Keys, now: float) -> list[Minute]:
+    """The day up to `now`, oldest minute first, those without a decision too. Raises StoreUnavailable."""
     last = int(now // _MINUTE)
     numbers = range(last - MINUTES + 1, last + 1)
     minutes = []
@@ -157,8 +156,8 @@ def read_minutes(redis: Redis, keys: Keys, now: float) -> list[Minute]:
     return minutes
 
 
-def read_services(redis: Redis, keys: Keys, minutes: Iterable[Minute]) -> list[ServiceState]:
-    """The processes that run now, by host and pid: of those that the last `minutes` know. Raises redis.RedisError."""
+def read_services(redis: RedisClient, keys: Keys, minutes: Iterable[Minute]) -> list[ServiceState]:
+    """The processes that run now, by host and pid: of those that the last `minutes` know. Raises StoreUnavailable."""
     names = sorted({name for minute in list(minutes)[-2:] for name in minute.services})
     found = _read(redis, [keys.service(name) for name in names])
     states = [_parse_service(name, fields) for name, fields in zip(names, found, strict=True) if fields]
@@ -179,12 +178,11 @@ def _counts_in(numbers: Mapping[str, int]) -> Counter[str]:
     return Counter({name: number for name, number in numbers.items() if _is_count(name)})
 
 
-def _read(redis: Redis, keys: Sequence[bytes]) -> Iterator[dict[bytes, bytes]]:
+def _read(redis: RedisClient, keys: Sequence[bytes]) -> Iterator[dict[bytes, bytes]]:
     """The hashes under `keys`, an empty one where there is none."""
-    with Bulk(redis) as bulk:
-        for start in range(0, len(keys), _AT_ONCE):
-            for reply in bulk.ask([(b"HGETALL", key) for key in keys[start : start + _AT_ONCE]]):
-                yield dict(zip(reply[::2], reply[1::2], strict=True)) if isinstance(reply, list) else reply
+    for start in range(0, len(keys), _AT_ONCE):
+        for reply in redis.ask([(b"HGETALL", key) for key in keys[start : start + _AT_ONCE]]):
+            yield dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _minute_of(text: bytes) -> int:

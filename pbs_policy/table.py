@@ -7,36 +7,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pbs_policy.address import AddressError, Network, Target, networks_of
-from pbs_policy.bulk import Bulk
+from pbs_policy.bulk import BATCH, escape_glob, scan_command
 from pbs_policy.keys import EVERYBODY, Keys
-from pbs_policy.listing import Deny, Entry, Listing, Progress, escape_glob, is_within
+from pbs_policy.listing import Deny, Entry, Listing, Progress, is_within
 from pbs_policy.networks import parse_lengths, serialise_lengths
 from pbs_policy.permits import refuse_permit
 from pbs_policy.question import Answer, Command, Question
 from pbs_policy.records import Permit, Record, parse_record, serialise_permit, serialise_record
+from pbs_policy.redis_client import ConnectionLost, StoreUnavailable
 from pbs_policy.senders import complete_user, names_of_user
 
 if TYPE_CHECKING:
-    from redis import Redis
-    from redis.client import Pipeline
+    from pbs_policy.redis_client import RedisClient
 
 __all__ = ["Deny", "Entry", "LoginTable", "StoreUnavailable"]
 
-class StoreUnavailable(Exception):
-    """Redis cannot be asked: refused, mute, or it answers with an error. The message says which and where."""
+_TRIES = 100  # to write what others write too: each of them that fails has let another one through
 
 
 class LoginTable:
     """Every method raises StoreUnavailable where Redis cannot be asked."""
 
     def __init__(
-        self, redis: Redis, prefix: str, *, user_domain: str = "", now: Callable[[], float] = time.time
+        self, redis: RedisClient, prefix: str, *, user_domain: str = "", now: Callable[[], float] = time.time
     ) -> None:
         self.redis = redis
         self._user_domain = user_domain
@@ -50,13 +49,10 @@ class LoginTable:
 
     def ask(self, question: Question) -> Answer:
         """The answer to a decision's question."""
-        with self.asking():
-            pipeline: Any = self.redis.pipeline(transaction=False)
-            if question.keys:
-                pipeline.mget(question.keys)
-            for command in question.commands:
-                pipeline.execute_command(*command)
-            replies = pipeline.execute()
+        commands = [*question.commands]
+        if question.keys:
+            commands.insert(0, (b"MGET", *question.keys))
+        replies = self.redis.ask(commands)
         return Answer(replies.pop(0) if question.keys else (), replies)
 
     def read(self, keys: Iterable[bytes], ends: Iterable[bytes] = ()) -> tuple[list[bytes | None], list[int]]:
@@ -78,19 +74,16 @@ class LoginTable:
         A login is listed once for each user behind its address. An entry that changes meanwhile may be missed or
         seen twice, as Redis' SCAN has it.
         """
-        with self.asking():
-            if client_address:
-                for entry in self._listing.entries_at(client_address):
-                    if not user or self.name(entry.record.user) == self.name(user):
-                        yield entry
-            is_meant = partial(is_within, outer=within) if within else None
-            yield from self._listing.entries(is_meant, user, progress, behind=client_address)
+        if client_address:
+            for entry in self._listing.entries_at(client_address):
+                if not user or self.name(entry.record.user) == self.name(user):
+                    yield entry
+        is_meant = partial(is_within, outer=within) if within else None
+        yield from self._listing.entries(is_meant, user, progress, behind=client_address)
 
     def permits_around(self, target: Target) -> list[Entry]:
         """The permits of wider networks that hold `target`: they permit it too."""
-        networks = self._around(target, self.keys.permit_networks)
-        with self.asking():
-            return list(self._listing.permits(networks))
+        return list(self._listing.permits(self._around(target, self.keys.permit_networks)))
 
     def denied_around(self, target: Target) -> list[str]:
         """The wider networks that hold `target` and are denied, and EVERYBODY where that is so."""
@@ -142,8 +135,7 @@ class LoginTable:
 
     def write(self, commands: Sequence[Command]) -> None:
         """Say these to Redis, in one go."""
-        with self.asking(), Bulk(self.redis) as bulk:
-            bulk.ask(commands)
+        self.redis.ask(commands)
 
     def deny_user(self, user: bytes, reason: str, ttl: float) -> None:
         """Refuse for `ttl` seconds what a user's logins and permits give; `user` as keys name it (`name`)."""
@@ -163,23 +155,21 @@ class LoginTable:
 
     def denies(self, *, progress: Progress = lambda _count: None) -> Iterator[Deny]:
         """Every deny, in no order, read as it goes."""
-        with self.asking():
-            yield from self._listing.denies(progress)
+        yield from self._listing.denies(progress)
 
     def _add_length(self, key: bytes, target: Target, ttl: float) -> None:
         """Make a network's prefix length known, before the network itself is written and for longer."""
         if target.length is None:
             return
-        length = target.length
-
-        def write(pipeline: Pipeline) -> None:
-            known = parse_lengths(cast("bytes | None", pipeline.get(key)))
-            left = max(int(ttl) + 2, pipeline.ttl(key))
-            pipeline.multi()
-            pipeline.set(key, serialise_lengths(known | {length}), ex=left)
-
-        with self.asking():
-            self.redis.transaction(write, key)
+        for _ in range(_TRIES):
+            _, value, left = self.redis.ask([(b"WATCH", key), (b"GET", key), (b"TTL", key)])
+            lengths = serialise_lengths(parse_lengths(value) | {target.length})
+            write = (b"SET", key, lengths, b"EX", b"%d" % max(int(ttl) + 2, left))
+            # On another connection nobody would watch any more.
+            with suppress(ConnectionLost):
+                if self.redis.ask_once([(b"MULTI",), write, (b"EXEC",)])[2] is not None:
+                    return
+        raise StoreUnavailable(f"{key.decode()} changes faster than it can be written")
 
     def revoke_address(self, client_address: str) -> list[str]:
         """Delete every login and permit of an address, and return it if there were any."""
@@ -248,31 +238,19 @@ class LoginTable:
             self._delete([key])
             return
         heir = max(others, key=lambda entry: entry.left or 0)
-        with self.asking():
-            self.redis.set(key, serialise_record(heir.record), px=max(1, int((heir.left or 0) * 1000)))
+        self.write([set_command(key, serialise_record(heir.record), heir.left or 0)])
 
     def _scan(self, prefix: bytes) -> Iterator[list[bytes]]:
         """The keys that begin with `prefix`, a batch at a time."""
-        cursor = 0
+        cursor = b"0"
         while True:
-            with self.asking():
-                cursor, keys = self.redis.scan(cursor, match=escape_glob(prefix) + b"*", count=1000)
-            yield cast("list[bytes]", keys)
-            if cursor == 0:
+            ((cursor, keys),) = self.redis.ask([scan_command(cursor, escape_glob(prefix) + b"*", BATCH)])
+            yield keys
+            if cursor == b"0":
                 return
 
     def _delete(self, keys: list[bytes]) -> int:
-        with self.asking():
-            return self.redis.delete(*keys) if keys else 0
-
-    @contextmanager
-    def asking(self) -> Iterator[None]:
-        from redis import RedisError
-
-        try:
-            yield
-        except RedisError as error:
-            raise StoreUnavailable(str(error) or type(error).__name__) from error
+        return cast("int", self.redis.ask([(b"DEL", *keys)])[0]) if keys else 0
 
 
 def _encode(text: str) -> bytes:

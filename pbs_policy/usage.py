@@ -18,13 +18,13 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pbs_policy.keys import Keys
 from pbs_policy.question import Command
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from pbs_policy.redis_client import RedisClient
 
 MOST_PAIRS = 5_000
 """Pairs a day may have in Redis: 1.4 to 1.6 MB, and a site that still has so many knows whom to write to: everybody.
@@ -203,16 +203,16 @@ class Usage:
                 self._begin(day, pair).add_field(kind, int(value))
 
 
-def read_uses(redis: Redis, prefix: str, since: float, until: float) -> Iterator[Use]:
+def read_uses(redis: RedisClient, prefix: str, since: float, until: float) -> Iterator[Use]:
     """What was used on the UTC days from that of `since` to that of `until` (Unix seconds), each pair once, in no
-    order; what was summed as `OTHERS` is one of them. Raises redis.RedisError.
+    order; what was summed as `OTHERS` is one of them. Raises StoreUnavailable.
 
     A day is read as a whole: nobody knows at which hour of it the first of two uses was.
     """
     uses: dict[Pair, _Sum] = {}
     for number in range(int(since // _DAY), int(until // _DAY) + 1):
-        fields = cast("dict[bytes, bytes]", redis.hgetall(_key(prefix, number)))
-        for field, value in fields.items():
+        (reply,) = redis.ask([(b"HGETALL", _key(prefix, number))])
+        for field, value in zip(reply[::2], reply[1::2], strict=True):
             if field.count(b" ") < 2 or not _is_number(value):
                 continue  # somebody else's
             kind, pair = _parse_field(field)

@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy.cli import run
+from tests.stores import client_on
 
 
 class Result(NamedTuple):
@@ -46,7 +47,7 @@ def commands_with(file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
 
 def put_behind(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every command find its login table on `redis`."""
-    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: redis)
+    monkeypatch.setattr("pbs_policy.redis_client.connect", lambda *_, **__: client_on(redis))
 
 
 def commands_on(

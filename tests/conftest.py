@@ -14,9 +14,9 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis, missing
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from tests.service import Service
+from tests.stores import connect
 
 CAPTURES = Path(__file__).parent / "captures"
 

@@ -25,11 +25,11 @@ from pbs_policy.policy import Decision, Rules
 from pbs_policy.protocol import Request
 from pbs_policy.question import Answer, Procedure, carry_out
 from pbs_policy.records import Permit
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.senders import SenderMaps, SenderRules
 from pbs_policy.table import LoginTable
 from tests.service import Service, request
+from tests.stores import connect, table_on
 
 ADDRESS = "192.0.2.7"
 PREFIX = "t:"
@@ -72,7 +72,7 @@ def log_in(redis: Redis, address: str = ADDRESS, user: str = ALICE) -> None:
 @pytest.fixture
 def table(redis: Redis) -> LoginTable:
     log_in(redis)
-    return LoginTable(redis, PREFIX)
+    return table_on(redis, PREFIX)
 
 
 def answers(decisions: Sequence[Decision]) -> str:
@@ -196,7 +196,7 @@ def test_what_is_denied_is_not_counted(redis: Redis, table: LoginTable, what: st
 
 @pytest.mark.parametrize("limit", [1, 5])
 def test_a_permits_own_cap_replaces_those_of_the_settings(redis: Redis, limit: int) -> None:
-    table = LoginTable(redis, PREFIX)
+    table = table_on(redis, PREFIX)
     rules = Rules(address_cap=Cap(3, 60), user_cap=Cap(3, 60))
     table.permit(ClientAddresses().parse_target(ADDRESS), Permit(1, user=ALICE, cap=Cap(limit, 60)), 1000)
     seen = [relay(table, rules, f"{each}@x.net") for each in range(6)]
@@ -206,14 +206,14 @@ def test_a_permits_own_cap_replaces_those_of_the_settings(redis: Redis, limit: i
 
 
 def test_a_permit_without_a_cap_is_counted_by_those_of_the_settings(redis: Redis) -> None:
-    table = LoginTable(redis, PREFIX)
+    table = table_on(redis, PREFIX)
     table.permit(ClientAddresses().parse_target(ADDRESS), Permit(1), 1000)
     seen = [relay(table, Rules(address_cap=Cap(2, 60)), f"{each}@x.net") for each in range(4)]
     assert answers(seen) == "oocc"
 
 
 def test_every_client_of_a_permitted_network_counts_towards_the_networks_own_cap(redis: Redis) -> None:
-    table = LoginTable(redis, PREFIX)
+    table = table_on(redis, PREFIX)
     table.permit(ClientAddresses().parse_target("192.0.2.0/24"), Permit(1, cap=Cap(2, 60)), 1000)
     seen = [relay(table, Rules(), "a@x.net", address=f"192.0.2.{each}", instance=str(each)) for each in range(4)]
     assert answers(seen) == "oocc"
@@ -258,7 +258,7 @@ def test_one_warning_per_address_and_period_names_the_address_and_the_cap(redis:
 
 def test_two_servers_give_one_warning(redis: Redis, table: LoginTable) -> None:
     rules = Rules(address_cap=Cap(1, 60))
-    servers = itertools.cycle([table, LoginTable(redis, PREFIX)])
+    servers = itertools.cycle([table, table_on(redis, PREFIX)])
     seen = [relay(next(servers), rules, f"{each}@x.net") for each in range(6)]
     assert [bool(each.warning) for each in seen] == [False, True, False, False, False, False]
 
@@ -415,7 +415,7 @@ def carried_out(redis: Redis, command: Sequence[bytes]) -> Any:
 
 
 def counts_of(limits: Sequence[int]) -> list[Count]:
-    keys = LoginTable(fakeredis.FakeRedis(), PREFIX).keys
+    keys = table_on(fakeredis.FakeRedis(), PREFIX).keys
     return [Count(f"cap {at}", Cap(limit, 60), *keys.counted(b"%d" % at)) for at, limit in enumerate(limits)]
 
 

@@ -28,11 +28,11 @@ from pbs_policy.cli.output import FORMATS, Column
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.keys import Keys
 from pbs_policy.records import Permit, Record
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.table import LoginTable
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.service import CLI
+from tests.stores import connect, table_on
 
 KEYS = Keys("pbs:")
 HOUR = 3600
@@ -46,7 +46,7 @@ parse_target = ClientAddresses().parse_target
 
 @pytest.fixture
 def table(redis: Redis) -> LoginTable:
-    return LoginTable(redis, "pbs:", now=lambda: DAYS_AGO)
+    return table_on(redis, "pbs:", now=lambda: DAYS_AGO)
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_a_list_in_any_number_of_batches_is_complete(
         login(table, f"192.0.2.{number}", "alice@example.com")
         login(table, f"192.0.2.{number}", "" if number % 3 else "bob@example.com")
         expected += [f"192.0.2.{number}"] * 2
-        table.redis.set(f"other:{number}", "x")
+        table.write([(b"SET", b"other:%d" % number, b"x")])
     assert sorted(addresses(pbs("list", "-o", "jsonl"))) == sorted(expected)
 
 
@@ -304,7 +304,7 @@ def long_table() -> Iterator[str]:
     need("redis")
     with tempfile.TemporaryDirectory(prefix="pbs-") as directory, PrivateRedis(Path(directory), port=None) as server:
         with connect(RedisUrl.parse(server.url), "", "") as redis:
-            table = LoginTable(redis, "pbs:")
+            table = table_on(redis, "pbs:")
             for start in range(0, MANY, 500):
                 commands = []
                 for number in range(start, start + 500):

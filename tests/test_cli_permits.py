@@ -19,6 +19,7 @@ from pbs_policy.query import serialise_request
 from pbs_policy.records import Permit, Record, parse_permit
 from pbs_policy.table import LoginTable
 from tests.commands import Pbs, Result, commands_on, is_one_error
+from tests.stores import table_on
 
 KEYS = Keys("pbs:")
 HOUR = 3600
@@ -26,7 +27,7 @@ HOUR = 3600
 
 @pytest.fixture
 def table(redis: Redis) -> LoginTable:
-    return LoginTable(redis, "pbs:")
+    return table_on(redis, "pbs:")
 
 
 @pytest.fixture

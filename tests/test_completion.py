@@ -25,12 +25,11 @@ from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from pbs_policy.keys import Keys
 from pbs_policy.records import Permit, Record
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.settings import defaults
-from pbs_policy.table import LoginTable
 from tests.commands import Pbs, commands_on
 from tests.service import CLI
+from tests.stores import connect, table_on
 
 SHELLS = ["bash", "zsh", "fish"]
 parse_target = ClientAddresses().parse_target
@@ -39,7 +38,7 @@ Complete = Callable[[str], list[str]]
 
 def fill(redis_url: str) -> None:
     with connect(RedisUrl.parse(redis_url), "", "") as redis:
-        table = LoginTable(redis, "pbs:")
+        table = table_on(redis, "pbs:")
         for address, user in [
             ("192.0.2.7", "alice@example.com"),
             ("192.0.2.8", "Bob@example.com"),
@@ -148,7 +147,7 @@ def test_another_database_a_password_and_a_user_are_those_of_the_settings(
 ) -> None:
     server = own_redis("--user", "helper", "on", ">secret", "~*", "+@all")
     with connect(RedisUrl.parse(f"{server.url.removesuffix('/0')}/3"), "", "") as redis:
-        LoginTable(redis, "[x]:").record_login("192.0.2.7", Record(1), 60)
+        table_on(redis, "[x]:").record_login("192.0.2.7", Record(1), 60)
     password = tmp_path / "password"
     password.write_text("secret\n")
     for words, suggested in [("", ["192.0.2.7"]), ("--set redis_user=nobody ", [])]:

@@ -43,11 +43,11 @@ from pbs_policy.policy import Decision, Rules
 from pbs_policy.protocol import Request
 from pbs_policy.question import carry_out
 from pbs_policy.records import Permit
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.senders import SenderMaps, SenderRules
 from pbs_policy.table import LoginTable
 from tests.service import request
+from tests.stores import connect, table_on
 from tests.test_caps import advance
 from tests.test_decision_table import Script
 
@@ -325,7 +325,7 @@ class Machine(RuleBasedStateMachine):
         lines = {"key_prefix": PREFIX, "sender_match": match, "ttl": f"{TTL}s", "services": services}
         file = Path(self.directory.name) / "script.conf"
         self.script = Script(self.redis, file, **lines, user_domain=USER_DOMAIN)
-        self.servers = [Server(LoginTable(self.redis, PREFIX, user_domain=USER_DOMAIN)) for _ in range(2)]
+        self.servers = [Server(table_on(self.redis, PREFIX, user_domain=USER_DOMAIN)) for _ in range(2)]
         self.admin = self.servers[0].table
         self.model = Model(self.site)
         self.log_in(logins)

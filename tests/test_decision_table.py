@@ -27,12 +27,12 @@ from pbs_policy.policy import Rules
 from pbs_policy.protocol import Request
 from pbs_policy.question import carry_out
 from pbs_policy.records import Permit
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.senders import SenderMaps, SenderRules
 from pbs_policy.shipped import shipped
 from pbs_policy.table import LoginTable, StoreUnavailable
 from tests.service import Service, request
+from tests.stores import connect, table_on
 
 ADDRESS = "192.0.2.7"
 PREFIX = "t:"
@@ -200,7 +200,7 @@ def stands() -> Iterator[Stand]:
 
 def write(stand: Stand, redis: Redis, match: Match, directory: Path) -> None:
     """Make it so, through those who write the table in life."""
-    table = LoginTable(redis, PREFIX)
+    table = table_on(redis, PREFIX)
     script = Script(redis, directory / "script.conf", **settings_of(match))
     for login in stand.logins:
         script.log_in(ADDRESS, login.user)
@@ -240,7 +240,7 @@ def test_every_stand_with_every_match_and_every_sender(
     for match in MATCHES:
         redis.flushall()
         write(stand, redis, match, tmp_path)
-        table = LoginTable(redis if stand.is_available else unavailable, PREFIX)
+        table = table_on(redis if stand.is_available else unavailable, PREFIX)
         for kind, sender in SENDERS.items():
             expected = expect(stand, match, sender)
             seen = ask(table, Rules(SenderRules(match)), maps=maps, sender=sender)
@@ -256,13 +256,13 @@ def test_an_expired_login_is_none(redis: Redis, tmp_path: Path, maps: SenderMaps
     for key in redis.scan_iter(match=f"{PREFIX}login:*"):
         redis.pexpire(key, 0)
     rules = Rules(SenderRules(match))
-    assert ask(LoginTable(redis, PREFIX), rules, maps=maps, sender=SENDERS[kind]) == ("DUNNO", "no_login")
+    assert ask(table_on(redis, PREFIX), rules, maps=maps, sender=SENDERS[kind]) == ("DUNNO", "no_login")
 
 
 @pytest.mark.parametrize("is_permit", [False, True])
 def test_what_ends_between_the_rounds_permits_nothing(redis: Redis, tmp_path: Path, is_permit: bool) -> None:
     write(Stand(() if is_permit else (Login(ALICE),), "live" if is_permit else ""), redis, "off", tmp_path)
-    table = LoginTable(redis, PREFIX)
+    table = table_on(redis, PREFIX)
     case = make_case(table, Rules(), ClientAddresses().parse(ADDRESS), Request(request(ADDRESS)))
     found, _ = table.read(case.keys)
     assert carry_out(policy.decide(case, found), table.ask).action == "OK"
@@ -307,7 +307,7 @@ def test_a_running_service_without_redis_defers(
 
 @pytest.fixture
 def table(redis: Redis) -> LoginTable:
-    return LoginTable(redis, PREFIX)
+    return table_on(redis, PREFIX)
 
 
 @pytest.fixture
@@ -554,7 +554,7 @@ def test_user_domain_completes_users_without_a_domain(
 def test_a_deny_meets_a_user_in_either_spelling(
     redis: Redis, log_in: Callable[..., None], match: Match, user: str, denied: str
 ) -> None:
-    table = LoginTable(redis, PREFIX, user_domain="example.com")
+    table = table_on(redis, PREFIX, user_domain="example.com")
     rules = Rules(SenderRules(match, "example.com"))
     log_in(user, user_domain="example.com")
     assert ask(table, rules) == ("OK", "login")
@@ -628,7 +628,7 @@ def test_the_second_look_matches_no_sender_whom_sender_match_does_not(
     redis: Redis, log_in: Callable[..., None], match: Match, sender: str
 ) -> None:
     """A sender of which mailbox and domain are not certain matches nobody, whoever else is denied there."""
-    table = LoginTable(redis, PREFIX, user_domain="example.com")
+    table = table_on(redis, PREFIX, user_domain="example.com")
     rules = Rules(SenderRules(match, "example.com"))
     log_in(sender or ALICE, user_domain="example.com")
     assert ask(table, rules, sender=sender) == ("DUNNO", "sender_mismatch")
@@ -662,7 +662,7 @@ def test_observed_the_action_is_dunno_and_what_it_would_be_is_said(
         action, reason = expect(stand, "domain", sender)
         asked = Request(request(ADDRESS, sender=sender))
         rules = Rules(SenderRules("domain"), observe_only=True)
-        decision = check(LoginTable(redis, PREFIX), rules, ClientAddresses().parse(ADDRESS), asked, maps)
+        decision = check(table_on(redis, PREFIX), rules, ClientAddresses().parse(ADDRESS), asked, maps)
         assert (decision.action, decision.would_be, decision.reason) == ("DUNNO", action, reason)
 
 

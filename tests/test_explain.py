@@ -21,11 +21,11 @@ from pbs_policy.policy import Rules
 from pbs_policy.protocol import Request
 from pbs_policy.query import serialise_request
 from pbs_policy.records import Permit, serialise_permit
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.senders import SenderMaps, SenderRules, names_of_user
 from pbs_policy.steps import Step
 from pbs_policy.table import LoginTable
+from tests.stores import connect, table_on
 
 NOW = 1_700_000_000
 ADDRESS = "192.0.2.7"
@@ -39,7 +39,7 @@ ALICE, BOB, CAROL, DAVE = "alice@example.com", "bob@example.net", "carol@example
 
 
 def table_of(redis: Redis, user_domain: str = "") -> LoginTable:
-    return LoginTable(redis, "pbs:", user_domain=user_domain, now=lambda: NOW)
+    return table_on(redis, "pbs:", user_domain=user_domain, now=lambda: NOW)
 
 
 def request_of(sender: str = "", recipient: str = "", tls: bool = False, instance: str = "") -> Request:
@@ -47,6 +47,12 @@ def request_of(sender: str = "", recipient: str = "", tls: bool = False, instanc
         "client_address": ADDRESS, "sender": sender, "recipient": recipient, "instance": instance,
         "encryption_protocol": "TLSv1.3" if tls else "",
     }))  # fmt: skip
+
+
+def put(table: LoginTable, key: bytes | str, value: bytes | str, left: int | None) -> None:
+    """Set a key for `left` seconds, or for ever."""
+    key, value = (each.encode() if isinstance(each, str) else each for each in (key, value))
+    table.write([(b"SET", key, value, *((b"EX", b"%d" % left) if left else ()))])
 
 
 def log_in(
@@ -62,15 +68,14 @@ def log_in(
     value = f"{NOW - ago} {service} {user}".rstrip()
     names = names_of_user(user.encode(), user_domain)
     for name in (b"", *(names if domains else names[:1])):
-        table.redis.set(table.keys.login(ADDRESS, name), value, ex=left)
+        put(table, table.keys.login(ADDRESS, name), value, left)
 
 
 def fill(table: LoginTable, what: bytes, number: int, left: int = LEFT) -> None:
     """Let a cap have counted `number` recipients."""
     key, _ = table.keys.counted(what)
     if number:
-        table.redis.sadd(key, *range(number))
-        table.redis.expire(key, left)
+        table.write([(b"SADD", key, *[b"%d" % each for each in range(number)]), (b"EXPIRE", key, b"%d" % left)])
 
 
 def step_of(explanation: Explanation, rule: str) -> Step:
@@ -97,7 +102,7 @@ def some_stand(pick: random.Random, table: LoginTable, user_domain: str) -> None
         service = pick.choice(["pop3", "pop3", "imap"]) if user else pick.choice(["", "imap"])
         log_in(table, user, service, pick.randint(1, 900), left(), pick.random() < 0.7, user_domain)
     if pick.random() < 0.1:
-        table.redis.set(table.keys.login(ADDRESS), "yes", ex=HOUR)
+        put(table, table.keys.login(ADDRESS), "yes", HOUR)
     for target in (ADDRESS, NETWORK.text):
         if pick.random() < 0.25:
             permit = Permit(
@@ -108,16 +113,16 @@ def some_stand(pick: random.Random, table: LoginTable, user_domain: str) -> None
                 pick.choice([None, Cap(3, HOUR)]),
             )
             value = pick.choice([serialise_permit(permit)] * 6 + [b'{"given_at": 1, "colour": "red"}'])
-            table.redis.set(table.keys.permit(target), value, ex=left())
-            table.redis.set(table.keys.permit_networks, "4/24", ex=HOUR)
+            put(table, table.keys.permit(target), value, left())
+            put(table, table.keys.permit_networks, "4/24", HOUR)
             fill(table, b"permit:" + target.encode(), pick.choice([0, 2, 3]))
     for key in ("deny:192.0.2.7", "deny:192.0.2.0/24", "deny:all"):
         if pick.random() < 0.06:
-            table.redis.set(f"pbs:{key}", "spam", ex=left())
-            table.redis.set(table.keys.deny_networks, "4/24 6/48", ex=HOUR)
+            put(table, f"pbs:{key}", "spam", left())
+            put(table, table.keys.deny_networks, "4/24 6/48", HOUR)
     for user in (ALICE, BOB, DAVE, "dave@example.net"):
         if pick.random() < 0.2:
-            table.redis.set(f"pbs:deny-user:{user}", "stolen password", ex=HOUR)
+            put(table, f"pbs:deny-user:{user}", "stolen password", HOUR)
     fill(table, b"address:" + ADDRESS.encode(), pick.choice([0, 4, 4, 5, 6]))
     fill(table, b"user:" + ALICE.encode(), pick.choice([0, 0, 2]))
 
@@ -307,7 +312,7 @@ def test_what_a_permit_asks_is_said_with_what_was_there(redis: Redis) -> None:
 
 def test_what_is_no_permit_is_named(redis: Redis) -> None:
     table = table_of(redis)
-    redis.set(table.keys.permit(ADDRESS), '{"given_at": 1, "colour": "red"}', ex=HOUR)
+    redis.set(table.keys.permit(ADDRESS), '{"given_at": 1, "colour": "red"}', HOUR)
     assert step_of(explain(table, Rules(), CLIENT, request_of()), "permits") == Step(
         "permits", "pass", "none for 192.0.2.7",
         details=("192.0.2.7: what stands there is no permit, and is not honoured",),
@@ -466,7 +471,7 @@ def test_the_services_own_acl_user_may_ask_all_but_who_else_is_there(
 
 def test_what_is_not_printable_is_not_shown(redis: Redis) -> None:
     table = table_of(redis)
-    redis.set(table.keys.login(ADDRESS), b"1 pop3 a\x1b[2Jb\xff\nc", ex=HOUR)
+    redis.set(table.keys.login(ADDRESS), b"1 pop3 a\x1b[2Jb\xff\nc", HOUR)
     table.deny_user(b"a\x1b[2jb\xff\nc", "\x1b[2J", HOUR)
     for sender in ("x\x1b[2J@example.com", "jos\udce9@example.com"):
         for match in ("off", "address"):

@@ -4,9 +4,9 @@ a running service knows of a new one."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address, ip_network
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
@@ -16,12 +16,13 @@ from redis import Redis
 from pbs_policy.address import AddressError, ClientAddresses, Network, Target, networks_of, parse_network
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.networks import Lengths, parse_lengths, serialise_lengths
+from pbs_policy.question import Command
 from pbs_policy.records import Permit
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.table import LoginTable
 from pbs_policy.upkeep import INTERVAL
 from tests.service import Client, Service
+from tests.stores import client_on, connect, table_on
 
 PREFIX = "t:"
 
@@ -179,7 +180,7 @@ def test_a_network_that_can_be_named_is_found_for_each_of_its_clients(network: N
 
 @pytest.fixture
 def table(redis: Redis) -> LoginTable:
-    return LoginTable(redis, PREFIX)
+    return table_on(redis, PREFIX)
 
 
 def lengths_in(redis: Redis, key: bytes) -> Lengths:
@@ -222,28 +223,45 @@ def test_a_network_of_everybody_is_refused_rather_than_never_looked_for(table: L
         table.permit(target(everybody), Permit(1), 60)
 
 
-def test_two_administrators_at_the_same_moment_lose_no_length(redis: Redis, table: LoginTable) -> None:
+def test_two_administrators_at_the_same_moment_lose_no_length(
+    redis: Redis, table: LoginTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second writes between the first one's look and its writing."""
     table.permit(target("192.0.2.0/24"), Permit(1), 100)
     in_between: Iterator[str] = iter(["198.51.0.0/17"])
+    slow = client_on(redis)
+    ask = slow.ask
 
-    class Slow(type(redis)):  # type: ignore[misc]
-        def pipeline(self, *arguments: object, **options: object) -> object:
-            pipeline = super().pipeline(*arguments, **options)
-            get = pipeline.get
+    def ask_slowly(commands: Sequence[Command]) -> list[Any]:
+        replies = ask(commands)
+        for text in in_between:
+            table_on(redis, PREFIX).permit(target(text), Permit(1), 100)
+        return replies
 
-            def slow_get(key: bytes) -> object:
-                value = get(key)
-                for text in in_between:
-                    LoginTable(redis, PREFIX).permit(target(text), Permit(1), 100)
-                return value
-
-            pipeline.get = slow_get
-            return pipeline
-
-    slow = Slow(connection_pool=redis.connection_pool)
+    monkeypatch.setattr(slow, "ask", ask_slowly)
     LoginTable(slow, PREFIX).permit(target("203.0.113.0/25"), Permit(1), 100)
     assert not list(in_between), "the second administrator was there"
+    assert lengths_in(redis, table.keys.permit_networks) == {(4, 24), (4, 17), (4, 25)}
+
+
+def test_a_connection_lost_between_look_and_writing_loses_no_length(
+    redis: Redis, table: LoginTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another connection would not know that somebody has written meanwhile."""
+    table.permit(target("192.0.2.0/24"), Permit(1), 100)
+    in_between: Iterator[str] = iter(["198.51.0.0/17"])
+    cut = client_on(redis)
+    ask = cut.ask
+
+    def ask_and_be_cut(commands: Sequence[Command]) -> list[Any]:
+        replies = ask(commands)
+        for text in in_between:
+            table_on(redis, PREFIX).permit(target(text), Permit(1), 100)
+            cut.close()
+        return replies
+
+    monkeypatch.setattr(cut, "ask", ask_and_be_cut)
+    LoginTable(cut, PREFIX).permit(target("203.0.113.0/25"), Permit(1), 100)
     assert lengths_in(redis, table.keys.permit_networks) == {(4, 24), (4, 17), (4, 25)}
 
 
@@ -258,7 +276,7 @@ def service(redis_server: PrivateRedis, start_service: Callable[..., Service]) -
 @pytest.fixture
 def served(redis_server: PrivateRedis, service: Service) -> Iterator[tuple[LoginTable, Client]]:
     with connect(RedisUrl.parse(redis_server.url), "", "") as redis, service.connect() as client:
-        yield LoginTable(redis, PREFIX), client
+        yield table_on(redis, PREFIX), client
 
 
 def test_a_permit_of_a_network_with_a_new_length_counts_within_a_second(served: tuple[LoginTable, Client]) -> None:
@@ -310,14 +328,14 @@ def test_the_last_permitted_network_may_go_and_another_come(served: tuple[LoginT
         assert wait_until(lambda: client.ask("192.0.2.7") == "OK", seconds=5)
         table.revoke_network(network)
         assert client.ask("192.0.2.7") == "DUNNO"
-        table.redis.delete(table.keys.permit_networks)
+        table.write([(b"DEL", table.keys.permit_networks)])
 
 
 def test_a_service_knows_when_it_starts_what_was_permitted_before(
     redis_server: PrivateRedis, start_service: Callable[..., Service]
 ) -> None:
     with connect(RedisUrl.parse(redis_server.url), "", "") as redis:
-        LoginTable(redis, PREFIX).permit(target("192.0.2.0/24"), Permit(1), 60)
+        table_on(redis, PREFIX).permit(target("192.0.2.0/24"), Permit(1), 60)
     service = start_service(redis_url=redis_server.url, key_prefix=PREFIX)
     assert service.ask("192.0.2.7") == "OK"
 
@@ -331,7 +349,7 @@ def test_after_an_outage_of_redis_new_lengths_are_learned_again(
     assert service.waits_to_log("Redis is unavailable")
     server.start()
     with connect(RedisUrl.parse(server.url), "", "") as redis:
-        LoginTable(redis, PREFIX).permit(target("192.0.2.0/24"), Permit(1), 60)
+        table_on(redis, PREFIX).permit(target("192.0.2.0/24"), Permit(1), 60)
     assert wait_until(lambda: service.ask("192.0.2.7") == "OK", seconds=5)
 
 

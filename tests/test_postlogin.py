@@ -29,11 +29,11 @@ from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.keys import Keys
 from pbs_policy.records import Record, parse_record
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.senders import names_of_user
 from pbs_policy.table import Entry, LoginTable
 from tests.conftest import CAPTURES
+from tests.stores import connect, table_on
 
 SCRIPT = Path(__file__).parent.parent / "dovecot-hooks" / "pbs-postlogin"
 ENVIRONMENTS = sorted(CAPTURES.glob("dovecot-2.*/*.env"))
@@ -120,7 +120,7 @@ def went_on(result: subprocess.CompletedProcess[bytes], environment: dict[bytes,
 
 def table_at(url: str) -> Iterator[tuple[Redis, LoginTable]]:
     with connect(RedisUrl.parse(url), "", "") as redis:
-        yield redis, LoginTable(redis, "pbs:")
+        yield redis, table_on(redis, "pbs:")
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def redis(redis_server: PrivateRedis) -> Iterator[Redis]:
 
 
 def logins(redis: Redis) -> list[Entry]:
-    return sorted(LoginTable(redis, "pbs:").entries())
+    return sorted(table_on(redis, "pbs:").entries())
 
 
 # --- what is recorded

@@ -28,9 +28,9 @@ from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port, has_ipv6
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from tests.service import CLI, Client, Service, pieces, request
+from tests.stores import connect
 
 LOGGED_IN = "192.0.2.7"
 STRANGER = "192.0.2.8"

@@ -34,6 +34,7 @@ from pbs_policy.stats import (
 )
 from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
 from tests.service import Service
+from tests.stores import client_on
 
 KEYS = Keys("pbs:")
 NOON = 1_700_049_600  # 2023-11-15 12:00:00 UTC
@@ -91,7 +92,7 @@ def process(redis: Redis, clock: Clock) -> Process:
 
 def counted(redis: Redis, clock: Clock) -> dict[int, dict[str, int]]:
     """What was decided, by how many minutes ago."""
-    minutes = read_minutes(redis, KEYS, clock.time)
+    minutes = read_minutes(client_on(redis), KEYS, clock.time)
     now = int(clock.time // 60)
     return {now - minute.begins // 60: dict(minute.counts) for minute in minutes if minute.counts}
 
@@ -120,11 +121,11 @@ def test_a_day_is_read_oldest_minute_first_and_no_more(process: Process, redis: 
     process.decide(OK, "login")
     process.write()
     clock.time += (MINUTES - 1) * 60
-    minutes = read_minutes(redis, KEYS, clock.time)
+    minutes = read_minutes(client_on(redis), KEYS, clock.time)
     assert len(minutes) == MINUTES
     assert minutes[0] == (NOON, Counter({"OK login": 1}), Counter({"mx1:7": 1}))
     clock.time += 60
-    assert not any(minute.counts for minute in read_minutes(redis, KEYS, clock.time))
+    assert not any(minute.counts for minute in read_minutes(client_on(redis), KEYS, clock.time))
 
 
 def test_every_key_has_an_end(process: Process, redis: Redis) -> None:
@@ -147,13 +148,13 @@ def test_a_process_describes_itself(process: Process, redis: Redis, clock: Clock
     clock.time += 61
     process.decide(OK, "permit")
     process.write()
-    (service,) = read_services(redis, KEYS, read_minutes(redis, KEYS, clock.time))
+    (service,) = read_services(client_on(redis), KEYS, read_minutes(client_on(redis), KEYS, clock.time))
     assert service == ("mx1", 7, "1.2", NOON, 3, 2, Counter({"OK permit": 6}))
 
 
 def test_a_process_that_decides_nothing_is_known_to_run(process: Process, redis: Redis, clock: Clock) -> None:
     process.write()
-    (service,) = read_services(redis, KEYS, read_minutes(redis, KEYS, clock.time))
+    (service,) = read_services(client_on(redis), KEYS, read_minutes(client_on(redis), KEYS, clock.time))
     assert (service.host, service.counts) == ("mx1", Counter())
 
 
@@ -162,7 +163,7 @@ def test_a_process_that_ends_is_gone_at_once_and_its_numbers_stay(
 ) -> None:
     process.decide(OK, "login")
     process.write(is_last=True)
-    assert read_services(redis, KEYS, read_minutes(redis, KEYS, clock.time)) == []
+    assert read_services(client_on(redis), KEYS, read_minutes(client_on(redis), KEYS, clock.time)) == []
     assert counted(redis, clock) == {0: {"OK login": 1}}
 
 
@@ -362,16 +363,16 @@ def test_a_running_service_writes_what_it_decides(
         wanted = {"OK login": 1, "DUNNO no_login": 2, "DUNNO loopback": 1}
         key = f"pbs:service:{process_name(service.pid)}"
         assert wait_until(lambda: client.hget(key, "OK login") == b"1", seconds=10)
-        minutes = read_minutes(client, KEYS, time.time())
+        minutes = read_minutes(client_on(client), KEYS, time.time())
         assert sum((minute.counts for minute in minutes), Counter()) == wanted
-        (state,) = read_services(client, KEYS, minutes)
+        (state,) = read_services(client_on(client), KEYS, minutes)
         assert (state.pid, state.counts, state.redis_connections) == (service.pid, wanted, 1)
         assert abs(state.started - time.time()) < 60
         service.ask("192.0.2.9")
         service.stop()
-        minutes = read_minutes(client, KEYS, time.time())
+        minutes = read_minutes(client_on(client), KEYS, time.time())
         assert sum((minute.counts for minute in minutes), Counter())["DUNNO no_login"] == 3
-        assert read_services(client, KEYS, minutes) == []
+        assert read_services(client_on(client), KEYS, minutes) == []
 
 
 def test_under_observe_only_what_would_have_been_permitted_is_counted_as_dunno_login(
@@ -382,7 +383,7 @@ def test_under_observe_only_what_would_have_been_permitted_is_counted_as_dunno_l
         service = start_service(redis_url=redis_server.url, observe_only="yes")
         service.ask("192.0.2.7")
         service.stop()
-        minutes = read_minutes(client, KEYS, time.time())
+        minutes = read_minutes(client_on(client), KEYS, time.time())
         assert sum((minute.counts for minute in minutes), Counter()) == {"DUNNO login": 1}
 
 
@@ -392,5 +393,5 @@ def test_each_worker_is_a_process_of_its_own(
     with Redis(port=redis_server.port) as client:
         start_service(redis_url=redis_server.url, workers="2")
         assert wait_until(lambda: len(list(client.scan_iter("pbs:service:*"))) == 2, seconds=10)
-        services = read_services(client, KEYS, read_minutes(client, KEYS, time.time()))
+        services = read_services(client_on(client), KEYS, read_minutes(client_on(client), KEYS, time.time()))
         assert len({service.pid for service in services}) == 2

@@ -23,9 +23,10 @@ from pbs_policy.caps import Cap
 from pbs_policy.importing import Import
 from pbs_policy.keys import Keys
 from pbs_policy.records import Permit, Record
-from pbs_policy.table import LoginTable
+from pbs_policy.table import LoginTable, StoreUnavailable
 from pbs_policy.transfer import LONGEST_LINE, export_lines, parse_line, parse_lines, read_lines
 from tests.commands import Pbs, Result, commands_on, is_one_error
+from tests.stores import table_on
 
 KEYS = Keys("pbs:")
 NOW = 1_790_000_000
@@ -51,7 +52,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def table(redis: Redis, clock: Clock) -> LoginTable:
-    return LoginTable(redis, "pbs:", now=clock)
+    return table_on(redis, "pbs:", now=clock)
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ tables = st.fixed_dictionaries(
 @given(tables)
 def test_what_was_exported_is_imported_as_it_was(redis: Redis, entries: dict[str, list[Any]]) -> None:
     redis.flushall()
-    table = LoginTable(redis, "pbs:", user_domain="example.com", now=lambda: NOW)
+    table = table_on(redis, "pbs:", user_domain="example.com", now=lambda: NOW)
     for number, (address, user, ttl) in enumerate(entries["logins"]):
         table.record_login(address, Record(NOW + number, "imap", user), ttl, with_domain=True)
     for target, permit, ttl in entries["permits"]:
@@ -164,7 +165,7 @@ def test_a_login_is_recorded_under_the_keys_of_the_post_login_script(table: Logi
     table.record_login("192.0.2.7", record, HOUR)
     assert set(stand(redis)) == expected - {KEYS.login("192.0.2.7", b"@example.com")}
     redis.flushall()
-    LoginTable(redis, "pbs:", user_domain="example.com").record_login("192.0.2.7", Record(NOW, "imap", "bob"), HOUR)
+    table_on(redis, "pbs:", user_domain="example.com").record_login("192.0.2.7", Record(NOW, "imap", "bob"), HOUR)
     assert set(stand(redis)) == {KEYS.login("192.0.2.7"), KEYS.login("192.0.2.7", b"bob@example.com")}
 
 
@@ -341,7 +342,7 @@ def now_lines(*lines: bytes) -> bytes:
 def test_export_and_import_by_a_file(pbs: Pbs, redis: Redis, tmp_path: Path) -> None:
     assert pbs("permit", "192.0.2.0/28", "--user", "scanner@example.com", "--sender", "@example.com").status == 0
     assert pbs("revoke", "bob@example.com", "--deny", "1h").status == 0
-    table = LoginTable(redis, "pbs:")
+    table = table_on(redis, "pbs:")
     table.record_login("192.0.2.7", Record(int(table.now()), "imap", "alice@example.com"), HOUR)
     table.deny(None, "spam", HOUR)
     redis.set(KEYS.deny("192.0.2.7"), "x")
@@ -414,13 +415,11 @@ def test_a_file_that_cannot_be_read_or_written_is_one_error(pbs: Pbs, redis: Red
 
 
 def test_an_export_that_fails_leaves_the_last_one(pbs: Pbs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from redis import ConnectionError as ConnectionLost
-
     file = tmp_path / "table.jsonl"
     file.write_text("the last one")
 
     def fail(*_: object, **__: object) -> None:
-        raise ConnectionLost("gone")
+        raise StoreUnavailable("gone")
 
     monkeypatch.setattr("pbs_policy.listing.read_keys", fail)
     assert is_one_error(pbs("export", str(file)), os.EX_UNAVAILABLE, "Redis is unavailable: gone")
@@ -439,7 +438,7 @@ def test_many_lines_are_written_batch_by_batch(pbs: Pbs, tmp_path: Path, redis: 
 
 def test_a_login_that_came_while_its_line_was_looked_at_is_not_overwritten() -> None:
     redis = fakeredis.FakeRedis()
-    table = LoginTable(redis, "pbs:", now=lambda: NOW)
+    table = table_on(redis, "pbs:", now=lambda: NOW)
 
     class Late(Import):
         def _write(self, *arguments: Any) -> None:

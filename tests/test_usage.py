@@ -14,9 +14,9 @@ from redis import Redis
 from pbs_policy import usage as module
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.question import Command
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.usage import MOST_PAIRS, OTHERS, PAIRS_AT_ONCE, PAIRS_IN_MEMORY, Usage, Use, read_uses
+from tests.stores import client_on, connect
 
 DAY = 86_400
 KEPT = 30 * DAY
@@ -72,7 +72,7 @@ def write(usage: Usage, redis: Redis) -> None:
 
 
 def uses(redis: Redis, since: float = MIDNIGHT, until: float = MIDNIGHT + DAY - 1) -> list[Use]:
-    return sorted(read_uses(redis, "t:", since, until))
+    return sorted(read_uses(client_on(redis), "t:", since, until))
 
 
 def ends(redis: Redis) -> list[int]:
@@ -500,4 +500,4 @@ def test_a_field_of_somebody_else_is_passed_over(usage: Usage, redis: Redis, fie
 def test_other_prefixes_are_not_read(usage: Usage, redis: Redis) -> None:
     usage.note("192.0.2.7", "alice@example.com", False)
     write(usage, redis)
-    assert list(read_uses(redis, "pbs:", MIDNIGHT, NOON)) == []
+    assert list(read_uses(client_on(redis), "pbs:", MIDNIGHT, NOON)) == []

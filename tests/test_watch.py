@@ -24,7 +24,8 @@ from pbs_policy.bars import fit, has_blocks, plot, width_of
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from pbs_policy.records import Permit, Record, serialise_permit
-from pbs_policy.table import LoginTable, StoreUnavailable
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.table import StoreUnavailable
 from pbs_policy.watch import source as source_module
 from pbs_policy.watch.live import Feed
 from pbs_policy.watch.screen import render
@@ -32,6 +33,7 @@ from pbs_policy.watch.source import Source
 from pbs_policy.watch.state import ADDRESSES_KEPT, EVENTS_KEPT, FORGOTTEN, Event, Relay, State, Table
 from pbs_policy.watch.terminal import keys
 from tests.service import CLI, Service
+from tests.stores import connect, table_on
 
 AT = 1_700_049_600.0  # 2023-11-15 12:00:00 UTC
 NOW = 1_000.0  # by the watcher's clock
@@ -353,7 +355,7 @@ class Follower:
     """A source, its feed and its state, on a Redis of either world."""
 
     def __init__(self, redis: Redis, *, addresses: tuple[str, ...] = ()) -> None:
-        self.table = LoginTable(redis, "pbs:")
+        self.table = table_on(redis, "pbs:")
         self.source = Source(self.table, lambda: NOW)
         self.addresses = addresses
 
@@ -459,8 +461,6 @@ def test_what_is_published_is_heard(follower: Follower, redis: Redis) -> None:
 
 def test_after_a_restart_of_redis_it_goes_on(own_redis: Callable[..., PrivateRedis]) -> None:
     server = own_redis()
-    from pbs_policy.redis_client import connect
-    from pbs_policy.redis_url import RedisUrl
 
     with connect(RedisUrl.parse(server.url), "", "") as client:
         follower = Follower(client)
@@ -539,7 +539,7 @@ def service(start_service: Callable[..., Service], redis_server: PrivateRedis) -
 
 def log_in(server: PrivateRedis, address: str, user: str) -> None:
     with Redis(port=server.port) as client:
-        LoginTable(client, "pbs:").record_login(address, Record(int(time.time()), "pop3", user), 1800)
+        table_on(client, "pbs:").record_login(address, Record(int(time.time()), "pop3", user), 1800)
 
 
 def test_in_a_pipe_each_event_is_a_line(service: Service, redis_server: PrivateRedis, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Shell completion: what a Tab suggests for addresses, users, settings and listeners, and `pbs-policy completion`.
 
 Suggestions are read from Redis for that very Tab, within `SECONDS`; where Redis is away, or the settings are wrong,
-there are none, and nothing is said. Redis is asked by hand: importing redis-py takes longer than all the rest.
+there are none, and nothing is said.
 
 Names in the login table come from whoever logs in, and what completion puts into a command line is run by the shell
 at Return: only names are suggested that a shell reads as plain words (`_is_plain`).
@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from pbs_policy.redis_url import RedisUrl, TlsFiles
     from pbs_policy.settings import Settings
 
 VARIABLE = "_PBS_POLICY_COMPLETE"
@@ -32,8 +28,6 @@ SECONDS = 0.2
 
 MOST = 200
 """Suggestions: more than that nobody reads."""
-
-_BATCH = b"1000"  # keys that Redis looks at for one SCAN, as `bulk.BATCH`
 
 # What no shell takes for more than a word; the first letter none that begins an option, a comment, a home.
 _is_plain = re.compile(r"[\w@:/][\w.+@:/%-]*").fullmatch
@@ -138,92 +132,23 @@ def _read(
     settings: Settings, beginning: bytes, targets: tuple[str, ...], users: tuple[str, ...], found: set[str]
 ) -> None:
     """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
-    import hiredis
-
-    from pbs_policy.listing import escape_glob
+    from pbs_policy.bulk import BATCH, escape_glob, scan_command
+    from pbs_policy.redis_client import StoreUnavailable, connect
     from pbs_policy.sources import SettingsError
 
     prefix = settings.key_prefix.encode()
     pattern = escape_glob(prefix) + b"*[:,]" + beginning + b"*"  # a plain word's letters mean themselves
     start = beginning.decode("utf-8", "replace")
     try:
-        password = settings.redis_password()
-        with ExitStack() as sockets:
-            ask = _Redis(settings.redis_url, settings.redis_tls, sockets).ask
-            if password:
-                ask(b"AUTH", *([settings.redis_user] if settings.redis_user else []), password)
-            if settings.redis_url.db:
-                ask(b"SELECT", str(settings.redis_url.db))
+        user, password = settings.redis_user, settings.redis_password()
+        with connect(settings.redis_url, user, password, settings.redis_tls, within=SECONDS) as redis:
             cursor = b""
             while cursor != b"0" and len(found) < MOST:
-                cursor, keys = ask(b"SCAN", cursor or b"0", b"MATCH", pattern, b"COUNT", _BATCH)
+                ((cursor, keys),) = redis.ask([scan_command(cursor or b"0", pattern, BATCH)])
                 names = (name for key in keys for name in names_in(key, prefix, targets, users))
                 found.update(name for name in names if name.startswith(start) and _is_plain(name))
-    except (OSError, SettingsError, hiredis.HiredisError):
+    except (StoreUnavailable, SettingsError):
         return  # a Tab is no place for an error: the command itself will say it
-
-
-class _Redis:
-    """One connection, one command at a time, for `SECONDS`; `sockets` will close it. Raises OSError, HiredisError."""
-
-    def __init__(self, url: RedisUrl, tls: TlsFiles, sockets: ExitStack) -> None:
-        import hiredis
-
-        self._ends_at = time.monotonic() + SECONDS
-        self._sockets = sockets
-        self._reader = hiredis.Reader()
-        if url.master:
-            host, port = self._find_master(url)
-            self._socket = self._connect(host, port)
-        elif url.path:
-            self._socket = sockets.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            self._socket.settimeout(self._left())
-            self._socket.connect(url.path)
-        else:
-            self._socket = self._connect(url.host, url.port)
-        if url.tls:
-            import ssl
-
-            context = ssl.create_default_context(cafile=tls.ca or None)
-            if tls.certificate:
-                context.load_cert_chain(tls.certificate, tls.key or None)
-            self._socket = sockets.enter_context(context.wrap_socket(self._socket, server_hostname=url.host))
-
-    def ask(self, *command: bytes | str) -> Any:
-        """The reply to one command; one that is an error is raised."""
-        import hiredis
-
-        self._socket.settimeout(self._left())
-        self._socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
-        while (reply := self._reader.gets()) is False:
-            self._socket.settimeout(self._left())
-            piece = self._socket.recv(65536)
-            if not piece:
-                raise ConnectionError("Redis closed the connection")
-            self._reader.feed(piece)
-        if isinstance(reply, hiredis.ReplyError):
-            raise reply
-        return reply
-
-    def _find_master(self, url: RedisUrl) -> tuple[str, int]:
-        for host, port in url.sentinels:
-            try:
-                self._socket = self._connect(host, port)
-                place = self.ask(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", url.master)
-            except ConnectionError:
-                continue
-            if place:
-                return place[0].decode(), int(place[1])
-        raise ConnectionError("no Sentinel knows the master")
-
-    def _connect(self, host: str, port: int) -> socket.socket:
-        return self._sockets.enter_context(socket.create_connection((host, port), timeout=self._left()))
-
-    def _left(self) -> float:
-        left = self._ends_at - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
 
 
 # Bash cuts words also at ":", "=" and "@", which are inside of ours, and expects back only what follows the last cut.

@@ -63,8 +63,7 @@ def report(session: Session, since: int | None, by_address: bool, as_json: bool)
         message = f"uses are kept for {write_duration(kept)} (usage_kept)"
         raise click.BadParameter(message, param_hint="'--since'")
     now = time.time()
-    with table.asking():
-        uses = list(read_uses(table.redis, settings.key_prefix, now - since, now))
+    uses = list(read_uses(table.redis, settings.key_prefix, now - since, now))
     uses.sort(key=lambda use: (-use.recipients, use.user, use.client_address))
     others = [use for use in uses if (use.client_address, use.user) == OTHERS]
     known = [use for use in uses if use not in others]

@@ -39,9 +39,8 @@ def stats(session: Session, as_json: bool) -> int:
     from pbs_policy.stats import read_minutes, read_services
 
     _, table = session.open_table()
-    with table.asking():
-        minutes = read_minutes(table.redis, table.keys, table.now())
-        services = read_services(table.redis, table.keys, minutes)
+    minutes = read_minutes(table.redis, table.keys, table.now())
+    services = read_services(table.redis, table.keys, minutes)
     if as_json:
         _show_json(minutes, services)
         return os.EX_OK

@@ -23,7 +23,7 @@ from pbs_policy.sources import SettingsError, Value
 from pbs_policy.table import LoginTable, StoreUnavailable
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from pbs_policy.redis_client import RedisClient
 
 CHECKS = {
     "settings": "the settings file is sound",
@@ -78,10 +78,10 @@ CHECKS = {
 }
 """Every check, and what is the case when it is good."""
 
-Connect = Callable[[Settings], "Redis"]
+Connect = Callable[[Settings], "RedisClient"]
 
 
-def connect(settings: Settings) -> Redis:
+def connect(settings: Settings) -> RedisClient:
     """The Redis that `settings` name, as their user. Raises SettingsError for an unreadable password file."""
     from pbs_policy.redis_client import connect as open_redis
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from pbs_policy.bulk import escape_glob, scan_command
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.store_facts import StoreFacts
 from pbs_policy.keys import NO_END, Keys
-from pbs_policy.listing import escape_glob
 from pbs_policy.log import printable
+from pbs_policy.redis_client import StoreRefused, StoreUnavailable
 from pbs_policy.settings import Settings
-from pbs_policy.table import LoginTable, StoreUnavailable
+from pbs_policy.table import LoginTable
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from pbs_policy.redis_client import RedisClient
 
 OLDEST = (6, 2)
 MOST_KEYS = 10_000
@@ -80,7 +81,7 @@ def _check_persistence(facts: StoreFacts) -> Iterator[Finding]:
         yield wrong("store.persistence", "the last save failed: Redis refuses writes, and no login is recorded",
                     _CONF, "see Redis' log (disk full, no permission on dir)")  # fmt: skip
         return
-    kept = "kept in an append-only file" if facts.info.get("aof_enabled") else "not written at once (no AOF)"
+    kept = "kept in an append-only file" if facts.info.get("aof_enabled") == "1" else "not written at once (no AOF)"
     saved = "" if (facts.config or {}).get("save", "x") else ", and snapshots are off: a restart forgets them"
     yield good("store.persistence", f"logins are {kept}{saved}")
 
@@ -149,16 +150,14 @@ def check_rights(facts: StoreFacts, who: str, settings: Settings, place: str) ->
         yield good("store.rights", f"the {who}'s user {facts.user} has limits", place)
 
 
-def check_write(redis: Redis, settings: Settings, place: str) -> Iterator[Finding]:
+def check_write(redis: RedisClient, settings: Settings, place: str) -> Iterator[Finding]:
     """Whether the script's user may record a login: one key for a second, which no record is and permits nobody."""
-    from redis import RedisError, ResponseError
-
     key = Keys(settings.key_prefix).login(f"192.0.2.{secrets.randbelow(254) + 1}", b"doctor")
     try:
-        redis.set(key, b"doctor", px=1000)
-    except RedisError as error:
-        said = printable(str(error) or type(error).__name__, 200)
-        if not isinstance(error, ResponseError):
+        redis.ask([(b"SET", key, b"doctor", b"PX", b"1000")])
+    except StoreUnavailable as error:
+        said = printable(str(error), 200)
+        if not isinstance(error, StoreRefused):
             seen = f"Redis at {settings.redis_url} is unavailable to the script: {said}"
             mend = "redis_url, redis_user, redis_password_file in the script's settings"
             yield wrong("store.reachable", seen, place, mend)
@@ -188,17 +187,12 @@ def check_read(table: LoginTable, settings: Settings, place: str) -> Iterator[Fi
         yield good("store.read", f"the service's user {settings.redis_user or 'default'} can look logins up", place)
 
 
-def check_ends(redis: Redis, settings: Settings) -> Iterator[Finding]:
+def check_ends(redis: RedisClient, settings: Settings) -> Iterator[Finding]:
     """Keys of ours without an end, in a sample: somebody else wrote them, and the service honours none of them."""
-    from redis import RedisError
-
     try:
         keys = _sample(redis, settings.key_prefix)
-        pipeline = redis.pipeline(transaction=False)
-        for key in keys:
-            pipeline.pttl(key)
-        ends = pipeline.execute()
-    except RedisError as error:
+        ends = redis.ask([(b"PTTL", key) for key in keys])
+    except StoreUnavailable as error:
         yield not_looked_at("store.ends", f"SCAN: {printable(str(error), 100)}")
         return
     endless = [key for key, left in zip(keys, ends, strict=True) if left == NO_END]
@@ -210,15 +204,15 @@ def check_ends(redis: Redis, settings: Settings) -> Iterator[Finding]:
         yield good("store.ends", f"each of {len(keys)} keys has an end")
 
 
-def _sample(redis: Redis, prefix: str) -> list[bytes]:
+def _sample(redis: RedisClient, prefix: str) -> list[bytes]:
     """Keys under `prefix`, MOST_KEYS at the most, from as many steps of SCAN as a table of that size takes."""
     pattern = escape_glob(prefix.encode()) + b"*"
     found: list[bytes] = []
-    cursor = 0
+    cursor = b"0"
     for _ in range(_STEPS):
-        cursor, keys = redis.scan(cursor, match=pattern, count=MOST_KEYS // _STEPS)
-        found += cast("list[bytes]", keys)
-        if cursor == 0 or len(found) >= MOST_KEYS:
+        ((cursor, keys),) = redis.ask([scan_command(cursor, pattern, MOST_KEYS // _STEPS)])
+        found += keys
+        if cursor == b"0" or len(found) >= MOST_KEYS:
             break
     return found[:MOST_KEYS]
 

@@ -6,15 +6,15 @@ No password and no hash of one is kept.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pbs_policy.log import printable
-from pbs_policy.table import StoreUnavailable
+from pbs_policy.redis_client import StoreRefused
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from pbs_policy.redis_client import RedisClient
 
 Answer = TypeVar("Answer")
 
@@ -31,7 +31,7 @@ class Rights(NamedTuple):
 class StoreFacts:
     """What Redis said; None where it may not be asked, with the reason under the same name in `refused`."""
 
-    info: dict[str, Any] | None = None
+    info: dict[str, str] | None = None
     config: dict[str, str] | None = None
     user: str | None = None
     rights: Rights | None = None
@@ -40,56 +40,65 @@ class StoreFacts:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def gather(redis: Redis) -> StoreFacts:
+def gather(redis: RedisClient) -> StoreFacts:
     """Ask Redis about itself. Raises StoreUnavailable where it cannot be asked at all."""
     facts = StoreFacts()
 
     def ask(name: str, question: Callable[[], Answer]) -> Answer | None:
-        from redis import ConnectionError as ConnectionLost
-        from redis import RedisError
-        from redis import TimeoutError as NoAnswer
-
         try:
             return question()
-        except (ConnectionLost, NoAnswer) as error:
-            raise StoreUnavailable(str(error)) from error
-        except (RedisError, NotImplementedError) as error:
+        except StoreRefused as error:
             facts.refused[name] = printable(str(error), 100)
             return None
 
-    facts.info = ask("info", lambda: dict(redis.info()))
+    facts.info = ask("info", lambda: _info(redis))
     facts.config = ask("config", lambda: _config(redis))
-    facts.user = ask("user", lambda: _text(redis.acl_whoami()))
+    facts.user = ask("user", lambda: _text(redis.ask([(b"ACL", b"WHOAMI")])[0]))
     if facts.user is not None:
         name = facts.user
         facts.rights = ask("rights", lambda: _rights(redis, name))
         facts.default_rights = ask("default_rights", lambda: _rights(redis, "default"))
     asked = time.time()
-    now = ask("time", redis.time)
+    now = ask("time", lambda: redis.ask([(b"TIME",)])[0])
     if now is not None:
-        facts.ahead = now[0] + now[1] / 1e6 - (asked + time.time()) / 2
+        facts.ahead = int(now[0]) + int(now[1]) / 1e6 - (asked + time.time()) / 2
     return facts
 
 
-def _config(redis: Redis) -> dict[str, str]:
+def _info(redis: RedisClient) -> dict[str, str]:
+    """What INFO says: lines `name:value`, and headings."""
+    (reply,) = redis.ask([(b"INFO",)])
+    lines = (line.partition(":") for line in _text(reply).splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def _config(redis: RedisClient) -> dict[str, str]:
     names = ("maxmemory", "maxmemory-policy", "bind", "protected-mode", "requirepass", "port", "tls-port", "save",
              "stop-writes-on-bgsave-error")  # fmt: skip
     found: dict[str, str] = {}
     for name in names:
-        found |= {_text(key): _text(value) for key, value in redis.config_get(name).items()}
+        (reply,) = redis.ask([(b"CONFIG", b"GET", name.encode())])
+        found |= _pairs(reply)
     if found.get("requirepass"):
         found["requirepass"] = "set"  # the password itself is nobody's business here
     return found
 
 
-def _rights(redis: Redis, user: str) -> Rights:
+def _rights(redis: RedisClient, user: str) -> Rights:
     """What ACL GETUSER says; the hashes of its passwords are left behind."""
-    said: dict[str, Any] = dict(redis.acl_getuser(user) or {})
-    commands = {_text(each) for name in ("commands", "categories") for each in said.get(name) or []}
-    flags = {_text(each) for each in said.get("flags") or []}
-    keys = frozenset(_text(key) for key in said.get("keys") or [])
+    (reply,) = redis.ask([(b"ACL", b"GETUSER", user.encode())])
+    said = dict(zip(reply[::2], reply[1::2], strict=True)) if reply else {}
+    commands = set(_text(said.get(b"commands", b"")).split())
+    flags = {_text(each) for each in said.get(b"flags", ())}
+    # One text since Redis 7, a list before.
+    keys = said.get(b"keys", b"")
+    keys = set(_text(keys).split() if isinstance(keys, bytes) else map(_text, keys))
     may_all = "+@all" in commands or "allcommands" in flags
     return Rights(may_all, bool(keys & {"~*", "*", "%RW~*", "%W~*"}), {"on", "nopass"} <= flags)
+
+
+def _pairs(reply: Sequence[bytes]) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in zip(reply[::2], reply[1::2], strict=True)}
 
 
 def _text(value: object) -> str:

@@ -74,8 +74,7 @@ def _forget(trial: Trial, table: LoginTable) -> None:
     """Take away the login, and what the caps have counted of it."""
     table.revoke_address(trial.client.text)
     counted = [f"address:{trial.client.text}", f"user:{trial.user}"]
-    with table.asking():
-        table.redis.delete(*(key for what in counted for key in table.keys.counted(what.encode())))
+    table.redis.ask([(b"DEL", *(key for what in counted for key in table.keys.counted(what.encode())))])
 
 
 def _unused(draw: Callable[[], str], settings: Settings, table: LoginTable) -> tuple[str, ClientAddress]:

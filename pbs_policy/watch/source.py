@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pbs_policy.bulk import BATCH, Bulk
+from pbs_policy.bulk import BATCH, escape_glob, scan_command
 from pbs_policy.keys import GONE, NO_END
-from pbs_policy.listing import escape_glob
 from pbs_policy.log import printable
 from pbs_policy.records import Record, parse_permit, parse_record
+from pbs_policy.redis_client import StoreUnavailable
 from pbs_policy.watch.state import LOGIN, PERMIT, Relay, Table
 
 if TYPE_CHECKING:
+    from pbs_policy.redis_client import RedisClient
     from pbs_policy.table import LoginTable
 
 WATCHING = 5
@@ -30,62 +31,55 @@ MOST_KEYS = 10_000
 _TRY_AGAIN = 60  # looks before a table that was too large is tried again
 _ALL_ENDS = 10  # looks after which the ends of all keys are read again: an EXPIRE does not show in the value
 
-_MESSAGES = 1_000  # that are taken at once: the screen has to be drawn as well
-
 
 class Source:
     """One watcher's view of Redis. Every method raises StoreUnavailable."""
 
     def __init__(self, table: LoginTable, now: Callable[[], float] = time.monotonic) -> None:
         self._table = table
+        self._redis = table.redis
         self._keys = table.keys
         self._now = now
-        self._pubsub: Any = None
+        self._channel: RedisClient | None = None
         self._looks = 0
         self._rest = 0  # looks without a SCAN that are left
         self._ends: dict[bytes, tuple[bytes, float | None]] = {}  # by key: its value, and when it ends
 
     def listen(self) -> list[bytes]:
         """What was published since the last time. After a lost connection this subscribes anew."""
-        messages: list[bytes] = []
-        with self._table.asking():
-            try:
-                if self._pubsub is None:
-                    redis: Any = self._table.redis  # its stub knows no types of pubsub
-                    self._pubsub = redis.pubsub(ignore_subscribe_messages=True)
-                    self._pubsub.subscribe(self._keys.events)
-                while len(messages) < _MESSAGES and (message := self._pubsub.get_message(timeout=0.0)) is not None:
-                    messages.append(message["data"])
-            except Exception:
-                self._unsubscribe()
-                raise
-        return messages
+        try:
+            if self._channel is None:
+                self._channel = self._table.redis.another()
+                self._channel.ask([(b"SUBSCRIBE", self._keys.events)])
+            return [message for _, _, message in self._channel.heard()]
+        except StoreUnavailable:
+            self._unsubscribe()
+            raise
 
     def look(self, addresses: Collection[str]) -> tuple[Table, float]:
         """Say that somebody watches; what stands in the table, all of it or that of `addresses`; and the seconds that
         Redis took for the first answer."""
-        with self._table.asking(), Bulk(self._table.redis) as bulk:
-            begun = time.perf_counter()
-            bulk.ask([(b"SET", self._keys.watching, b"1", b"EX", b"%d" % WATCHING)])
-            answer_time = time.perf_counter() - begun
-            self._looks += 1
-            found = self._scan(bulk)
-            if found is None:
-                names = [key for address in addresses for key in self._keys.relay(address)]
-                return Table(self._read(bulk, names), frozenset(addresses)), answer_time
-            names, denies = found
-            return Table(self._read(bulk, names), None, denies), answer_time
+        begun = time.perf_counter()
+        self._redis.ask([(b"SET", self._keys.watching, b"1", b"EX", b"%d" % WATCHING)])
+        answer_time = time.perf_counter() - begun
+        self._looks += 1
+        found = self._scan()
+        if found is None:
+            names = [key for address in addresses for key in self._keys.relay(address)]
+            return Table(self._read(names), frozenset(addresses)), answer_time
+        names, denies = found
+        return Table(self._read(names), None, denies), answer_time
 
     def close(self) -> None:
         """Let go of the connection for messages; the services notice within `WATCHING`."""
         self._unsubscribe()
 
     def _unsubscribe(self) -> None:
-        pubsub, self._pubsub = self._pubsub, None
-        if pubsub is not None:
-            pubsub.close()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
 
-    def _scan(self, bulk: Bulk) -> tuple[list[bytes], int] | None:
+    def _scan(self) -> tuple[list[bytes], int] | None:
         """The keys of logins and permits and the number of denies, or None where the table is too large."""
         if self._rest:
             self._rest -= 1
@@ -96,30 +90,29 @@ class Source:
         denies: set[bytes] = set()
         cursor = b"0"
         for _ in range(MOST_KEYS // BATCH):
-            ((at, names),) = bulk.ask([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % BATCH)])
+            ((cursor, names),) = self._redis.ask([scan_command(cursor, pattern, BATCH)])
             for name in names:
                 if name.startswith((keys.login_prefix, keys.permit_prefix)):
                     found.add(name)
                 elif name.startswith((keys.deny_prefix, keys.deny_user_prefix)):
                     denies.add(name)
-            cursor = b"%d" % int(at)
             if cursor == b"0":
                 # Those of whole domains say nothing that a user's does not.
                 return [key for key in found if not key.partition(b",")[2].startswith(b"@")], len(denies)
         self._rest = _TRY_AGAIN
         return None
 
-    def _read(self, bulk: Bulk, keys: Sequence[bytes]) -> dict[tuple[str, str, str], Relay]:
+    def _read(self, keys: Sequence[bytes]) -> dict[tuple[str, str, str], Relay]:
         """What stands under these keys. An end is asked for again where the value has changed, or by and by."""
         values: dict[bytes, bytes] = {}
         for some in _portions(keys):
-            (found,) = bulk.ask([(b"MGET", *some)])
+            (found,) = self._redis.ask([(b"MGET", *some)])
             values |= {key: each for key, each in zip(some, found, strict=True) if each is not None}
         known = {} if self._looks % _ALL_ENDS == 0 else self._ends
         unknown = [key for key, each in values.items() if key not in known or known[key][0] != each]
         ends = {key: self._ends[key] for key in values if key in known}
         for some in _portions(unknown):
-            left = bulk.ask([(b"PTTL", key) for key in some])
+            left = self._redis.ask([(b"PTTL", key) for key in some])
             for key, each in zip(some, left, strict=True):
                 ends[key] = (values[key], None if each == NO_END else self._now() + max(each, 0) / 1000)
                 if each == GONE:

@@ -22,12 +22,11 @@ from pbs_policy.doctor.host import Host
 from pbs_policy.doctor.service import check_listener, check_service
 from pbs_policy.doctor.trial import check_trial
 from pbs_policy.listener import Listener
-from pbs_policy.redis_client import connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
-from pbs_policy.table import LoginTable
 from tests.service import Service
+from tests.stores import connect, table_on
 
 Start = Callable[..., Service]
 Try = Callable[..., list[Finding]]
@@ -58,7 +57,7 @@ def try_login(server: PrivateRedis, client: Redis, start_service: Start, tmp_pat
         file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()))
         settings, _ = load(service.settings_file, overrides=[f"listen={service.listeners[0]}"])
         hook = Hook("pop3", "pop3-postlogin", program, ("-c", str(file), "pop3"), user, "99-pbs-policy.conf:23")
-        return list(check_trial(hook, settings, LoginTable(redis or client, settings.key_prefix), host or Host()))
+        return list(check_trial(hook, settings, table_on(redis or client, settings.key_prefix), host or Host()))
 
     return try_it
 

@@ -13,10 +13,11 @@ from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor import Doctor, store
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.store_facts import StoreFacts, gather
-from pbs_policy.redis_client import connect
+from pbs_policy.redis_client import RedisClient
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.settings import Settings, load
 from pbs_policy.table import LoginTable
+from tests.stores import client_on, connect, table_on
 
 OwnRedis = Callable[..., PrivateRedis]
 
@@ -26,12 +27,12 @@ def settings_of(**values: str) -> Settings:
 
 
 SETTINGS = settings_of()
-SOUND_INFO = {"redis_version": "7.0.15", "role": "master", "aof_enabled": 1, "rdb_last_bgsave_status": "ok"}
+SOUND_INFO = {"redis_version": "7.0.15", "role": "master", "aof_enabled": "1", "rdb_last_bgsave_status": "ok"}
 SOUND_CONFIG = {"maxmemory": "0", "maxmemory-policy": "noeviction", "bind": "127.0.0.1 -::1", "protected-mode": "yes",
                 "port": "6379", "tls-port": "0", "requirepass": "", "save": "3600 1"}  # fmt: skip
 
 
-def facts(info: dict[str, Any] | None = None, config: dict[str, str] | None = None, **more: Any) -> StoreFacts:
+def facts(info: dict[str, str] | None = None, config: dict[str, str] | None = None, **more: Any) -> StoreFacts:
     return StoreFacts(info=SOUND_INFO | (info or {}), config=SOUND_CONFIG | (config or {}), ahead=0.1, **more)
 
 
@@ -41,6 +42,10 @@ def faults(findings: Iterator[Finding]) -> dict[str, Finding]:
 
 def client_of(server: PrivateRedis, user: str = "", password: str = "") -> Redis:
     return connect(RedisUrl.parse(server.url), user, password)
+
+
+def asking(server: PrivateRedis, user: str = "", password: str = "") -> RedisClient:
+    return client_on(client_of(server, user, password))
 
 
 def test_a_sound_redis_has_no_fault() -> None:
@@ -55,7 +60,7 @@ def test_a_sound_redis_has_no_fault() -> None:
         ({}, {"maxmemory": "1000", "maxmemory-policy": "volatile-ttl"}, "store.eviction", "warning", "throws logins"),
         ({"rdb_last_bgsave_status": "err"}, {}, "store.persistence", "wrong", "refuses writes"),
         (
-            {"role": "slave", "master_host": "192.0.2.9", "master_port": 6379},
+            {"role": "slave", "master_host": "192.0.2.9", "master_port": "6379"},
             {},
             "store.replica",
             "wrong",
@@ -67,7 +72,7 @@ def test_a_sound_redis_has_no_fault() -> None:
     ],
 )
 def test_each_fault_of_redis_is_named(
-    info: dict[str, Any], config: dict[str, str], check: str, level: str, seen: str
+    info: dict[str, str], config: dict[str, str], check: str, level: str, seen: str
 ) -> None:
     found = faults(store.check_store(facts(info, config), ""))
     assert list(found) == [check]
@@ -88,7 +93,7 @@ def test_each_fault_of_redis_is_named(
         ({}, {"bind": "*", "protected-mode": "no", "port": "0"}),
     ],
 )
-def test_what_is_no_fault_of_redis_is_not_called_one(info: dict[str, Any], config: dict[str, str]) -> None:
+def test_what_is_no_fault_of_redis_is_not_called_one(info: dict[str, str], config: dict[str, str]) -> None:
     assert faults(store.check_store(facts(info, config), "")) == {}
 
 
@@ -100,7 +105,7 @@ def test_a_clock_that_is_wrong_is_a_warning() -> None:
 
 
 def test_a_real_redis_is_looked_at_whole(own_redis: OwnRedis) -> None:
-    gathered = gather(client_of(own_redis()))
+    gathered = gather(asking(own_redis()))
     assert gathered.refused == {}
     assert faults(store.check_store(gathered, "")) == {}
     assert faults(store.check_rights(gathered, "script", SETTINGS, "")) == {}
@@ -110,7 +115,7 @@ def test_a_real_redis_is_looked_at_whole(own_redis: OwnRedis) -> None:
 
 def test_a_real_redis_knows_whether_it_has_a_password(own_redis: OwnRedis) -> None:
     for arguments, password, without in (((), "", True), (("--requirepass", "x"), "x", False)):
-        gathered = gather(client_of(own_redis(*arguments), "", password))
+        gathered = gather(asking(own_redis(*arguments), "", password))
         assert gathered.default_rights
         assert gathered.default_rights.without_password is without
         assert gathered.default_rights.all_commands
@@ -118,19 +123,19 @@ def test_a_real_redis_knows_whether_it_has_a_password(own_redis: OwnRedis) -> No
 
 def test_a_real_redis_that_evicts_is_found(own_redis: OwnRedis) -> None:
     server = own_redis("--maxmemory", "50mb", "--maxmemory-policy", "volatile-lru")
-    assert list(faults(store.check_store(gather(client_of(server)), ""))) == ["store.eviction"]
+    assert list(faults(store.check_store(gather(asking(server)), ""))) == ["store.eviction"]
 
 
 def test_a_real_replica_is_found_and_cannot_be_written_to(own_redis: OwnRedis) -> None:
     server = own_redis("--replicaof", "127.0.0.1", "1")
     redis = client_of(server)
-    assert list(faults(store.check_store(gather(redis), ""))) == ["store.replica"]
-    found = faults(store.check_write(redis, SETTINGS, ""))
+    assert list(faults(store.check_store(gather(client_on(redis)), ""))) == ["store.replica"]
+    found = faults(store.check_write(client_on(redis), SETTINGS, ""))
     assert "read only replica" in found["store.write"].seen
 
 
 def test_an_evicting_redis_is_found_in_either_world_or_not_looked_at(redis: Redis) -> None:
-    findings = list(store.check_store(gather(redis), ""))
+    findings = list(store.check_store(gather(client_on(redis)), ""))
     assert {each.check for each in findings} == {
         "store.version", "store.eviction", "store.persistence", "store.replica", "store.exposure", "store.clock"
     }  # fmt: skip
@@ -153,7 +158,7 @@ def with_users(own_redis: OwnRedis) -> PrivateRedis:
 
 
 def test_the_least_rights_suffice_and_are_no_fault(with_users: PrivateRedis) -> None:
-    hook, reader = client_of(with_users, "hook", "hook"), client_of(with_users, "reader", "reader")
+    hook, reader = asking(with_users, "hook", "hook"), asking(with_users, "reader", "reader")
     settings = settings_of(redis_user="hook")
     assert faults(store.check_write(hook, settings, "")) == {}
     assert faults(store.check_rights(gather(hook), "script", settings, "")) == {}
@@ -165,7 +170,7 @@ def test_the_least_rights_suffice_and_are_no_fault(with_users: PrivateRedis) -> 
 
 @pytest.mark.parametrize(("user", "seen"), [("all", "may do everything"), ("wide", "write to every key")])
 def test_a_user_who_may_do_too_much_is_a_warning(with_users: PrivateRedis, user: str, seen: str) -> None:
-    found = faults(store.check_rights(gather(client_of(with_users, user, user)), "script", SETTINGS, "f:1"))
+    found = faults(store.check_rights(gather(asking(with_users, user, user)), "script", SETTINGS, "f:1"))
     assert found["store.rights"].level == "warning"
     assert seen in found["store.rights"].seen
     assert found["store.rights"].mend == f"ACL SETUSER {user} resetkeys ~pbs:* -@all +set"
@@ -173,25 +178,25 @@ def test_a_user_who_may_do_too_much_is_a_warning(with_users: PrivateRedis, user:
 
 def test_a_user_who_may_do_too_little_is_a_fault(with_users: PrivateRedis) -> None:
     settings = settings_of(redis_user="reader")
-    found = faults(store.check_write(client_of(with_users, "reader", "reader"), settings, ""))
+    found = faults(store.check_write(asking(with_users, "reader", "reader"), settings, ""))
     assert "cannot record a login" in found["store.write"].seen
-    found = faults(store.check_read(LoginTable(client_of(with_users, "blind", "blind"), "pbs:"), settings, ""))
+    found = faults(store.check_read(LoginTable(asking(with_users, "blind", "blind"), "pbs:"), settings, ""))
     assert "cannot look logins up" in found["store.read"].seen
 
 
 def test_trying_to_write_leaves_nothing_that_permits(redis: Redis) -> None:
-    assert faults(store.check_write(redis, SETTINGS, "")) == {}
+    assert faults(store.check_write(client_on(redis), SETTINGS, "")) == {}
     keys = redis.keys("*")
     assert all(0 < redis.pttl(key) <= 1000 for key in keys)
-    assert list(LoginTable(redis, "pbs:").entries()) == []
+    assert list(table_on(redis, "pbs:").entries()) == []
 
 
 def test_keys_without_an_end_are_counted(redis: Redis) -> None:
     redis.set("pbs:login:192.0.2.7", "1795453232", ex=60)
-    assert faults(store.check_ends(redis, SETTINGS)) == {}
+    assert faults(store.check_ends(client_on(redis), SETTINGS)) == {}
     redis.set("pbs:login:192.0.2.8", "1795453232")
     redis.set("other:login:192.0.2.9", "1795453232")
-    found = faults(store.check_ends(redis, SETTINGS))
+    found = faults(store.check_ends(client_on(redis), SETTINGS))
     assert found["store.ends"].seen.startswith("1 of 2 keys have no end, pbs:login:192.0.2.8")
     assert found["store.ends"].mend.startswith("redis-cli DEL 'pbs:login:192.0.2.8'")
 
@@ -203,7 +208,7 @@ def test_other_programs_keys_are_not_gone_through_to_the_end(own_redis: OwnRedis
         pipeline.set(f"other:{number}", "1")
     pipeline.execute()
     steps = redis.info("commandstats").get("cmdstat_scan", {}).get("calls", 0)
-    assert faults(store.check_ends(redis, SETTINGS)) == {}
+    assert faults(store.check_ends(client_on(redis), SETTINGS)) == {}
     assert redis.info("commandstats")["cmdstat_scan"]["calls"] - steps <= 20
 
 
@@ -211,7 +216,7 @@ def test_only_a_sample_of_a_large_table_is_looked_at(redis: Redis, monkeypatch: 
     monkeypatch.setattr(store, "MOST_KEYS", 3)
     monkeypatch.setattr(store, "_STEPS", 1)
     redis.mset({f"pbs:login:192.0.2.{host}": "1" for host in range(1, 9)})
-    assert "3 of 3 keys" in faults(store.check_ends(redis, SETTINGS))["store.ends"].seen
+    assert "3 of 3 keys" in faults(store.check_ends(client_on(redis), SETTINGS))["store.ends"].seen
 
 
 def test_a_redis_that_is_down_is_one_fault(own_redis: OwnRedis) -> None:
@@ -225,7 +230,7 @@ def test_a_redis_that_is_down_is_one_fault(own_redis: OwnRedis) -> None:
 
 
 def test_no_password_is_in_what_was_gathered(own_redis: OwnRedis) -> None:
-    gathered = gather(client_of(own_redis("--requirepass", "hunter2"), "", "hunter2"))
+    gathered = gather(asking(own_redis("--requirepass", "hunter2"), "", "hunter2"))
     assert gathered.config is not None
     assert gathered.config["requirepass"] == "set"
     assert "hunter2" not in repr(gathered)
