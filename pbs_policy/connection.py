@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pbs_policy import policy, shortcut
 from pbs_policy.address import AddressError, ClientAddress
 from pbs_policy.case import Candidate, Case
-from pbs_policy.log import printable, value
+from pbs_policy.log import printable
 from pbs_policy.policy import Decision
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.protocol import ProtocolError, Request, RequestParser, serialise_reply
@@ -248,26 +248,12 @@ class Connection(asyncio.Protocol):
         if permitted and server.usage is not None:
             server.note_use(server.usage, self._client.text, self._request, decision)
         if server.log_decisions == "all" or (permitted and server.log_decisions == "permitted"):
-            server.log.info(self._line(decision))
+            server.log.decision(server.decision_line(decision, self._client_address, self._request))
         return True
 
     @property
     def _client_address(self) -> str:
         return self._client.text
-
-    def _line(self, decision: Decision) -> str:
-        """The decision as one line, in the names that Postfix uses."""
-        line = f"action={decision.action.partition(' ')[0]} client_address={self._client_address}"
-        line += f" reason={decision.reason}"
-        if decision.would_be:
-            line += f" would_be={decision.would_be.partition(' ')[0]}"
-        record = decision.record
-        if record is not None:
-            line += f" user={value(record.user)}" if record.user else ""
-            line += f" service={record.service}" if record.service else ""
-        sender = self._request.first(b"sender").decode("utf-8", "replace")
-        recipient = self._request.first(b"recipient").decode("utf-8", "replace")
-        return f"{line} sender={value(sender)} recipient={value(recipient)}"
 
     def _disconnect(self, fault: str) -> None:
         peer = self._transport.get_extra_info("peername")

@@ -21,10 +21,9 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from json.encoder import encode_basestring_ascii
 from typing import Any
 
-from pbs_policy.log import LONGEST_VALUE, printable
+from pbs_policy.log import json_value
 from pbs_policy.lookups import Lookups
 from pbs_policy.policy import Decision
 from pbs_policy.protocol import Request
@@ -36,18 +35,11 @@ MOST = 2_000
 """Decisions in one message: 10,000 a second, far more than anybody reads; 0.5 MB, at the very most 3 MB."""
 
 
-def _quoted(text: str) -> str:
-    """`text`, made printable, as JSON; nearly every text is printable as it is."""
-    if len(text) > LONGEST_VALUE or not text.isprintable():
-        text = printable(text)
-    return encode_basestring_ascii(text)
-
-
 class Events:
     """The decisions that wait to be published."""
 
     def __init__(self, host: str, now: Callable[[], float] = time.time) -> None:
-        self._host = _quoted(host)
+        self._host = json_value(host)
         self._now = now
         self._lines: list[str] = []
         self._dropped = 0
@@ -64,8 +56,8 @@ class Events:
         recipient = request.first(b"recipient").decode("utf-8", "replace")
         self._lines.append(
             f'{{"time":{self._now():.3f},"host":{self._host},"action":"{decision.action.partition(" ")[0]}",'
-            f'"reason":"{decision.reason}","client_address":"{client_address}","user":{_quoted(user)},'
-            f'"service":"{service}","sender":{_quoted(sender)},"recipient":{_quoted(recipient)}}}'
+            f'"reason":"{decision.reason}","client_address":"{client_address}","user":{json_value(user)},'
+            f'"service":"{service}","sender":{json_value(sender)},"recipient":{json_value(recipient)}}}'
         )
 
     def drop(self, count: int) -> None:

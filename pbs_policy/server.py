@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Literal
 
+from pbs_policy import decision_line
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
 from pbs_policy.case import Case, only_asks
 from pbs_policy.connection import SWEEP_INTERVAL, Connection
@@ -63,6 +64,7 @@ class PolicyServer:
         self.events: Events | None = None
         self.log = log
         self.log_decisions = log_decisions
+        self.decision_line = decision_line.as_json if log.is_json else decision_line.as_text
         self.connections: set[Connection] = set()
         self.most_connections = sys.maxsize  # for which there are descriptors
         self.stopping = False

@@ -104,6 +104,12 @@ def _parse_duration_or_0(text: str) -> int:
     return 0 if text == "0" else parse_duration(text)
 
 
+def _parse_log_to(text: str) -> str:
+    if text not in ("stderr", "syslog") and not re.fullmatch(r"syslog:/[^\s\0]+", text):
+        raise ValueError("expected stderr, syslog or syslog:/PATH")
+    return text
+
+
 def _choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
@@ -201,6 +207,13 @@ class Settings:
     )
     log_decisions: Literal["permitted", "all", "none"] = _setting(
         "permitted", _choice("permitted", "all", "none"), "Which decisions are logged; Postfix logs what it refuses."
+    )
+
+    log_to: str = _setting(
+        "stderr", _parse_log_to, "Where the log goes: stderr (the journal, under systemd), syslog, or syslog:/PATH."
+    )
+    log_format: Literal["text", "json"] = _setting(
+        "text", _choice("text", "json"), "How a line of the log is written: for people, or as a JSON object."
     )
 
     @property

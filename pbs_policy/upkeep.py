@@ -48,6 +48,8 @@ class Upkeep:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), INTERVAL)
             looks += 1
+            self._server.log.tell_repeats()
+            self._server.log.flush()  # of what syslog or the journal did not take at once
             try:
                 await self.look()
                 if looks % WRITE_INTERVAL == 0 or self._stopping.is_set():

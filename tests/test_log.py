@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pbs_policy.log import LONGEST_VALUE, Log, printable, value
+from pbs_policy.log import LONGEST_VALUE, REPEATS_TOLD, Log, printable, value
 
 _FIELD = re.compile(r'(?P<name>[a-z_]+)=(?P<value>"(?:[^"\\]|\\.)*"|[^ "]+)(?: |$)')
 
@@ -125,3 +126,103 @@ class _Full(io.BytesIO):
 
 def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     Log(_Full()).error("lost")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_line_that_repeats_is_counted_and_told_when_another_comes(clock: Clock) -> None:
+    stream = io.BytesIO()
+    log = Log(stream, monotonic=clock)
+    for _ in range(4):
+        log.error("Redis is gone")
+    log.info("something else, of another word")
+    log.error("Redis is gone")
+    log.error("the disk is full")
+    assert stream.getvalue().decode().splitlines() == [
+        "error: Redis is gone",
+        "info: something else, of another word",
+        "error: last message repeated 4 times: Redis is gone",
+        "error: the disk is full",
+    ]
+
+
+def test_what_repeats_on_and_on_is_told_again_and_again(clock: Clock) -> None:
+    stream = io.BytesIO()
+    log = Log(stream, monotonic=clock)
+    for _ in range(2 * int(REPEATS_TOLD)):
+        log.error("Redis is gone")
+        clock.now += 1
+        log.tell_repeats()
+    assert stream.getvalue().decode().splitlines() == [
+        "error: Redis is gone",
+        "error: last message repeated 9 times: Redis is gone",
+        "error: last message repeated 10 times: Redis is gone",
+    ]
+
+
+def test_a_line_that_comes_again_later_is_written_again(clock: Clock) -> None:
+    stream = io.BytesIO()
+    log = Log(stream, monotonic=clock)
+    for _ in range(3):
+        log.warning("a peer left")
+        clock.now += REPEATS_TOLD
+    assert stream.getvalue() == b"warning: a peer left\n" * 3
+
+
+def test_the_same_decision_again_is_told_at_the_end_at_the_latest(clock: Clock) -> None:
+    stream = io.BytesIO()
+    log = Log(stream, monotonic=clock)
+    for _ in range(3):
+        log.decision("action=DUNNO client_address=192.0.2.7")
+    log.decision("action=DUNNO client_address=192.0.2.8")
+    log.decision("action=DUNNO client_address=192.0.2.8")
+    log.write_now()
+    assert stream.getvalue().decode().splitlines() == [
+        "info: action=DUNNO client_address=192.0.2.7",
+        "info: last message repeated 2 times: action=DUNNO client_address=192.0.2.7",
+        "info: action=DUNNO client_address=192.0.2.8",
+        "info: last message repeated 1 time: action=DUNNO client_address=192.0.2.8",
+    ]
+
+
+def test_a_decision_is_forgotten_when_it_does_not_come_again(clock: Clock) -> None:
+    stream = io.BytesIO()
+    log = Log(stream, monotonic=clock)
+    log.decision("action=OK")
+    log.tell_repeats()
+    clock.now += REPEATS_TOLD
+    log.tell_repeats()
+    log.decision("action=OK")
+    assert stream.getvalue() == b"info: action=OK\n" * 2
+
+
+def test_as_json_each_line_is_an_object_with_time_and_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_795_453_232.0478)
+    stream = io.BytesIO()
+    log = Log(stream, is_json=True)
+    log.warning('a "quoted" word\nand a line \u00e9\udcff')
+    log.decision('"action":"OK","user":"alice"')
+    log.decision('"action":"OK","user":"alice"')
+    log.error("one")
+    log.error("one")
+    log.write_now()
+    lines = stream.getvalue().decode("ascii").splitlines()
+    time_ = {"time": "2026-11-23T17:00:32.047Z"}
+    assert [json.loads(line) for line in lines] == [
+        {**time_, "level": "warning", "message": 'a "quoted" word?and a line \u00e9?'},
+        {**time_, "level": "info", "action": "OK", "user": "alice"},
+        {**time_, "level": "error", "message": "one"},
+        {**time_, "level": "error", "repeated": 1, "message": "one"},
+        {**time_, "level": "info", "repeated": 1, "action": "OK", "user": "alice"},
+    ]

@@ -74,6 +74,8 @@ def test_the_defaults_are_those_of_the_manual(file: Path) -> None:
         observe_only=False,
         usage_kept=30 * 86_400,
         log_decisions="permitted",
+        log_to="stderr",
+        log_format="text",
     )
     assert values == defaults()
     assert {value.place for value in values.values()} == {"default"}
@@ -124,6 +126,8 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "observe_only": "yes",
         "usage_kept": "7d",
         "log_decisions": "all",
+        "log_to": "syslog:/run/log",
+        "log_format": "json",
     }
     assert list(text) == list(defaults())
     file.write_text("".join(f"{name} = {value}\n" for name, value in text.items()))
@@ -159,6 +163,8 @@ def test_every_setting_can_be_set(file: Path) -> None:
         observe_only=True,
         usage_kept=7 * 86_400,
         log_decisions="all",
+        log_to="syslog:/run/log",
+        log_format="json",
     )
     assert loaded.rules == Rules(
         SenderRules("domain", "Example.com", "+-", "permit"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from pbs_policy.cli.session import Session
@@ -13,7 +15,7 @@ def serve(session: Session) -> None:
     """Run the policy service, in the foreground, until SIGTERM.
 
     It starts also while Redis is away, and answers DEFER_IF_REJECT (try again later) until Redis can be asked.
-    Errors and decisions go to standard error.
+    Errors and decisions go to standard error, or to syslog (log_to).
 
     \b
     Example:
@@ -21,7 +23,8 @@ def serve(session: Session) -> None:
       pbs-policy --set listen=inet:127.0.0.1:10041 serve
     """
     from pbs_policy.log import Log
+    from pbs_policy.log_writers import writer_to
     from pbs_policy.serve import run
 
     settings, values = session.load()
-    run(settings, values, Log())
+    run(settings, values, Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json"))

@@ -1,0 +1,196 @@
+"""Where the log goes: with priorities to the journal and to syslog, which are never waited for."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+
+from pbs_policy.listener import Listener
+from pbs_policy.log import Log
+from pbs_policy.log_writers import Journal, Stream, Syslog, writer_to
+from tests.service import CLI, Client
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A path that is short enough for a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="pbs-") as path:
+        yield Path(path)
+
+
+def listen(path: Path) -> socket.socket:
+    daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    daemon.bind(str(path))
+    daemon.settimeout(5)
+    return daemon
+
+
+@pytest.fixture
+def journal() -> Iterator[tuple[Journal, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        writer = Journal(ours.fileno())
+        theirs.setblocking(False)
+        yield writer, theirs
+        writer.close()
+
+
+def read_all(theirs: socket.socket) -> bytes:
+    data = b""
+    while select.select([theirs], [], [], 0)[0]:
+        data += theirs.recv(1 << 20)
+    return data
+
+
+def test_to_the_journal_each_line_begins_with_its_priority(journal: tuple[Journal, socket.socket]) -> None:
+    writer, theirs = journal
+    log = Log(writer=writer)
+    log.info("one")
+    log.warning("two")
+    log.error("three")
+    log.decision("action=OK")
+    assert read_all(theirs) == b"<6>info: one\n<4>warning: two\n<3>error: three\n<6>info: action=OK\n"
+
+
+def test_a_journal_that_does_not_read_is_not_waited_for_and_gets_whole_lines_later(
+    journal: tuple[Journal, socket.socket],
+) -> None:
+    writer, theirs = journal
+    log = Log(writer=writer)
+    lines = 3_000
+    for number in range(lines):
+        log.info(f"line {number} " + "x" * 1_000)
+    assert 0 < writer.lost < lines
+    got = read_all(theirs)
+    for _ in range(100):
+        log.flush()
+        got += read_all(theirs)
+    kept = lines - writer.lost
+    assert got.decode().splitlines() == [f"<6>info: line {number} " + "x" * 1_000 for number in range(kept)]
+    log.info("here again")
+    assert read_all(theirs).decode().splitlines() == [
+        f"<4>warning: {writer.lost} lines of the log were lost before this one",
+        "<6>info: here again",
+    ]
+
+
+def test_a_journal_that_has_gone_stops_nothing(journal: tuple[Journal, socket.socket]) -> None:
+    writer, theirs = journal
+    theirs.close()
+    Log(writer=writer).error("lost")
+    assert writer.lost == 1
+
+
+def test_standard_error_is_the_journal_only_where_systemd_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, os.fdopen(os.dup(ours.fileno()), "wb") as stream:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(stream, write_through=True))
+        status = os.fstat(ours.fileno())
+        name = f"{status.st_dev}:{status.st_ino}"
+        writer = writer_to("stderr", {"JOURNAL_STREAM": name})
+        assert isinstance(writer, Journal)
+        writer.close()
+        assert isinstance(writer_to("stderr", {"JOURNAL_STREAM": f"{name}1"}), Stream)
+        assert isinstance(writer_to("stderr", {}), Stream)
+
+
+def test_to_syslog_each_line_is_a_datagram_of_the_facility_mail(directory: Path) -> None:
+    with listen(directory / "log") as daemon:
+        writer = writer_to(f"syslog:{directory / 'log'}", {})
+        assert isinstance(writer, Syslog)
+        log = Log(writer=writer)
+        log.info("one")
+        log.warning("two")
+        log.error("three")
+        got = [daemon.recv(4096).decode() for _ in range(3)]
+        head = rf"[A-Z][a-z][a-z] [ 123]\d \d\d:\d\d:\d\d pbs-policy\[{os.getpid()}\]: "
+        for line, (priority, text) in zip(
+            got, [(22, "info: one"), (20, "warning: two"), (19, "error: three")], strict=True
+        ):
+            assert re.fullmatch(rf"<{priority}>{head}{text}", line)
+        writer.close()
+
+
+def test_syslog_is_not_waited_for_and_what_it_did_not_take_is_told(directory: Path) -> None:
+    with listen(directory / "log") as daemon:
+        writer = Syslog(str(directory / "log"))
+        log = Log(writer=writer)
+        sent = 5_000
+        for number in range(sent):
+            log.info(f"line {number}")
+        assert 0 < writer.lost < sent
+        got = []
+        for _ in range(sent):
+            log.flush()
+            if not select.select([daemon], [], [], 0)[0]:
+                break
+            got.append(daemon.recv(4096))
+        assert len(got) == sent - writer.lost, "what waited came, in its order"
+        assert got[-1].endswith(f"line {len(got) - 1}".encode())
+        log.info("here again")
+        assert daemon.recv(4096).endswith(
+            f"warning: {writer.lost} lines of the log were lost before this one".encode()
+        )
+        assert daemon.recv(4096).endswith(b"info: here again")
+        writer.close()
+
+
+def test_a_syslog_that_starts_late_or_again_gets_what_waited(directory: Path) -> None:
+    writer = Syslog(str(directory / "log"))
+    log = Log(writer=writer)
+    log.info("before it is there")
+    with listen(directory / "log") as daemon:
+        log.info("then")
+        assert [daemon.recv(4096).rpartition(b": ")[2] for _ in range(2)] == [b"before it is there", b"then"]
+    (directory / "log").unlink()
+    with listen(directory / "log") as daemon:
+        log.info("started again")
+        assert daemon.recv(4096).endswith(b"info: started again")
+    writer.close()
+
+
+def test_a_line_too_long_for_a_datagram_takes_no_other_with_it(directory: Path) -> None:
+    with listen(directory / "log") as daemon:
+        writer = Syslog(str(directory / "log"))
+        log = Log(writer=writer)
+        log.info("x" * 4_000_000)
+        log.info("short")
+        assert daemon.recv(4096).endswith(b"warning: 1 lines of the log were lost before this one")
+        assert daemon.recv(4096).endswith(b"info: short")
+        writer.close()
+
+
+def test_the_service_logs_to_syslog_as_json(directory: Path) -> None:
+    settings = {
+        "listen": f"unix:{directory}/policy", "redis_url": f"unix://{directory}/no-redis", "log_decisions": "all",
+        "log_to": f"syslog:{directory}/log", "log_format": "json",
+    }  # fmt: skip
+    options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    with listen(directory / "log") as daemon, subprocess.Popen([*CLI, *options, "serve"], stderr=PIPE) as service:
+        daemon.settimeout(20)
+        seen = daemon.recv(4096).decode()
+        while "ready, listening" not in seen:
+            seen = daemon.recv(4096).decode()
+        with Client(Listener(path=f"{directory}/policy")) as client:
+            assert client.ask("192.0.2.7").startswith("DEFER_IF_REJECT")
+        while '"reason":"unavailable"' not in seen:
+            seen = daemon.recv(4096).decode()
+        service.terminate()
+        assert service.wait(10) == 0
+        assert service.stderr is not None
+        assert service.stderr.read() == b""
+    head, _, members = seen.partition("{")
+    assert re.fullmatch(rf"<22>[^>]+ pbs-policy\[{service.pid}\]: ", head)
+    assert json.loads("{" + members)["action"] == "DEFER_IF_REJECT"
