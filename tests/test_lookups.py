@@ -23,7 +23,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy import redis_line
+from pbs_policy import resp
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.keys import GONE, NO_END
@@ -31,6 +31,7 @@ from pbs_policy.log import Log
 from pbs_policy.lookups import Lookups
 from pbs_policy.redis_line import TIMEOUT
 from pbs_policy.redis_url import RedisUrl
+from pbs_policy.resp import pack
 
 PROBE = b"pbs:probe"
 
@@ -896,7 +897,7 @@ def test_no_answer_is_older_than_the_last_write(run: Run, redis_server: PrivateR
 
 @given(st.lists(st.one_of(st.binary(), st.text(st.characters(codec="utf-8"))), min_size=1))
 def test_what_is_packed_by_hand_is_what_hiredis_packs(parts: list[str | bytes]) -> None:
-    packed = redis_line._pack(tuple(parts))
+    packed = pack(tuple(parts))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redis_line, "_PACKS_BY_HAND", True)
-        assert redis_line._pack(tuple(parts)) == packed
+        patch.setattr(resp, "_BY_HAND", True)
+        assert pack(tuple(parts)) == packed
