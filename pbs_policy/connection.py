@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # the peer will send no more
         self._client = _UNKNOWN
         self._login: Candidate
+        self._case: Case | None = None
         self._procedure: Procedure[Decision]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -100,6 +101,11 @@ class Connection(asyncio.Protocol):
     def silent_sweeps(self) -> int:
         """How many sweeps have passed since the last complete request."""
         return self._idle_sweeps
+
+    def hold_case(self) -> None:
+        """The rules are about to change: what is being decided goes on by those it began with."""
+        if self._busy and self._case is None:
+            self._case = Case(self._client, self._request, self._server.rules, self._server.keys)
 
     def close_when_answered(self) -> None:
         """Close now, or after the answer that Postfix waits for."""
@@ -187,7 +193,7 @@ class Connection(asyncio.Protocol):
         elif decision := shortcut.permit(self._login, values, replies[0]):
             self._settle_late(decision)
         else:
-            case = Case(self._client, self._request, server.rules, server.keys)
+            case = self._case or Case(self._client, self._request, server.rules, server.keys)
             self._decide(case, (None, self._login.value))
 
     def _decide(self, case: Case, values: Sequence[bytes | None]) -> None:

@@ -80,6 +80,11 @@ class Lookups:
         sent = self._line.in_flight if self._line is not None else ()
         return sum(len(each.asks) for each in (self._batch, *self._waiting, *sent))
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether Redis can be asked now."""
+        return self._line is not None
+
     async def close(self) -> None:
         """End the connection; whoever still waits is told "unavailable"."""
         self._keeper.cancel()

@@ -74,6 +74,18 @@ class PolicyServer:
         self.addresses = addresses
         self.report_no_end = lru_cache(_REPORTED_ONCE)(self._report_no_end)
 
+    def follow(
+        self,
+        rules: Rules,
+        addresses: ClientAddresses,
+        log_decisions: Literal["permitted", "all", "none"],
+        maps: SenderMaps | None,
+    ) -> None:
+        """Decide by other rules from the next request on; what is being decided goes on by those it began with."""
+        for connection in self.connections:
+            connection.hold_case()
+        self.rules, self.addresses, self.log_decisions, self.maps = rules, addresses, log_decisions, maps
+
     def connection(self) -> Connection:
         """The protocol of one new connection."""
         return Connection(self)

@@ -290,6 +290,12 @@ def load(
             values[name] = value
         else:
             faults.append(f"{value.place}: unknown setting {name!r}{did_you_mean(name, values)}")
+    return parse_values(values, faults), values
+
+
+def parse_values(values: Mapping[str, Value], faults: Iterable[str] = ()) -> Settings:
+    """The settings that these texts are. Raises SettingsError with what is wrong in any of them, after `faults`."""
+    faults = list(faults)
     parsed: dict[str, Any] = {}
     for each in fields(Settings):
         value = values[each.name]
@@ -300,4 +306,4 @@ def load(
             faults.append(f"{value.place}: {each.name} = {value.text}: {error}{comment}")
     if faults:
         raise SettingsError(faults)
-    return Settings(**parsed), values
+    return Settings(**parsed)

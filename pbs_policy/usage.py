@@ -104,6 +104,15 @@ class Usage:
         self._in_flight: list[Command] = []
         self._turn(now())
 
+    @classmethod
+    def following(cls, before: Usage | None, prefix: str, kept: int) -> Usage | None:
+        """What counts from now on, nothing where nothing is to be kept; what `before` has counted goes on."""
+        if not kept:
+            return None
+        usage = before or cls(prefix, kept)
+        usage._end = b"%d" % (kept + _DAY)
+        return usage
+
     def note(self, client_address: str, user: str, foreign_sender: bool) -> None:
         """Count one recipient that was relayed, or would have been under observe_only. On the hot path."""
         at = self._now()

@@ -24,6 +24,7 @@ from pbs_policy import __version__, keys, records, settings  # noqa: E402
 from pbs_policy.cli import cli  # noqa: E402
 from pbs_policy.cli.check import WHY  # noqa: E402
 from pbs_policy.cli.commands import PLACES  # noqa: E402
+from pbs_policy.reload import CHANGEABLE  # noqa: E402
 
 TITLES = {
     "pbs-policy.1": "POP-before-SMTP commands",
@@ -131,6 +132,11 @@ def script_settings() -> Iterator[str]:
     yield ",\n".join(f"\\fB{text(name)}\\fP" for name in re.findall(r'"(\w+)":', table)) + "."
 
 
+def changeable() -> Iterator[str]:
+    """The settings that a reload can change."""
+    yield ",\n".join(f"\\fB{text(name)}\\fP" for name in settings.defaults() if name in CHANGEABLE) + "."
+
+
 def reasons() -> Iterator[str]:
     """Every reason for a decision that `pbs-policy check` knows."""
     for name, meaning in WHY.items():
@@ -165,6 +171,7 @@ PARTS: dict[str, Callable[[], Iterator[str]]] = {
     "options": options,
     "settings": every_setting,
     "script settings": script_settings,
+    "changeable": changeable,
     "reasons": reasons,
     "keys": key_names,
     "values": values,

@@ -12,7 +12,7 @@ from pbs_policy.cli.session import Session
 @click.command()
 @click.pass_obj
 def serve(session: Session) -> None:
-    """Run the policy service, in the foreground, until SIGTERM.
+    """Run the policy service, in the foreground, until SIGTERM. SIGHUP makes it read its settings anew.
 
     It starts also while Redis is away, and answers DEFER_IF_REJECT (try again later) until Redis can be asked.
     Errors and decisions go to standard error, or to syslog (log_to).
@@ -27,4 +27,5 @@ def serve(session: Session) -> None:
     from pbs_policy.serve import run
 
     settings, values = session.load()
-    run(settings, values, Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json"))
+    log = Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json")
+    run(settings, values, log, session.load)

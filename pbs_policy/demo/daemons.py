@@ -18,7 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -98,6 +98,8 @@ class PrivateDaemon:
         self.log_file.unlink(missing_ok=True)
         self._output.unlink(missing_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
+        self.environment: Mapping[str, str] | None = None  # ours, where None
+        self.descriptors: Sequence[int] = ()  # of ours, that it is given besides the standard ones
 
     def command(self) -> list[str]:
         """Return the daemon's command line."""
@@ -134,6 +136,8 @@ class PrivateDaemon:
                 stdout=output,
                 stderr=output,
                 cwd=self.directory,
+                env=self.environment,
+                pass_fds=self.descriptors,
                 # A group to end it by, and not a session: the kernel shares a core between sessions (autogroup)
                 # in slices of milliseconds, and every lookup would wait for its turn.
                 process_group=0,

@@ -1,0 +1,91 @@
+"""What the service manager is told (sd_notify(3)): a datagram of NAME=VALUE lines to the socket that NOTIFY_SOCKET
+names, a path or, after "@", an abstract name. Without that variable nobody is told anything.
+
+Our own rather than a library's: a datagram, of which the libraries leave out the descriptors, or the barrier.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Mapping, Sequence
+
+SEND_TIME = 0.5
+"""Seconds that one message may wait for a manager that does not read."""
+
+BARRIER_TIME = 1.0
+"""Seconds to wait until all that was said has been read."""
+
+
+class Notify:
+    """Tells the manager; `watchdog` is the time, in seconds, within which it wants to hear `alive` (0: it does not).
+
+    A manager that cannot be told never stops the service: each method returns whether it was told.
+    """
+
+    def __init__(self, address: str = "", watchdog: float = 0.0) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog = watchdog
+        self._status = ""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Notify:
+        """As the manager that started this process wants it."""
+        address = environment.get("NOTIFY_SOCKET", "")
+        if address[:1] not in ("/", "@"):
+            return cls()  # none, or a kind that only virtual machines have
+        usec = environment.get("WATCHDOG_USEC", "")
+        is_ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        return cls(address, int(usec) / 1e6 if is_ours and usec.isascii() and usec.isdecimal() else 0.0)
+
+    def __bool__(self) -> bool:
+        return bool(self._address)
+
+    def ready(self, status: str) -> bool:
+        """The service serves, or its reload is done, well or not."""
+        self._status = status
+        return self.send("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> bool:
+        """The settings are being read anew; `ready` follows."""
+        return self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> bool:
+        """The service is about to end."""
+        return self.send("STOPPING=1", "STATUS=answering what was asked")
+
+    def alive(self, status: str) -> bool:
+        """The watchdog need not act; and what `systemctl status` is to show, where that has changed."""
+        lines = ["WATCHDOG=1"] if self.watchdog else []
+        if status != self._status:
+            self._status = status
+            lines.append(f"STATUS={status}")
+        return self.send(*lines) if lines else True
+
+    def wait_until_read(self) -> bool:
+        """Wait until the manager has read all that was said: it may not know a process that has gone."""
+        ours, theirs = os.pipe()
+        try:
+            sent = self.send("BARRIER=1", descriptors=[theirs])
+        finally:
+            os.close(theirs)
+        waiting = select.poll()
+        waiting.register(ours, 0)  # the other end closed, which is always told
+        is_read = sent and bool(waiting.poll(BARRIER_TIME * 1000))
+        os.close(ours)
+        return is_read
+
+    def send(self, *lines: str, descriptors: Sequence[int] = ()) -> bool:
+        """Send one message, with these descriptors."""
+        if not self._address:
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
+            telling.settimeout(SEND_TIME)
+            try:
+                telling.connect(self._address)
+                socket.send_fds(telling, ["\n".join(lines).encode()], descriptors)
+            except OSError:
+                return False
+        return True

@@ -1,0 +1,142 @@
+"""One process that answers: the parts put together in one event loop, until it is told to end.
+
+It is the whole service, or one of several workers; what differs is its `Role`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from pbs_policy.keys import Keys
+from pbs_policy.log import Log
+from pbs_policy.lookups import Lookups
+from pbs_policy.reload import Configuration
+from pbs_policy.server import PolicyServer
+from pbs_policy.sockets import accept
+from pbs_policy.upkeep import Upkeep
+from pbs_policy.usage import Usage
+
+DRAIN_TIME = 0.8
+"""Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
+
+_WRITE_TIME = 0.6
+"""Seconds, after that, for what is still to be written to Redis: a lookup and a little more."""
+
+_OWN_DESCRIPTORS = 64
+"""Descriptors that are not Postfix': listeners, Redis and its Sentinels, name servers, files; under 30 in all."""
+
+
+class Role(Protocol):
+    """What tells the whole service from a worker."""
+
+    beats: float
+    """Seconds between two calls of `beat`, 0 for none."""
+
+    def begin(self, process: Process) -> None:
+        """It serves. Called in its event loop, where signals and descriptors can be waited for."""
+
+    def end(self) -> None:
+        """It is about to end."""
+
+    def beat(self, *, has_redis: bool) -> None:
+        """Its loop turns."""
+
+
+class Process:
+    """Serves on `listening` by `configuration`, with `password` for Redis, until SIGTERM, SIGINT or `stop`."""
+
+    def __init__(
+        self, configuration: Configuration, password: str, listening: Sequence[socket.socket], log: Log
+    ) -> None:
+        self.configuration = configuration
+        self.log = log
+        self._password = password
+        self._listening = listening
+        self._stopping = asyncio.Event()
+        self._server: PolicyServer
+
+    def run(self, role: Role) -> None:
+        """Serve to the end."""
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve(role))
+
+    def stop(self) -> None:
+        """Let `run` come to its end. To be called in its event loop."""
+        self._stopping.set()
+
+    def follow(self, configuration: Configuration) -> None:
+        """Go over to other settings, between two requests. To be called in its event loop."""
+        self.configuration = configuration
+        settings = configuration.settings
+        self._server.follow(settings.rules, settings.addresses, settings.log_decisions, configuration.maps)
+        self._server.usage = Usage.following(self._server.usage, settings.key_prefix, settings.usage_kept)
+
+    async def _serve(self, role: Role) -> None:
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, self.stop)
+        self.log.write_soon(loop.call_soon)
+        settings = self.configuration.settings
+        keys = Keys(settings.key_prefix)
+        lookups = Lookups(
+            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls
+        )
+        usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
+        server = self._server = PolicyServer(
+            settings.rules, settings.addresses, keys, lookups, self.log, settings.log_decisions,
+            self.configuration.maps, usage,
+        )  # fmt: skip
+        server.most_connections = _descriptors_for_peers()
+        await lookups.open()
+        upkeep = Upkeep(server)
+        await upkeep.look()
+        tasks = [asyncio.create_task(server.sweep()), asyncio.create_task(_beat(role, lookups))]
+        keeping_up = asyncio.create_task(upkeep.run())
+        servers = [await accept(server, each) for each in self._listening]
+        role.begin(self)
+        # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
+        await self._stopping.wait()
+        role.end()
+        for each in servers:
+            each.close()
+        await server.stop(DRAIN_TIME)
+        for task in tasks:
+            task.cancel()
+        upkeep.stop()
+        await asyncio.wait([keeping_up], timeout=_WRITE_TIME)
+        await lookups.close()
+        self.log.write_now()
+
+
+async def _beat(role: Role, lookups: Lookups) -> None:
+    while role.beats:
+        role.beat(has_redis=lookups.is_connected)
+        await asyncio.sleep(role.beats)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def raise_descriptor_limit() -> None:
+    """One descriptor per smtpd of each Postfix: take what the administrator allows, not the shell's default."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _descriptors_for_peers() -> int:
+    """How many connections there may be, so that one to Redis can always be opened, and a log be written."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft - _OWN_DESCRIPTORS, soft // 2)
