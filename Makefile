@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TEST := $(VENV)/.for-test
 
-.PHONY: bench check clean demo demo-real fuzz help man test wheel
+.PHONY: bench check clean deb demo demo-real fuzz help man test wheel
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
 	@echo 'make man        write the manual pages anew: docs/man'
 	@echo 'make wheel     a wheel in dist/, with script, examples and manual pages'
+	@echo 'make deb       a Debian package in dist/ (apt-get build-dep . installs what it takes)'
 	@echo 'make clean      remove what the others made'
 
 demo: $(FOR_DEMO)
@@ -40,6 +41,15 @@ man: $(FOR_TEST)
 wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@ls dist/*.whl
+
+# In a copy, so that the checkout stays as it is; debian/control says what has to be installed.
+deb:
+	rm -rf build/deb && mkdir -p build/deb/pbs-policy dist
+	tar -c --exclude-vcs --exclude=__pycache__ --exclude='.*_cache' --exclude=.hypothesis --exclude=./.venv \
+	  --exclude=./build --exclude=./dist . | tar -x -C build/deb/pbs-policy
+	cd build/deb/pbs-policy && dpkg-buildpackage -us -uc -b
+	mv build/deb/*.deb dist/
+	@ls dist/*.deb
 
 check: $(FOR_TEST)
 	$(BIN)/ruff check .

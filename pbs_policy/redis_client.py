@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import hiredis
 
 from pbs_policy.question import Command
+from pbs_policy.resp import pack
 
 if TYPE_CHECKING:
     from pbs_policy.redis_url import Place, RedisUrl, TlsFiles
@@ -160,7 +161,7 @@ class Line:
         """Send these. Raises ConnectionLost, StoreUnavailable."""
         try:
             self._socket.settimeout(time_left(self._ends_at))
-            self._socket.sendall(b"".join(map(_pack, commands)))
+            self._socket.sendall(b"".join(map(pack, commands)))
         except OSError as error:
             raise self._fault(error) from error
 
@@ -317,11 +318,6 @@ def time_left(ends_at: float | None) -> float:
     if left <= 0:
         raise TimeoutError
     return min(left, TIMEOUT)
-
-
-def _pack(command: Command) -> bytes:
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one item only
-    return packed
 
 
 def _reason(error: Exception) -> str:

@@ -15,6 +15,7 @@ from pbs_policy.latency import Latency
 from pbs_policy.log import Log
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.question import Command
+from pbs_policy.resp import pack
 
 TIMEOUT = 0.5
 """Seconds a request may wait for Redis in all. Postfix waits 2 s for us in the example main.cf."""
@@ -24,11 +25,6 @@ Answered = Callable[[Sequence[bytes | None] | None, Sequence[Any]], None]
 
 
 _NO_REPLIES: Sequence[Any] = ()
-
-
-def _pack(parts: tuple[str | bytes, ...]) -> bytes:
-    packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub knows tuples of one item only
-    return packed
 
 
 def _fault(replies: Sequence[Any]) -> str:
@@ -64,9 +60,9 @@ class Batch:
 
     def request(self) -> bytes:
         """The commands: one MGET for all values, and those that were asked for."""
-        parts = [_pack(command) for command in self.commands]
+        parts = [pack(command) for command in self.commands]
         if self.keys:
-            parts.insert(0, _pack((b"MGET", *self.keys)))
+            parts.insert(0, pack((b"MGET", *self.keys)))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def is_answered(self) -> bool:
@@ -143,7 +139,7 @@ class Line(asyncio.Protocol):
         """The reply to one command before any batch, such as AUTH. Raises RedisRefused where it is an error."""
         future = self._loop.create_future()
         self._greetings.append(future)
-        self._transport.write(_pack(command))
+        self._transport.write(pack(command))
         reply = await future
         if isinstance(reply, Exception):
             raise RedisRefused(f"{command[0]}: {reply}")

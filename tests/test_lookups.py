@@ -20,7 +20,10 @@ import fakeredis
 import hiredis
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pbs_policy import resp
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.keys import GONE, NO_END
@@ -28,6 +31,7 @@ from pbs_policy.log import Log
 from pbs_policy.lookups import Lookups
 from pbs_policy.redis_line import TIMEOUT
 from pbs_policy.redis_url import RedisUrl
+from pbs_policy.resp import pack
 
 PROBE = b"pbs:probe"
 
@@ -889,3 +893,11 @@ def test_no_answer_is_older_than_the_last_write(run: Run, redis_server: PrivateR
         assert unavailable == 0
 
     run(story())
+
+
+@given(st.lists(st.one_of(st.binary(), st.text(st.characters(codec="utf-8"))), min_size=1))
+def test_what_is_packed_by_hand_is_what_hiredis_packs(parts: list[str | bytes]) -> None:
+    packed = pack(tuple(parts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resp, "_BY_HAND", True)
+        assert pack(tuple(parts)) == packed

@@ -55,9 +55,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         status = cli.main(arguments, prog_name="pbs-policy", standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return os.EX_USAGE
     except click.UsageError as error:
         context = error.ctx.command_path if error.ctx else "pbs-policy"
         return _fail(f"{error.format_message()} (see {context} --help)", os.EX_USAGE)

@@ -4,6 +4,7 @@ that the help and shell completion come at click's own speed however many comman
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import NamedTuple
 
@@ -46,6 +47,13 @@ PLACES = {
 
 class Commands(click.Group):
     """The group of all commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The command line; without anything on it the help, on standard error. (click 8.1 calls that a success.)"""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            raise click.exceptions.Exit(os.EX_USAGE)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Every command's name."""

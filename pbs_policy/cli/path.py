@@ -20,7 +20,7 @@ def path(name: str | None) -> None:
     \b
     Example:
       pbs-policy path
-      man -l "$(pbs-policy path man/pbs-policy.8)"
+      man -l "$(pbs-policy path man)"/pbs-policy.8*
       ls "$(pbs-policy path dovecot-hooks)"
     """
     if name is None:

@@ -115,16 +115,11 @@ def plan_script(tree: Tree, record: Record, hook: Hook) -> Plan:
     for service in _SERVICES:
         _refuse_other_script(dovecot, hook, service)
     plan = Plan(tree.name(hook.dovecot), afterwards=AFTERWARDS)
-    module = shipped("dovecot-hooks/pbs_postlogin.py").read_bytes()
-    script = shipped("dovecot-hooks/pbs-postlogin").read_bytes()
-    compiled, name = _compile(module, hook.lib)
     plan.want(
         tree,
         record,
         [
-            Wanted(f"{hook.lib}/pbs_postlogin.py", module),
-            Wanted(f"{hook.lib}/__pycache__/{name}", compiled),
-            Wanted(f"{hook.lib}/pbs-postlogin", script, 0o755),
+            *_script(tree, hook),
             Wanted(hook.settings_file, _NEW_SETTINGS, if_missing=True),
             Wanted(hook.drop_in, drop_in.encode()),
         ],
@@ -134,12 +129,29 @@ def plan_script(tree: Tree, record: Record, hook: Hook) -> Plan:
         plan.obstacles.append(f"there is no user {hook.user} to run the script. First: {useradd(hook.user)}")
     elif state and not account.may_read(state):
         plan.notes.append(f"{tree.place(hook.settings_file)}: {hook.user} may not read it, and will record no login")
-    plan.commands = [
-        shlex.join([*_COMPILE, f"{hook.lib}/pbs_postlogin.py"]),
-        shlex.join(dovecot.command),
-    ]
+    if not _is_packaged(tree, hook):
+        plan.commands.append(shlex.join([*_COMPILE, f"{hook.lib}/pbs_postlogin.py"]))
+    plan.commands.append(shlex.join(dovecot.command))
     plan.check = lambda: _check_script(dovecot, hook)
     return plan
+
+
+def _is_packaged(tree: Tree, hook: Hook) -> bool:
+    """Whether a package has the script where Dovecot is to run it: it is the package's to write, and to upgrade."""
+    return shipped("dovecot-hooks/pbs-postlogin").resolve().parent == tree.place(hook.lib)
+
+
+def _script(tree: Tree, hook: Hook) -> list[Wanted]:
+    if _is_packaged(tree, hook):
+        return []
+    module = shipped("dovecot-hooks/pbs_postlogin.py").read_bytes()
+    script = shipped("dovecot-hooks/pbs-postlogin").read_bytes()
+    compiled, name = _compile(module, hook.lib)
+    return [
+        Wanted(f"{hook.lib}/pbs_postlogin.py", module),
+        Wanted(f"{hook.lib}/__pycache__/{name}", compiled),
+        Wanted(f"{hook.lib}/pbs-postlogin", script, 0o755),
+    ]
 
 
 def plan_last_login(tree: Tree, record: Record, hook: Hook, settings: Settings) -> Plan:

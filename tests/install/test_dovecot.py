@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -55,6 +56,27 @@ def test_apply_puts_all_of_it_in_place_once_and_remove_takes_it_out(root: Path) 
     after = snapshot(root)
     assert install(root, "--apply").output == "Nothing to do: everything is in place.\n"
     assert snapshot(root) == after
+    assert install(root, "--remove", "--apply").status == 0
+    assert snapshot(root) == before
+
+
+def test_a_script_that_a_package_has_put_in_place_is_the_packages_to_write(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path_factory.mktemp("dist-packages")
+    share = package / "share/dovecot-hooks"
+    shutil.copytree(shipped("dovecot-hooks"), share)
+    for name in ("pbs-postlogin", "pbs_postlogin.py"):
+        (root / LIB).mkdir(parents=True, exist_ok=True)
+        (share / name).rename(root / LIB / name)
+        (share / name).symlink_to(root / LIB / name)
+    monkeypatch.setattr("pbs_policy.shipped._PACKAGE", package)
+    before, script = snapshot(root), snapshot(root / LIB)
+    shown = install(root)
+    assert f"+++ {root}/{DROP_IN}\n" in shown.output
+    assert "compileall" not in shown.output
+    assert install(root, "--apply").status == 0
+    assert snapshot(root / LIB) == script
     assert install(root, "--remove", "--apply").status == 0
     assert snapshot(root) == before
 

@@ -1,0 +1,51 @@
+"""The Debian package says the same as the rest: version, dependencies, manual pages, settings."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pbs_policy import __version__, settings
+from pbs_policy.install.dovecot import _NEW_SETTINGS
+
+TOP = Path(__file__).parent.parent
+DEBIAN = TOP / "debian"
+CONTROL = (DEBIAN / "control").read_text()
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    assert (DEBIAN / "changelog").read_text().startswith(f"pbs-policy ({__version__}) ")
+
+
+def test_each_dependency_is_one_of_the_package_with_the_same_lower_bound() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    package = CONTROL[CONTROL.index("\nDepends:") :].partition("\nRecommends:")[0]
+    for dependency in project["dependencies"]:
+        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+).*", dependency).groups()  # type: ignore[union-attr]  # as written
+        assert f" python3-{name} (>= {bound}),\n" in package, dependency
+    assert f" python3 (>= {project['requires-python'].removeprefix('>=')}),\n" in package
+
+
+def test_each_manual_page_is_where_path_finds_it() -> None:
+    links = (DEBIAN / "pbs-policy.links").read_text()
+    for page in (TOP / "docs/man").glob("*.[1-9]"):
+        assert f"usr/share/man/man{page.suffix[1]}/{page.name} usr/share/pbs-policy/man/{page.name}\n" in links
+
+
+def test_the_settings_file_changes_nothing() -> None:
+    file = DEBIAN / "pbs-policy.conf"
+    _, values = settings.load(file, {}, ())
+    assert {name: value.text for name, value in values.items()} == {
+        name: value.text for name, value in settings.defaults().items()
+    }
+    assert file.read_bytes().splitlines()[0] == _NEW_SETTINGS.splitlines()[0], "as install-hook writes it"
+
+
+@pytest.mark.parametrize("script", sorted(DEBIAN.glob("*.p[or]*[mt]")), ids=lambda script: script.name)
+def test_a_maintainer_script_can_be_parsed(script: Path) -> None:
+    done = subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
