@@ -12,7 +12,7 @@ help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
 	@echo 'make demo-real  the same through a private Postfix and Dovecot (installed, as root)'
 	@echo 'make test       ruff, mypy --strict and every test'
-	@echo 'make fuzz       a million random byte streams, and the decision against its model (ten minutes)'
+	@echo 'make fuzz       each place where bytes of others come in, a minute each; streams; the decision against its model'
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
 	@echo 'make man        write the manual pages anew: docs/man'
 	@echo 'make wheel     a wheel in dist/, with script, examples and manual pages'
@@ -29,6 +29,8 @@ test: check
 	$(BIN)/python -m pytest
 
 fuzz: $(FOR_TEST)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run $(FUZZ)
 	$(BIN)/python -m tests.fuzz.streams 1000000
 	PBS_MODEL_EXAMPLES=500 $(BIN)/python -m pytest -q --timeout=0 tests/test_decision_model.py
 

@@ -92,7 +92,7 @@ def read_settings(file):
 def read_file(path):
     file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        return posix.read(file, 1 << 20).decode("utf-8")
+        return posix.read(file, 1 << 20).decode("utf-8", "surrogateescape")  # a comment may be in Latin-1
     finally:
         posix.close(file)
 
@@ -111,9 +111,9 @@ def canonical(text, settings):
     bits = settings["ipv6_prefix"]
     if not (bits.isascii() and bits.isdecimal() and 48 <= int(bits) <= 128):
         raise Failure(f"ipv6_prefix = {bits}: expected 48 to 128")
-    text, _, zone = text.partition("%")
+    text, percent, zone = text.partition("%")
     packed = pack(text)
-    if zone:
+    if percent:
         if packed[0] == 0xFE:
             return None  # link-local, shown with its interface by Dovecot 2.4
         raise Failure(f"IP has a zone id: {text}%{zone}")
@@ -168,6 +168,8 @@ def tell_redis(settings, commands):
         raise Failure(f"Redis at {server} did not answer within {REDIS_SECONDS} s") from None
     for command, line in zip(commands, answer):
         if line != b"+OK":
+            if greeting and greeting[0][0] == b"AUTH" and greeting[0][-1][:8] in line:
+                line = b"an error that repeats the password"  # as a server that knows no AUTH does
             raise Failure("Redis answers to {}: {}".format(command[0].decode(), line.decode("ascii", "replace")))
 
 

@@ -100,8 +100,6 @@ class ClientAddresses:
             return Target(client.text, None, client.excluded)
         network = parse_network(text)
         version, bits = network.version, network.prefixlen
-        if lies_in(network, _MAPPED_NETWORK):
-            raise AddressError(f"{text!r} maps IPv4 into IPv6: write it as an IPv4 network")
         if bits == network.max_prefixlen or (version == 6 and bits == self.ipv6_prefix):
             client = self.parse(str(network.network_address))
             return Target(client.text, None, client.excluded)
@@ -162,7 +160,8 @@ def parse_network(text: str) -> Network:
     """The network `192.0.2.0/24` or single address `192.0.2.7` that `text` names.
 
     Raises AddressError where it is neither, and, as Postfix does for mynetworks, where bits are set behind the
-    prefix: 192.0.2.7/24 may mean the one host or the whole network.
+    prefix: 192.0.2.7/24 may mean the one host or the whole network. One of ::ffff:0:0/96 would hold nobody, since
+    such a client is known by its IPv4 address.
     """
     # One way to write a network, which the script knows too: no masks and no zone ids, though ip_network takes them.
     try:
@@ -171,6 +170,8 @@ def parse_network(text: str) -> Network:
         meant = ip_network(text, strict=False)
     except ValueError:
         raise AddressError(f"not a network: {text!r} (expected 192.0.2.0/24 or 2001:db8::/32)") from None
+    if lies_in(meant, _MAPPED_NETWORK):
+        raise AddressError(f"{text!r} maps IPv4 into IPv6: write it as an IPv4 network")
     try:
         return ip_network(text)
     except ValueError:

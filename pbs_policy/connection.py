@@ -119,6 +119,8 @@ class Connection(asyncio.Protocol):
     def sweep(self) -> None:
         """Every SWEEP_INTERVAL: close where a request is never completed, or the last one is too long ago."""
         self._idle_sweeps += 1
+        if self._busy and self._idle_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
+            self._disconnect(f"no decision within {REQUEST_LIMIT} s")  # a fault of ours, which is in the log
         if self._busy or self._stalled:
             return
         self._begun_sweeps = self._begun_sweeps + 1 if self._parser.has_bytes else 0

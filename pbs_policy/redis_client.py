@@ -31,6 +31,10 @@ _PIECES = 64  # read at once of what is published: whoever watches has a screen 
 class StoreUnavailable(Exception):
     """Redis cannot be asked: refused, mute, or it answers with an error. The message says which and where."""
 
+    def __init__(self, reason: str) -> None:
+        # A server that does not know a command repeats what came with it; of AUTH, that is the password.
+        super().__init__(reason.partition(", with args beginning with")[0])
+
 
 class StoreRefused(StoreUnavailable):
     """Redis answered, and with an error: its own words are the message."""

@@ -25,12 +25,13 @@ Answered = Callable[[Sequence[bytes | None] | None, Sequence[Any]], None]
 
 
 _NO_REPLIES: Sequence[Any] = ()
+_IS_VALUE = frozenset((bytes, type(None))).issuperset
 
 
 def _fault(replies: Sequence[Any]) -> str:
-    """What is wrong with the replies to commands, or nothing: a number is right, and `OK` or nil of a SET."""
+    """What is wrong with the replies to commands, or nothing: a number is right, and `OK` of a SET."""
     for reply in replies:
-        if type(reply) is not int and reply != b"OK" and reply is not None:
+        if type(reply) is not int and reply != b"OK":
             return f"Redis answers: {reply}"
     return ""
 
@@ -73,7 +74,7 @@ class Batch:
         """What is wrong with the values, which makes the whole batch unavailable, or nothing."""
         if self.keys:
             values = self.replies[0]
-            if type(values) is not list or len(values) != len(self.keys):
+            if type(values) is not list or len(values) != len(self.keys) or not _IS_VALUE(map(type, values)):
                 return f"Redis answers to MGET: {values}"
         return ""
 
@@ -142,7 +143,10 @@ class Line(asyncio.Protocol):
         self._transport.write(pack(command))
         reply = await future
         if isinstance(reply, Exception):
-            raise RedisRefused(f"{command[0]}: {reply}")
+            text = str(reply)
+            if command[0] == "AUTH" and command[-1][:8] in text:
+                text = "an error that repeats the password"  # as a server that knows no AUTH does
+            raise RedisRefused(f"{command[0]}: {text}")
         return reply
 
     def send(self, batch: Batch) -> None:
@@ -165,7 +169,7 @@ class Line(asyncio.Protocol):
                         greeting.set_result(reply)
                     continue
                 self._take_reply(reply)
-        except (hiredis.ProtocolError, IndexError):
+        except Exception:  # noqa: BLE001 - hiredis raises TypeError and MemoryError, too, at what no Redis sends
             self.trouble = "what answers there does not speak Redis' protocol"
             self._transport.abort()
 

@@ -115,7 +115,12 @@ def test_a_request_that_begins_after_a_long_silence_has_its_own_time(connection:
 
 def test_a_peer_that_waits_for_redis_is_not_idle(connection: Connection) -> None:
     connection.data_received(request("192.0.2.7"))
-    assert sweep(connection, IDLE_LIMIT * 2) == ""
+    assert sweep(connection, REQUEST_LIMIT) == ""
+
+
+def test_a_peer_whose_request_was_never_decided_is_disconnected(connection: Connection) -> None:
+    connection.data_received(request("192.0.2.7"))
+    assert sweep(connection, REQUEST_LIMIT + SWEEP_INTERVAL) == "aborted"
 
 
 def test_who_has_been_silent_for_the_longest_makes_room_for_one_too_many(

@@ -1,0 +1,136 @@
+"""A settings file is usable, or there is a `SettingsError`. Where it is usable, the post-login script has read the
+same in it: each setting, the seconds of `ttl`, the place of Redis, the addresses of `never_record`. The script raises
+nothing but its `Failure` over the others. The same bytes as a file of `sender_maps`: usable, or a `SenderMapsError`;
+what it names for a sender is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from pbs_policy import senders, settings
+from pbs_policy.address import AddressError, Network
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.senders import SenderMaps, SenderMapsError, SenderRules
+from pbs_policy.settings import Settings
+from pbs_policy.sources import SettingsError
+from tests.fuzz.targets import load_recorder
+
+WORDS = (
+    *[f"{name} = ".encode() for name in settings.defaults()], b"\n", b"\n ", b"\n\t", b"#", b" = ", b"\r\n",
+    b"\x0b", b"\x0c", b"\x1c", b"\x85", b"\xc2\xa0", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"yes", b"no", b"30m",
+    b"1w", b"192.0.2.0/24", b"::/0", b"2001:db8::/32", b"::ffff:192.0.2.0/120", b"redis://", b"rediss://",
+    b"unix:///", b"?db=", b"redis+sentinel://", b"[2001:db8::1]:6379", b"/mymaster", b"/0", b"inet:", b"unix:/",
+    b"127.0.0.1:10040", b"alice@example.com", b"@example.com", b'"a b"@example.com', b"bob,carol dave", b"\\",
+    b'"', b"20/1h", b"domain", b"address", b"off", b"pop3 imap", b"example.com",
+)  # fmt: skip
+
+_recorder = load_recorder()
+
+
+class _File:
+    """In place of a path."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read_bytes(self) -> bytes:
+        return self._data
+
+    def __str__(self) -> str:
+        return "FILE"
+
+
+def run(data: bytes) -> None:
+    """The same bytes are read as a settings file and as sender maps."""
+    file: Any = _File(data)
+    _recorder.read_file = lambda _: data.decode("utf-8", "surrogateescape")
+    read = _recorder.read_settings("FILE")
+    try:
+        known, values = settings.load(file)
+    except SettingsError as error:
+        assert error.faults
+        with contextlib.suppress(_recorder.Failure):
+            _recorder.seconds(read["ttl"])
+    else:
+        for name, text in read.items():
+            assert values[name].text == text, name
+        assert _recorder.seconds(read["ttl"]) == known.ttl
+        assert place_of(read) == _place(known.redis_url)
+        assert RedisUrl.parse(str(known.redis_url)) == known.redis_url
+        _compare_exclusions(known, read)
+    _read_maps(data)
+
+
+def place_of(read: dict[str, str]) -> list[tuple[Any, ...]]:
+    """Where the script would look for Redis: addresses, and the database behind them."""
+    asked: list[tuple[Any, ...]] = []
+
+    def open_first(targets: list[tuple[Any, Any]], *_: Any) -> None:
+        asked.append(targets[0][1] if isinstance(targets[0][1], tuple) else (targets[0][1],))
+        if read["redis_url"].startswith("redis+sentinel"):
+            raise _recorder.Failure("no answer")
+
+    _recorder.open_first = open_first
+    _recorder.over_tls = lambda *_: asked.append(("tls",))
+    system = _recorder.system
+    _recorder._socket = SimpleNamespace(
+        **{name: getattr(system, name) for name in dir(system) if name[0] != "_" and name != "getaddrinfo"},
+        getaddrinfo=lambda host, port, *_: [(system.AF_INET, 1, 0, "", (host.decode(), port))],
+    )
+    try:
+        _, database = _recorder.connect(read, time.monotonic() + 1)
+        asked.append((int(database or 0),))
+    except _recorder.Failure:
+        assert read["redis_url"].startswith("redis+sentinel"), read["redis_url"]
+    finally:
+        _recorder._socket = system
+    return asked
+
+
+def _place(url: RedisUrl) -> list[tuple[Any, ...]]:
+    if url.path:
+        return [(url.path,), (url.db,)]
+    if url.master:
+        return list(url.sentinels)
+    return [(url.host, url.port), *([("tls",)] if url.tls else []), (url.db,)]
+
+
+def _compare_exclusions(known: Settings, read: dict[str, str]) -> None:
+    """At both ends of each network, and of some addresses, script and service are of one mind."""
+    tried = ["192.0.2.7", "2001:db8:1:2:3::4", "::ffff:192.0.2.7", "169.254.1.1", "::7", "fe80::1"]
+    for network in known.never_record:
+        tried += _ends(network)
+    for text in tried:
+        try:
+            client = known.addresses.parse(text)
+        except AddressError:
+            continue
+        assert _recorder.canonical(text, read) == (None if client.excluded else client.text), text
+
+
+def _ends(network: Network) -> list[str]:
+    first, last = int(network.network_address), int(network.broadcast_address)
+    kind = type(network.network_address)
+    return [str(kind(each)) for each in (first - 1, first, last, last + 1) if 0 <= each < 2**network.max_prefixlen]
+
+
+def _read_maps(data: bytes) -> None:
+    file: Any = "MAPS"
+    maps = SenderMaps(file, "example.com")
+    try:
+        maps._users = senders._parse(data, "MAPS", "example.com")
+    except SenderMapsError as error:
+        assert error.faults
+        assert all(fault.isprintable() for fault in error.faults)
+        return
+    for sender, users in maps._users.items():
+        assert 0 < len(users) <= senders.MOST_USERS
+        assert not any(user.startswith(b"@") for user in users)
+        if not sender.startswith(b"@"):
+            names = senders.names_to_match(sender, SenderRules("address", "example.com"), maps)
+            assert names is not None
+            assert set(users) < {*names, b""}, (sender, users, names)

@@ -1,0 +1,35 @@
+"""No line of a log raises an exception. What is found in it is an attempt without control characters, whose every
+part stands in what was read; what is remembered stays within its bound, and what is counted as its size is its size.
+"""
+
+from __future__ import annotations
+
+from pbs_policy.smtpd_log import ACCEPTED, SmtpdLog
+from tests.fuzz.targets import Supply
+
+WORDS = (
+    b"\n", b"Jan  1 00:00:00 mx1 ", b"2026-01-01T00:00:00.000+00:00 mx1 ", b"postfix/smtpd[1]: ",
+    b"postfix/qmgr[2]: ", b"postfix/smtp[3]: ", b"postfix/relay/smtp[3]: ", b"postfix/submission/smtpd[4]: ",
+    b"NOQUEUE: ", b"4AbC1: ", b"reject: RCPT from unknown[192.0.2.7]: ",
+    b"554 5.7.1 <b@example.net>: Relay access denied", b"; from=<", b"> to=<", b"> proto=ESMTP helo=<", b">",
+    b"client=host[192.0.2.7]", b", sasl_username=alice", b", orig_client=x[192.0.2.8]",
+    b"from=<a@example.com>, size=1", b"to=<b@example.net>, relay=", b"to=<b@example.net>, orig_to=<c>, delay=1",
+    b"removed", b'"a>b"@example.com', b'\\"', b"2001:db8::7", b": relay permission cannot be checked now", b"\x85",
+    b"\xc2\xa0",
+)  # fmt: skip
+
+
+def run(data: bytes) -> None:
+    """The bytes are lines; the first one says how much may be remembered."""
+    supply = Supply(data)
+    log = SmtpdLog(remembered=1 + supply.number(16))
+    text = supply.rest().decode("utf-8", "surrogateescape")
+    for line in text.split("\n"):
+        attempt = log.read(line)
+        assert log._size == sum(1 + len(each.recipients) for each in log._messages.values()) <= log.remembered
+        if attempt is None:
+            continue
+        for part in attempt[:5]:
+            assert part in text
+            assert not any(ord(letter) < 32 or ord(letter) == 127 for letter in part)
+        assert attempt.reply == ACCEPTED or attempt.reply in line
