@@ -28,7 +28,7 @@ IDLE_LIMIT = 1_200
 (smtpd_policy_service_max_idle) and any for 1,000 s (..._max_ttl): what is older has no Postfix behind it."""
 
 REQUEST_LIMIT = 10
-"""Seconds for a request that has begun, and one sweep more. Postfix sends each in one write."""
+"""Seconds for a request that has begun, or for answers to be read, and one sweep more. Postfix does each at once."""
 
 SWEEP_INTERVAL = 5
 """Seconds between two looks at every connection: no connection has a timer of its own."""
@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._parser = RequestParser()
         self._idle_sweeps = 0  # since the last complete request
-        self._begun_sweeps = 0  # of them, those that saw the beginning of a request
+        self._begun_sweeps = 0  # of them, those that saw the beginning of a request, or answers that nobody reads
         self._busy = False  # a request waits for Redis
         self._paused = False  # we do not read: requests are waiting already
         self._stalled = False  # the peer does not read
@@ -117,15 +117,17 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def sweep(self) -> None:
-        """Every SWEEP_INTERVAL: close where a request is never completed, or the last one is too long ago."""
+        """Every SWEEP_INTERVAL: close where a request is never completed, an answer never read, or the last request
+        is too long ago."""
         self._idle_sweeps += 1
         if self._busy and self._idle_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
             self._disconnect(f"no decision within {REQUEST_LIMIT} s")  # a fault of ours, which is in the log
-        if self._busy or self._stalled:
+        if self._busy:
             return
-        self._begun_sweeps = self._begun_sweeps + 1 if self._parser.has_bytes else 0
+        self._begun_sweeps = self._begun_sweeps + 1 if self._stalled or self._parser.has_bytes else 0
         if self._begun_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
-            self._disconnect(f"no complete request within {REQUEST_LIMIT} s")
+            what = "it reads no answers" if self._stalled else "no complete request"
+            self._disconnect(f"{what} within {REQUEST_LIMIT} s")
         elif self._idle_sweeps * SWEEP_INTERVAL > IDLE_LIMIT:
             self._transport.close()
 

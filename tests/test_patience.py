@@ -41,8 +41,8 @@ class Transport:
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def get_extra_info(self, _: str) -> None:
-        return None
+    def get_extra_info(self, name: str) -> tuple[str, int] | None:
+        return ("192.0.2.1", id(self)) if name == "peername" else None
 
 
 class NoAnswer:
@@ -111,6 +111,22 @@ def test_a_request_that_begins_after_a_long_silence_has_its_own_time(connection:
     assert sweep(connection, REQUEST_LIMIT) == ""
     connection.data_received(request("unknown")[20:])
     assert sweep(connection, IDLE_LIMIT) == ""
+
+
+def test_who_never_reads_the_answers_is_disconnected(connection: Connection) -> None:
+    connection.data_received(request("unknown"))
+    connection.pause_writing()
+    assert sweep(connection, REQUEST_LIMIT) == ""
+    assert sweep(connection, SWEEP_INTERVAL) == "aborted"
+
+
+def test_who_reads_the_answers_late_stays(connection: Connection) -> None:
+    for _ in range(5):
+        connection.data_received(request("unknown"))
+        connection.pause_writing()
+        assert sweep(connection, REQUEST_LIMIT) == ""
+        connection.resume_writing()
+    assert sweep(connection, IDLE_LIMIT - REQUEST_LIMIT) == ""
 
 
 def test_a_peer_that_waits_for_redis_is_not_idle(connection: Connection) -> None:
