@@ -303,7 +303,8 @@ def parse_values(values: Mapping[str, Value], faults: Iterable[str] = ()) -> Set
             parsed[each.name] = each.metadata["parse"](value.text)
         except ValueError as error:
             comment = " (a comment has a line of its own)" if "#" in value.text else ""
-            faults.append(f"{value.place}: {each.name} = {value.text}: {error}{comment}")
+            text = re.sub(r"://.*@", "://...@", value.text)  # somebody's password
+            faults.append(f"{value.place}: {each.name} = {text}: {error}{comment}")
     if faults:
         raise SettingsError(faults)
     return Settings(**parsed)
