@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pbs_policy.keys import Keys
 from pbs_policy.log import Log
@@ -21,6 +21,9 @@ from pbs_policy.server import PolicyServer
 from pbs_policy.sockets import accept
 from pbs_policy.upkeep import Upkeep
 from pbs_policy.usage import Usage
+
+if TYPE_CHECKING:
+    from pbs_policy.metrics.exporter import Exporter
 
 DRAIN_TIME = 0.8
 """Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
@@ -52,12 +55,19 @@ class Process:
     """Serves on `listening` by `configuration`, with `password` for Redis, until SIGTERM, SIGINT or `stop`."""
 
     def __init__(
-        self, configuration: Configuration, password: str, listening: Sequence[socket.socket], log: Log
+        self,
+        configuration: Configuration,
+        password: str,
+        listening: Sequence[socket.socket],
+        log: Log,
+        exporter: Exporter | None = None,
     ) -> None:
+        """`exporter` where there are metrics."""
         self.configuration = configuration
         self.log = log
         self._password = password
         self._listening = listening
+        self._exporter = exporter
         self._stopping = asyncio.Event()
         self._server: PolicyServer
 
@@ -84,13 +94,14 @@ class Process:
         self.log.write_soon(loop.call_soon)
         settings = self.configuration.settings
         keys = Keys(settings.key_prefix)
+        latency = self._exporter.latency if self._exporter else None
         lookups = Lookups(
-            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls
+            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls, latency
         )
         usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
         server = self._server = PolicyServer(
             settings.rules, settings.addresses, keys, lookups, self.log, settings.log_decisions,
-            self.configuration.maps, usage,
+            self.configuration.maps, usage, latency,
         )  # fmt: skip
         server.most_connections = _descriptors_for_peers()
         await lookups.open()
@@ -99,6 +110,8 @@ class Process:
         tasks = [asyncio.create_task(server.sweep()), asyncio.create_task(_beat(role, lookups))]
         keeping_up = asyncio.create_task(upkeep.run())
         servers = [await accept(server, each) for each in self._listening]
+        if self._exporter:
+            self._exporter.start(server, lambda: upkeep.watchers)
         role.begin(self)
         # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
         gc.freeze()
@@ -112,6 +125,8 @@ class Process:
             task.cancel()
         upkeep.stop()
         await asyncio.wait([keeping_up], timeout=_WRITE_TIME)
+        if self._exporter:
+            await self._exporter.stop()
         await lookups.close()
         self.log.write_now()
 
@@ -128,6 +143,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
+
+
+def loop_name() -> str:
+    """What the event loop is called."""
+    return _loop_factory().__module__.partition(".")[0]
 
 
 def raise_descriptor_limit() -> None:

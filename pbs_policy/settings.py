@@ -42,6 +42,10 @@ def _parse_listeners(text: str) -> tuple[Listener, ...]:
     return listeners
 
 
+def _parse_listeners_or_none(text: str) -> tuple[Listener, ...]:
+    return tuple(Listener.parse(item) for item in _items(text))
+
+
 def _parse_networks(text: str) -> tuple[Network, ...]:
     return tuple(parse_network(item) for item in _items(text))
 
@@ -214,6 +218,9 @@ class Settings:
     )
     log_format: Literal["text", "json"] = _setting(
         "text", _choice("text", "json"), "How a line of the log is written: for people, or as a JSON object."
+    )
+    metrics_listen: tuple[Listener, ...] = _setting(
+        "", _parse_listeners_or_none, f"Where metrics and health are asked: {listener.EXPECTED}; empty: nowhere."
     )
 
     @property
