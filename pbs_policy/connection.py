@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pbs_policy import policy, shortcut
 from pbs_policy.address import AddressError, ClientAddress
 from pbs_policy.case import Candidate, Case
+from pbs_policy.handover import bytes_waiting
 from pbs_policy.log import printable
 from pbs_policy.policy import Decision
 from pbs_policy.prompt_writer import PromptWriter
@@ -65,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._write = PromptWriter(self._transport).write
         self._server.add(self)
         if self._server.stopping:
-            self._transport.close()
+            self.leave()
 
     def connection_lost(self, _: Exception | None) -> None:
         self._server.forget(self)
@@ -107,10 +108,21 @@ class Connection(asyncio.Protocol):
         if self._busy and self._case is None:
             self._case = Case(self._client, self._request, self._server.rules, self._server.keys)
 
-    def close_when_answered(self) -> None:
-        """Close now, or after the answer that Postfix waits for."""
-        if not self._busy:
+    def leave(self) -> None:
+        """The server stops: go to its successor, or be closed; but not before the answer that Postfix waits for, or
+        while a request is on its way. To be called again when that is done."""
+        if self._busy or (self._parser.has_bytes and not self._stalled):
+            return
+        handover = self._server.handover
+        if handover is not None and handover.keep(self._transport):
+            self._transport.abort()
+        elif self._stalled or not (self._is_new or bytes_waiting(self._transport)):
             self._transport.close()
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether it has just been opened: Postfix does that when it has something to ask."""
+        return self._client is _UNKNOWN and not self._idle_sweeps
 
     def abort(self) -> None:
         """Close now, whatever waits."""
@@ -144,6 +156,8 @@ class Connection(asyncio.Protocol):
             return
         if self._ended and not self._stalled:
             self._transport.close()
+        elif self._server.stopping:
+            self.leave()
         elif self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -233,10 +247,10 @@ class Connection(asyncio.Protocol):
         self._busy = False
         if not self._reply(decision):
             return  # the peer left without waiting
-        if self._server.stopping:
-            self._transport.close()
-        elif self._parser.has_bytes or self._paused or self._ended:
+        if self._parser.has_bytes or self._paused or self._ended:
             self._take_requests()
+        elif self._server.stopping:
+            self.leave()
 
     def _reply(self, decision: Decision) -> bool:
         """Send the answer; False where there is no connection any more to send it on."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pbs_policy.log import printable
 from pbs_policy.process import Process
@@ -45,8 +45,8 @@ class Worker:
         asyncio.get_running_loop().add_reader(self._lifeline, self._hear)
         self._pulse.follow(self._index, self._generation)
 
-    def end(self) -> None:
-        """The parent speaks for all."""
+    def end(self) -> bool:
+        return self._pulse.is_last()
 
     def beat(self, *, has_redis: bool) -> None:
         self._pulse.beat(self._index, has_redis=has_redis)
@@ -76,9 +76,11 @@ class Worker:
 class Crew(Parent):
     """The parent of the workers: it speaks for all of them."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, connections: Sequence[socket.socket]) -> None:
+        """`connections` were left by the process before us."""
         self.service = service
         self._number = service.configuration.settings.workers
+        self.connections = [list(connections[index :: self._number]) for index in range(self._number)]
         self.pulse = Pulse(self._number)
         self.generation = 1  # of the settings
         self._ready_by: float | None = None  # where the service manager is still to hear that all serve
@@ -87,8 +89,22 @@ class Crew(Parent):
         self.service.announce()
         self._wait_for_all()
 
+    def started(self, index: int) -> None:
+        # Left open here they would stay open when the worker closes them.
+        for each in self.connections[index]:
+            each.close()
+        self.connections[index].clear()
+
     def ending(self) -> None:
+        self.pulse.end()
         self.service.notify.stopping()
+
+    def take_connections(self, index: int) -> list[socket.socket]:
+        """Those of worker `index`, in that worker: what it has inherited of the others' is closed."""
+        for other, connections in enumerate(self.connections):
+            for each in connections if other != index else ():
+                each.close()
+        return self.connections[index]
 
     def starting(self, index: int) -> None:
         self.pulse.begin(index)

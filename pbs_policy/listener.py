@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -54,3 +55,11 @@ class Listener:
         if self.path:
             return f"unix:{self.path}"
         return f"inet:[{self.host}]:{self.port}" if ":" in self.host else f"inet:{self.host}:{self.port}"
+
+
+def listener_of(listening: socket.socket) -> Listener:
+    """Where a listening socket can be reached, the port filled in; an abstract name begins with "@"."""
+    name = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        return Listener(path=name if isinstance(name, str) else "@" + name[1:].decode("utf-8", "replace"))
+    return Listener(host=name[0], port=name[1])

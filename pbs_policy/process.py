@@ -11,8 +11,9 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from pbs_policy.handover import Handover
 from pbs_policy.keys import Keys
 from pbs_policy.log import Log
 from pbs_policy.lookups import Lookups
@@ -21,9 +22,6 @@ from pbs_policy.server import PolicyServer
 from pbs_policy.sockets import accept
 from pbs_policy.upkeep import Upkeep
 from pbs_policy.usage import Usage
-
-if TYPE_CHECKING:
-    from pbs_policy.metrics.exporter import Exporter
 
 DRAIN_TIME = 0.8
 """Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
@@ -44,8 +42,8 @@ class Role(Protocol):
     def begin(self, process: Process) -> None:
         """It serves. Called in its event loop, where signals and descriptors can be waited for."""
 
-    def end(self) -> None:
-        """It is about to end."""
+    def end(self) -> bool:
+        """It is about to end. Returns whether all of the service is, so that what it keeps is for the next one."""
 
     def beat(self, *, has_redis: bool) -> None:
         """Its loop turns."""
@@ -60,14 +58,17 @@ class Process:
         password: str,
         listening: Sequence[socket.socket],
         log: Log,
-        exporter: Exporter | None = None,
+        connections: Sequence[socket.socket] = (),
+        handover: Handover | None = None,
     ) -> None:
-        """`exporter` where there are metrics."""
+        """`connections` are those that the process before us left to this one; `handover` keeps them for the next,
+        and says that somebody else holds open what is listened on."""
         self.configuration = configuration
         self.log = log
         self._password = password
         self._listening = listening
-        self._exporter = exporter
+        self._connections = connections
+        self._handover = handover
         self._stopping = asyncio.Event()
         self._server: PolicyServer
 
@@ -94,14 +95,13 @@ class Process:
         self.log.write_soon(loop.call_soon)
         settings = self.configuration.settings
         keys = Keys(settings.key_prefix)
-        latency = self._exporter.latency if self._exporter else None
         lookups = Lookups(
-            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls, latency
+            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls
         )
         usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
         server = self._server = PolicyServer(
             settings.rules, settings.addresses, keys, lookups, self.log, settings.log_decisions,
-            self.configuration.maps, usage, latency,
+            self.configuration.maps, usage,
         )  # fmt: skip
         server.most_connections = _descriptors_for_peers()
         await lookups.open()
@@ -109,26 +109,35 @@ class Process:
         await upkeep.look()
         tasks = [asyncio.create_task(server.sweep()), asyncio.create_task(_beat(role, lookups))]
         keeping_up = asyncio.create_task(upkeep.run())
+        server.handover = self._handover
+        for connection in self._connections:
+            await loop.connect_accepted_socket(server.connection, connection)
         servers = [await accept(server, each) for each in self._listening]
-        if self._exporter:
-            self._exporter.start(server, lambda: upkeep.watchers)
         role.begin(self)
         # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         await self._stopping.wait()
-        role.end()
+        if not role.end():
+            server.handover = None
+        if self._handover is None:
+            await _let_come()  # whoever is connected already: with the last listening socket the rest is refused
         for each in servers:
             each.close()
+        await _let_come()
         await server.stop(DRAIN_TIME)
         for task in tasks:
             task.cancel()
         upkeep.stop()
         await asyncio.wait([keeping_up], timeout=_WRITE_TIME)
-        if self._exporter:
-            await self._exporter.stop()
         await lookups.close()
         self.log.write_now()
+
+
+async def _let_come() -> None:
+    """Let connections that were accepted reach the server, which takes asyncio four turns of the loop."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def _beat(role: Role, lookups: Lookups) -> None:
@@ -143,11 +152,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
-
-
-def loop_name() -> str:
-    """What the event loop is called."""
-    return _loop_factory().__module__.partition(".")[0]
 
 
 def raise_descriptor_limit() -> None:

@@ -9,14 +9,14 @@ import mmap
 import time
 
 _BEAT, _STATE, _GENERATION = range(3)
-_BYTES = 3
+_BYTES = 3  # of each worker; the last of all says that the service ends
 
 
 class Pulse:
     """Of `number` workers. Made before they are forked; a worker writes its own bytes, the parent reads them all."""
 
     def __init__(self, number: int) -> None:
-        self._memory = mmap.mmap(-1, number * _BYTES)
+        self._memory = mmap.mmap(-1, number * _BYTES + 1)
         # The parent's: the last beat of each, and when it was first seen; and when each was started.
         self._seen = [(0, time.monotonic())] * number
         self._started = [time.monotonic()] * number
@@ -48,7 +48,7 @@ class Pulse:
 
     def has_redis(self) -> bool:
         """Whether every worker could ask Redis at its last beat."""
-        return all(self._memory[_STATE::_BYTES])
+        return all(self._memory[_STATE:-1:_BYTES])
 
     def follow(self, index: int, generation: int) -> None:
         """Worker `index` serves, by the settings of that generation, 1 to 255."""
@@ -56,4 +56,12 @@ class Pulse:
 
     def all_follow(self, generation: int) -> bool:
         """Whether all workers do."""
-        return all(each == generation for each in self._memory[_GENERATION::_BYTES])
+        return all(each == generation for each in self._memory[_GENERATION:-1:_BYTES])
+
+    def end(self) -> None:
+        """The parent: the whole service ends."""
+        self._memory[-1] = 1
+
+    def is_last(self) -> bool:
+        """Whether the whole service ends, and not one worker."""
+        return bool(self._memory[-1])

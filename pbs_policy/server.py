@@ -16,6 +16,7 @@ from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
 from pbs_policy.case import Case, only_asks
 from pbs_policy.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.events import Events
+from pbs_policy.handover import Handover
 from pbs_policy.keys import Keys
 from pbs_policy.latency import Latency
 from pbs_policy.log import Log, printable
@@ -68,6 +69,7 @@ class PolicyServer:
         self.connections: set[Connection] = set()
         self.most_connections = sys.maxsize  # for which there are descriptors
         self.stopping = False
+        self.handover: Handover | None = None  # what keeps connections for the next process, where somebody does
         self._disconnected = 0  # peers that broke the protocol since the last sweep
         self._displaced = 0  # connections that made room for others since the last sweep
         self._all_closed = asyncio.Event()
@@ -167,12 +169,14 @@ class PolicyServer:
         self._disconnected = self._displaced = 0
 
     async def stop(self, within: float) -> None:
-        """Close idle connections at once, the others when they have their answer, all of them `within` seconds."""
+        """Part with idle connections at once, with the others when they have their answer, all `within` seconds."""
         self.stopping = True
         for connection in list(self.connections):
-            connection.close_when_answered()
+            connection.leave()
         if self.connections:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._all_closed.wait(), within)
         for connection in list(self.connections):
             connection.abort()
+        if self.handover is not None:
+            self.handover.send()

@@ -10,11 +10,11 @@ import socket
 from collections.abc import Sequence
 
 from pbs_policy import __version__
+from pbs_policy.listener import listener_of
 from pbs_policy.log import Log, printable
 from pbs_policy.notify import Notify
 from pbs_policy.process import Process
 from pbs_policy.reload import Configuration, Load, Renewal, report_faults
-from pbs_policy.sockets import listener_of
 from pbs_policy.sources import SettingsError
 
 _BEAT = 1.0
@@ -31,7 +31,8 @@ class Service:
         self.load = load
         self.notify = notify
         self.log = log
-        self._places = " ".join(str(listener_of(each)) for each in listening)
+        self._listeners = [listener_of(each) for each in listening]
+        self._places = " ".join(map(str, self._listeners))
 
     @property
     def beats(self) -> float:
@@ -42,8 +43,8 @@ class Service:
 
     def announce(self) -> None:
         """The first line of the log: from now on whoever connects is served."""
-        settings, values = self.configuration.settings, self.configuration.values
-        for listener in settings.listen:
+        values = self.configuration.values
+        for listener in self._listeners:
             if not listener.is_local:
                 self.log.warning(
                     f"listening on {listener}: whoever can reach it may ask who may relay; "
@@ -87,8 +88,9 @@ class Alone:
         self._service.say_ready(has_redis=self._has_redis)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
-    def end(self) -> None:
+    def end(self) -> bool:
         self._service.notify.stopping()
+        return True
 
     def beat(self, *, has_redis: bool) -> None:
         self._has_redis = has_redis

@@ -8,10 +8,9 @@ import grp
 import os
 import socket
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
-from pbs_policy.listener import Listener, ListenError
+from pbs_policy.listener import Listener, ListenError, listener_of
 from pbs_policy.server import PolicyServer
 from pbs_policy.settings import Settings
 
@@ -24,13 +23,8 @@ def open_listeners(settings: Settings, *, shared: bool) -> list[socket.socket]:
 
     Raises ListenError, after closing those it had opened.
     """
-    return open_at(settings.listen, settings, shared=shared)
-
-
-def open_at(listeners: Iterable[Listener], settings: Settings, *, shared: bool) -> list[socket.socket]:
-    """The same at other places, with the mode and the group of `settings`."""
     sockets: list[socket.socket] = []
-    for listener in listeners:
+    for listener in settings.listen:
         try:
             if listener.path:
                 _open_unix(listener.path, sockets, settings.unix_socket_mode, settings.unix_socket_group)
@@ -57,12 +51,6 @@ def share(sockets: list[socket.socket]) -> list[socket.socket]:
     return shared
 
 
-def listener_of(listening: socket.socket) -> Listener:
-    """Where a listening socket can be reached, the port filled in."""
-    name = listening.getsockname()
-    return Listener(path=name) if isinstance(name, str) else Listener(host=name[0], port=name[1])
-
-
 async def accept(server: PolicyServer, listening: socket.socket) -> asyncio.Server:
     """Accept connections to `server` on a listening socket, in the running event loop."""
     loop = asyncio.get_running_loop()
@@ -77,8 +65,8 @@ async def accept(server: PolicyServer, listening: socket.socket) -> asyncio.Serv
 
 
 def remove_paths(settings: Settings) -> None:
-    """Remove the unix sockets of `listen` and `metrics_listen`: nobody listens there any more."""
-    for listener in (*settings.listen, *settings.metrics_listen):
+    """Remove the unix sockets of `listen`: nobody listens there any more."""
+    for listener in settings.listen:
         if listener.path:
             Path(listener.path).unlink(missing_ok=True)
 

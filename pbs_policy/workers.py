@@ -38,6 +38,9 @@ class Parent:
     def starting(self, index: int) -> None:
         """That worker is about to be started."""
 
+    def started(self, index: int) -> None:
+        """That worker has been started, and has what it inherits."""
+
     def ending(self) -> None:
         """The workers are about to be ended."""
 
@@ -78,6 +81,7 @@ def supervise(
             parent.starting(index)
             pid, lifeline = _start(index, work, [each.lifeline for each in running.values()], log)
             running[pid] = _Child(index, lifeline, time.monotonic())
+            parent.started(index)
         now = time.monotonic()
         received = signal.sigtimedwait(_SIGNALS, max(0.0, min([*due.values(), now + parent.interval]) - now))
         if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):

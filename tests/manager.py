@@ -23,7 +23,10 @@ from tests.service import Service
 _LAUNCH = """\
 import fcntl, os, sys
 count = int(sys.argv[1])
-given = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 3 + count) for each in sys.argv[2 : 2 + count]]
+ours = [int(each) for each in sys.argv[2 : 2 + count]]
+given = [fcntl.fcntl(each, fcntl.F_DUPFD, 3 + count) for each in ours]
+for each in ours:
+    os.close(each)
 for number, each in enumerate(given, 3):
     os.dup2(each, number)
     os.close(each)
@@ -46,6 +49,9 @@ class Manager(Service):
         abstract: bool = False,
     ) -> None:
         super().__init__(directory, settings)
+        if listening and "listen" not in settings:
+            lines = [f"{name} = {text}\n" for name, text in settings.items()]
+            self.settings_file.write_text("".join(lines))  # what is passed is enough
         self.listening = list(listening)
         self.store: list[int] = []  # the connections that it keeps
         self.messages: list[str] = []
