@@ -25,7 +25,11 @@ def serve(session: Session) -> None:
     from pbs_policy.log import Log
     from pbs_policy.log_writers import writer_to
     from pbs_policy.serve import run
+    from pbs_policy.sources import DEFAULT_FILE
+    from pbs_policy.trust import find_doubts
 
     settings, values = session.load()
     log = Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json")
+    for doubt in find_doubts(session.file or DEFAULT_FILE, settings):
+        log.warning(doubt)
     run(settings, values, log, session.load)
