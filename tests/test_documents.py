@@ -3,14 +3,12 @@
 import ast
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
 import click
 import pytest
 
-from pbs_policy import settings
 from pbs_policy.cli import cli
 
 TOP = Path(__file__).parent.parent
@@ -74,26 +72,6 @@ def test_a_command_line_has_a_command_and_options_that_exist(line: str) -> None:
     options = {o for p in [*command.params, *cli.params] for o in p.opts + p.secondary_opts} | {"-h", "--help"}
     for word in re.findall(r"(?<![\w-])--?[a-z][\w-]*", " ".join(words[1:])):
         assert word in options, f"{line}: {word}"
-
-
-@pytest.mark.parametrize(("page", "text"), blocks("settings"))
-def test_a_settings_snippet_is_loaded(page: str, text: str, tmp_path: Path) -> None:
-    file = tmp_path / "pbs-policy.conf"
-    file.write_text(text)
-    settings.load(file)
-
-
-@pytest.mark.skipif(not shutil.which("dovecot"), reason="needs dovecot")
-@pytest.mark.parametrize(("page", "text"), blocks("dovecot"))
-def test_a_dovecot_snippet_is_understood(page: str, text: str, tmp_path: Path) -> None:
-    version = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=True).stdout.split()[0]
-    versions = f"dovecot_config_version = {version}\ndovecot_storage_version = {version}\n"
-    head = "" if version.startswith("2.3") else versions
-    file = tmp_path / "dovecot.conf"
-    file.write_text(head + "ssl = no\n" + text)
-    done = subprocess.run(["doveconf", "-n", "-c", str(file)], capture_output=True, text=True)
-    assert done.returncode == 0, f"{page}: {done.stderr}"
-    assert text.splitlines()[0] in done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from pbs_policy.demo.daemons import wait_until
+from tests.docs.wheels import fetch
 
 TOP = Path(__file__).parent.parent.parent
 MAIL, CLIENT, OTHER, NEXT = "192.0.2.1", "192.0.2.7", "192.0.2.8", "192.0.2.25"
@@ -25,7 +25,6 @@ MAIL, CLIENT, OTHER, NEXT = "192.0.2.1", "192.0.2.7", "192.0.2.8", "192.0.2.25"
 NAME, USER, PASSWORD = "mail.example.com", "alice@example.com", "wonderland"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS = ("systemd-nspawn", "ip", "curl", "swaks", "smtp-sink")
-DEPENDENCIES = ("hatchling", "click", "redis", "async-timeout", "hiredis", "uvloop")
 PACKAGES = "apt-get install systemd-container iproute2 curl swaks postfix"
 
 # What an administrator has done before the tutorial: Postfix and Dovecot take mail for alice@example.com. All
@@ -199,17 +198,8 @@ class MailHost:
             ["cp", "--parents", "-t", self.root / "root/pbs-policy", *filter(None, files.split("\0"))],
             cwd=TOP, check=True,
         )  # fmt: skip
-        wheels = self.root / "root" / "wheels"
         version = self.run("python3 -c 'import sys; print(*sys.version_info[:2], sep=\".\")'").stdout.strip()
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "download", "-qq", f"--dest={wheels}", "--only-binary=:all:"),
-                *(f"--platform=manylinux{each}_x86_64" for each in ("2014", "_2_17", "_2_28")),
-                *(f"--python-version={version}", *DEPENDENCIES),
-            ],
-            check=True,
-        )
-        (self.root / "etc" / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /root/wheels\n")
+        fetch(version, self.root)
         (self.root / "etc/dovecot/conf.d/20-users.conf").write_text(_DOVECOT[self.dovecot])
         done = self.run(_PREPARED)
         assert done.returncode == 0, done.stdout

@@ -1,0 +1,139 @@
+"""Every configuration snippet of README and docs is loaded by the program that it is for, the real one."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pbs_policy import settings
+from pbs_policy.demo.daemons import find_program
+from pbs_policy.demo.dovecot import dovecot_version
+from pbs_policy.senders import SenderMaps
+from tests.conftest import need
+from tests.pages import TOP, Snippet, every_snippet
+
+TEXTS = {
+    "README.md:2": "compared below with what the demonstration says",
+    "docs/design.md:1": "a drawing of which module imports which",
+    "docs/doctor.md:1": "a synopsis; tests/test_docs.py compares options",
+    "docs/explanation.md:1": "a drawing",
+    "postfix-examples/README.md:1": "a reply of Postfix; tests/e2e/test_refusal.py gets it",
+}
+"""Blocks that nothing loads, and why."""
+
+SHELL = {"sh", "sh second-host"}
+LOADED = {"ini", "settings", "dovecot", "main.cf", "master.cf", "sender_maps"}
+
+
+def of(kind: str) -> pytest.MarkDecorator:
+    found = [snippet for snippet in every_snippet() if snippet.kind == kind]
+    assert found, f"no page has a snippet of {kind}"
+    return pytest.mark.parametrize("snippet", found, ids=lambda snippet: snippet.name)
+
+
+def test_each_block_says_what_it_is() -> None:
+    kinds = SHELL | LOADED | {"text"}
+    for snippet in every_snippet():
+        assert snippet.kind in kinds, f"{snippet.name}: a fence with one of {sorted(kinds)}"
+
+
+def test_each_block_that_nothing_loads_is_listed_with_the_reason() -> None:
+    assert {snippet.name for snippet in every_snippet() if snippet.kind == "text"} == set(TEXTS)
+
+
+def test_the_story_in_the_readme_is_what_the_demonstration_says() -> None:
+    need("redis")
+    story = next(snippet for snippet in every_snippet() if snippet.name == "README.md:2").text
+    done = subprocess.run(
+        [sys.executable, "-m", "pbs_policy", "demo"], capture_output=True, text=True, timeout=60, cwd=TOP
+    )
+    assert done.returncode == 0
+    # A "..." stands for lines, or for the part of a line, and a number of more than one digit for another.
+    rows = [re.sub(r"\d\d+|(?<=, )\d\.\d", "0", row) for row in done.stdout.splitlines()]
+    for line in story.splitlines()[1:]:
+        if line not in ("...", "No Redis answers at redis://127.0.0.1:6379/0: started a private one at unix:///.../redis.sock."):
+            wanted = re.sub(r"\d\d+|(?<=, )\d\.\d", "0", line)
+            while rows and rows[0].rstrip() != wanted:
+                rows.pop(0)
+            assert rows, f"not said, or not in that order: {line}\n{done.stdout}"
+
+
+@of("settings")
+def test_a_settings_snippet_is_loaded(snippet: Snippet, tmp_path: Path) -> None:
+    file = tmp_path / "pbs-policy.conf"
+    file.write_text(snippet.text)
+    settings.load(file)
+
+
+@of("sender_maps")
+def test_a_sender_maps_snippet_is_loaded(snippet: Snippet, tmp_path: Path) -> None:
+    file = tmp_path / "sender-maps"
+    file.write_text(snippet.text)
+    assert SenderMaps.load(file, "").users([b"sales@example.com"])
+
+
+@of("ini")
+def test_a_unit_has_the_sections_and_names_that_systemd_knows(snippet: Snippet, tmp_path: Path) -> None:
+    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # as the module's documentation says
+    parser.read_string(snippet.text)
+    assert set(parser.sections()) <= {"Unit", "Service", "Install", "Socket"}
+    verify = find_program("systemd-analyze")
+    if verify:
+        unit = tmp_path / "pbs-policy.service"
+        # The program and the user are not installed on the machine of the tests.
+        text = snippet.text.replace("/usr/local/bin/pbs-policy", "/bin/true").replace("User=pbs-policy", "User=root")
+        unit.write_text(text)
+        done = subprocess.run([verify, "verify", "--man=no", unit], capture_output=True, text=True, timeout=30)
+        assert str(unit) not in done.stderr, done.stderr
+
+
+@of("dovecot")
+def test_a_dovecot_snippet_is_understood(snippet: Snippet, tmp_path: Path) -> None:
+    need("dovecot")
+    asked = subprocess.run([find_program("dovecot") or "", "--version"], capture_output=True, text=True)
+    version = asked.stdout.split()[0]
+    versions = f"dovecot_config_version = {version}\ndovecot_storage_version = {version}\n"
+    head = "" if dovecot_version() < (2, 4) else versions
+    file = tmp_path / "dovecot.conf"
+    file.write_text(f"{head}ssl = no\n{snippet.text}")
+    done = subprocess.run(["doveconf", "-n", "-c", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in snippet.text.splitlines():
+        assert " ".join(line.split()) in " ".join(done.stdout.split()), line
+
+
+@of("main.cf")
+def test_a_main_cf_snippet_is_understood_without_a_warning(snippet: Snippet, tmp_path: Path) -> None:
+    need("postfix")
+    (tmp_path / "main.cf").write_text(f"compatibility_level = 3.6\n{snippet.text}")
+    (tmp_path / "master.cf").touch()
+    shown = postconf(tmp_path, "-n")
+    assert shown.returncode == 0
+    # What Postfix does not know, or finds odd, it says there.
+    assert "warning" not in shown.stderr, shown.stderr
+    for line in snippet.text.splitlines():
+        if " = " in line and not line.startswith(" "):
+            assert line in shown.stdout
+
+
+@of("master.cf")
+def test_a_master_cf_snippet_is_understood_without_a_warning(snippet: Snippet, tmp_path: Path) -> None:
+    need("postfix")
+    (tmp_path / "main.cf").write_text("compatibility_level = 3.6\n")
+    (tmp_path / "master.cf").write_text(snippet.text)
+    entries, parameters = postconf(tmp_path, "-M"), postconf(tmp_path, "-P")
+    assert (entries.stderr, parameters.stderr) == ("", "")
+    assert " ".join(snippet.text.split()) in " ".join(entries.stdout.split())
+    for given in snippet.text.split("-o ")[1:]:
+        assert given.strip().replace("=", " = ", 1) in parameters.stdout
+
+
+def postconf(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    program = find_program("postconf") or "postconf"
+    return subprocess.run([program, "-c", str(directory), *options], capture_output=True, text=True, timeout=30)

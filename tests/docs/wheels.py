@@ -1,0 +1,29 @@
+"""What `pip install .` needs, fetched beforehand for a place that has no way out."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+from tests.pages import TOP
+
+
+def fetch(python_version: str, root: Path) -> None:
+    """Put our dependencies for this Python ("3.11") into the tree at `root`, and have its pip look there alone."""
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())
+    # Of redis on Python 3.11.2 and older: pip weighs that for the Python it runs on, not for this one.
+    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"], "async-timeout"]
+    platforms = [f"--platform=manylinux{each}_x86_64" for each in ("2014", "_2_17", "_2_28")]
+    pip = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--only-binary=:all:"]
+    with tempfile.TemporaryDirectory(prefix="pbs-") as place:
+        target = [f"--dest={place}", *platforms, f"--python-version={python_version}"]
+        subprocess.run([*pip, *target, *wanted], check=True)
+        # Not by pip: it resolves the link that /proc has for another root, and would write into our own.
+        shutil.copytree(place, root / "root" / "wheels")
+    settings = root / "root" / ".config" / "pip"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /root/wheels\n")
