@@ -24,6 +24,8 @@ def record_login(file, service, environment):
     settings = read_settings(file)
     if environment.get(b"MASTER_USER") and settings["record_master_logins"] != "yes":
         return
+    if b"IP" in environment.get(b"USERDB_KEYS", b"").split():  # Dovecot lets a field of the user database replace it
+        raise Failure("the user database has a field named ip, which hides the client's address")
     address = canonical(environment.get(b"IP", b"").decode("ascii", "replace"), settings)
     if address is None:
         return
@@ -153,11 +155,10 @@ def tell_redis(settings, commands):
     """Send the commands in one go. Each must be answered +OK; anything else is a failure."""
     deadline = time.monotonic() + REDIS_SECONDS
     server = settings["redis_url"]
-    greeting = []
+    greeting, password = [], ""
     if settings["redis_password_file"]:
-        password = read_file(settings["redis_password_file"]).split("\n")[0].rstrip("\r").encode()
-        user = settings["redis_user"].encode()
-        greeting.append((b"AUTH", user, password) if user else (b"AUTH", password))
+        password = read_file(settings["redis_password_file"]).split("\n")[0].rstrip("\r")
+        greeting.append((b"AUTH", *[part.encode() for part in (settings["redis_user"], password) if part]))
     try:
         connection, database = connect(settings, deadline)
         if database.strip("0"):
@@ -168,7 +169,7 @@ def tell_redis(settings, commands):
         raise Failure(f"Redis at {server} did not answer within {REDIS_SECONDS} s") from None
     for command, line in zip(commands, answer):
         if line != b"+OK":
-            if greeting and greeting[0][0] == b"AUTH" and greeting[0][-1][:8] in line:
+            if password and password[:8].encode() in line:
                 line = b"an error that repeats the password"  # as a server that knows no AUTH does
             raise Failure("Redis answers to {}: {}".format(command[0].decode(), line.decode("ascii", "replace")))
 
@@ -210,7 +211,12 @@ def connect(settings, deadline):
     if scheme == "redis+sentinel" and place and database:
         name, _, database = database.partition("/")
         return find_master(place.split(","), name.encode(), url, deadline), database
-    raise Failure(f"redis_url = {url}: expected redis[s]://HOST[:PORT][/DB], unix:///PATH, or redis+sentinel://...")
+    raise Failure(f"redis_url = {without_login(url)}: expected redis[s]://HOST[:PORT][/DB], unix:///PATH, or redis+sentinel://...")
+
+
+def without_login(url):
+    scheme, _, rest = url.partition("://")
+    return scheme + "://..." + rest[rest.rindex("@") :] if "@" in rest else url
 
 
 def resolve(place, port):

@@ -86,6 +86,7 @@ class Publisher:
         self._in_flight = False
         self._timer: asyncio.TimerHandle | None = None
         self.events: Events | None = None  # for the server; None while nobody watches
+        self.watchers = 0  # who heard the last message
 
     def set_watched(self, is_watched: bool) -> Events | None:
         """Begin to publish, go on, or end; where decisions are to be noted from now on."""
@@ -94,6 +95,7 @@ class Publisher:
             self._publish()
         elif not is_watched and self.events is not None:
             self.events = None
+            self.watchers = 0
             if self._timer is not None:
                 self._timer.cancel()
         return self.events
@@ -110,8 +112,9 @@ class Publisher:
         first = {"host": self._host, "batch": self._batch, "dropped": dropped, **self._describe()}
         message = "\n".join([json.dumps(first), *lines]).encode()
 
-        def published(values: Sequence[bytes | None] | None, _: Sequence[Any]) -> None:
+        def published(values: Sequence[bytes | None] | None, heard: Sequence[Any]) -> None:
             self._in_flight = False
+            self.watchers = heard[0] if heard and self.events is not None else 0
             if values is None:
                 events.drop(len(lines) + dropped)
 

@@ -85,6 +85,11 @@ class Log:
         self._second = 0
         self._time = ""
 
+    @property
+    def lost(self) -> int:
+        """How many lines could not be written."""
+        return self._writer.lost
+
     def write_soon(self, soon: Callable[[Callable[[], None]], object]) -> None:
         """From now on write once per turn of the loop that `soon` (its call_soon) belongs to."""
         self._soon = soon

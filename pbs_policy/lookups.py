@@ -70,6 +70,11 @@ class Lookups:
         await first_attempt.wait()
 
     @property
+    def connector(self) -> Connector:
+        """What opens its connections."""
+        return self._connector
+
+    @property
     def circuit_is_open(self) -> bool:
         """Whether a request of this moment would be told "unavailable" at once."""
         return self._line is None and self._loop.time() >= self._wait_until

@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pbs_policy.handover import Handover
 from pbs_policy.keys import Keys
@@ -22,6 +22,9 @@ from pbs_policy.server import PolicyServer
 from pbs_policy.sockets import accept
 from pbs_policy.upkeep import Upkeep
 from pbs_policy.usage import Usage
+
+if TYPE_CHECKING:
+    from pbs_policy.metrics.exporter import Exporter
 
 DRAIN_TIME = 0.8
 """Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
@@ -58,15 +61,17 @@ class Process:
         password: str,
         listening: Sequence[socket.socket],
         log: Log,
+        exporter: Exporter | None = None,
         connections: Sequence[socket.socket] = (),
         handover: Handover | None = None,
     ) -> None:
-        """`connections` are those that the process before us left to this one; `handover` keeps them for the next,
-        and says that somebody else holds open what is listened on."""
+        """`exporter` where there are metrics. `connections` are those that the process before us left to this one;
+        `handover` keeps them for the next, and says that somebody else holds open what is listened on."""
         self.configuration = configuration
         self.log = log
         self._password = password
         self._listening = listening
+        self._exporter = exporter
         self._connections = connections
         self._handover = handover
         self._stopping = asyncio.Event()
@@ -95,13 +100,14 @@ class Process:
         self.log.write_soon(loop.call_soon)
         settings = self.configuration.settings
         keys = Keys(settings.key_prefix)
+        latency = self._exporter.latency if self._exporter else None
         lookups = Lookups(
-            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls
+            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls, latency
         )
         usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
         server = self._server = PolicyServer(
             settings.rules, settings.addresses, keys, lookups, self.log, settings.log_decisions,
-            self.configuration.maps, usage,
+            self.configuration.maps, usage, latency,
         )  # fmt: skip
         server.most_connections = _descriptors_for_peers()
         await lookups.open()
@@ -113,6 +119,8 @@ class Process:
         for connection in self._connections:
             await loop.connect_accepted_socket(server.connection, connection)
         servers = [await accept(server, each) for each in self._listening]
+        if self._exporter:
+            self._exporter.start(server, lambda: upkeep.watchers)
         role.begin(self)
         # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
         gc.freeze()
@@ -130,6 +138,8 @@ class Process:
             task.cancel()
         upkeep.stop()
         await asyncio.wait([keeping_up], timeout=_WRITE_TIME)
+        if self._exporter:
+            await self._exporter.stop()
         await lookups.close()
         self.log.write_now()
 
@@ -152,6 +162,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
+
+
+def loop_name() -> str:
+    """What the event loop is called."""
+    return _loop_factory().__module__.partition(".")[0]
 
 
 def raise_descriptor_limit() -> None:

@@ -31,11 +31,6 @@ _PIECES = 64  # read at once of what is published: whoever watches has a screen 
 class StoreUnavailable(Exception):
     """Redis cannot be asked: refused, mute, or it answers with an error. The message says which and where."""
 
-    def __init__(self, reason: str) -> None:
-        # A server that does not know a command repeats what came with it; of AUTH, that is the password.
-        super().__init__(reason.partition(", with args beginning with")[0])
-
-
 class StoreRefused(StoreUnavailable):
     """Redis answered, and with an error: its own words are the message."""
 
@@ -182,7 +177,7 @@ class Line:
                     replies.append(reply)
         except OSError as error:
             raise self._fault(error) from error
-        except hiredis.ProtocolError as error:
+        except (hiredis.ProtocolError, TypeError, MemoryError) as error:
             raise StoreUnavailable(f"{self._place}: what answers there does not speak Redis' protocol") from error
         self._refusals.raise_first()
         return replies
@@ -259,6 +254,11 @@ class Connector:
             if greetings:
                 line.write(greetings)
                 line.read(len(greetings))
+        except StoreRefused as error:
+            line.close()
+            if self._login and self._login[-1][:8] in str(error).encode("utf-8", "surrogateescape"):
+                raise StoreRefused("AUTH: an error that repeats the password") from None  # it knows no AUTH
+            raise
         except BaseException:
             line.close()
             raise

@@ -9,19 +9,23 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pbs_policy.crew import Crew, Worker
 from pbs_policy.handover import Handover, forget, room_for_connections
 from pbs_policy.log import Log
 from pbs_policy.notify import Notify
 from pbs_policy.passed import compare, take
-from pbs_policy.process import DRAIN_TIME, Process, raise_descriptor_limit
+from pbs_policy.process import DRAIN_TIME, Process, loop_name, raise_descriptor_limit
 from pbs_policy.reload import Configuration, Load
 from pbs_policy.service import Alone, Service
 from pbs_policy.settings import Settings
 from pbs_policy.sockets import open_listeners, remove_paths, share
 from pbs_policy.sources import Value
 from pbs_policy.workers import supervise
+
+if TYPE_CHECKING:
+    from pbs_policy.metrics.place import Place
 
 
 def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -> None:
@@ -41,17 +45,22 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
     handover = None
     if passed.listening:
         handover = Handover(notify, room_for_connections(os.environ) // settings.workers)
+    place = _open_metrics(settings, log) if settings.metrics_listen else None
     service = Service(configuration, load, shares[0], notify, log)
     try:
         if settings.workers == 1:
-            alone = Process(configuration, password, shares[0], log, passed.connections, handover)
+            exporter = place.exporter(0) if place else None
+            alone = Process(configuration, password, shares[0], log, exporter, passed.connections, handover)
             alone.run(Alone(service))
         else:
             crew = Crew(service, passed.connections)
 
             def work(index: int, lifeline: int) -> None:
                 connections = crew.take_connections(index)
-                worker = Process(service.configuration, password, shares[index], log, connections, handover)
+                exporter = place.exporter(index) if place else None
+                worker = Process(
+                    service.configuration, password, shares[index], log, exporter, connections, handover
+                )
                 worker.run(Worker(crew, index, lifeline))
 
             supervise(settings.workers, work, DRAIN_TIME + 0.1, log, crew)
@@ -76,3 +85,12 @@ def _listen(
     shares = [open_listeners(settings, shared=settings.workers > 1)]
     # A unix socket has one queue that all workers share; TCP ports get one for each worker from the kernel.
     return shares + [share(shares[0]) for _ in range(settings.workers - 1)]
+
+
+def _open_metrics(settings: Settings, log: Log) -> Place:
+    """What answers at `metrics_listen`. Raises ListenError, and SettingsError where a package is missing."""
+    from pbs_policy.metrics.place import Place  # 60 ms, and 5 MB
+
+    place = Place(settings, loop_name())
+    place.announce(log)
+    return place

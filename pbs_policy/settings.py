@@ -42,6 +42,10 @@ def _parse_listeners(text: str) -> tuple[Listener, ...]:
     return listeners
 
 
+def _parse_listeners_or_none(text: str) -> tuple[Listener, ...]:
+    return tuple(Listener.parse(item) for item in _items(text))
+
+
 def _parse_networks(text: str) -> tuple[Network, ...]:
     return tuple(parse_network(item) for item in _items(text))
 
@@ -215,6 +219,9 @@ class Settings:
     log_format: Literal["text", "json"] = _setting(
         "text", _choice("text", "json"), "How a line of the log is written: for people, or as a JSON object."
     )
+    metrics_listen: tuple[Listener, ...] = _setting(
+        "", _parse_listeners_or_none, f"Where metrics and health are asked: {listener.EXPECTED}; empty: nowhere."
+    )
 
     @property
     def rules(self) -> Rules:
@@ -303,7 +310,8 @@ def parse_values(values: Mapping[str, Value], faults: Iterable[str] = ()) -> Set
             parsed[each.name] = each.metadata["parse"](value.text)
         except ValueError as error:
             comment = " (a comment has a line of its own)" if "#" in value.text else ""
-            faults.append(f"{value.place}: {each.name} = {value.text}: {error}{comment}")
+            text = re.sub(r"://.*@", "://...@", value.text)  # somebody's password
+            faults.append(f"{value.place}: {each.name} = {text}: {error}{comment}")
     if faults:
         raise SettingsError(faults)
     return Settings(**parsed)

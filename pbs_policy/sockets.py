@@ -8,6 +8,7 @@ import grp
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from pbs_policy.listener import Listener, ListenError, listener_of
@@ -23,8 +24,13 @@ def open_listeners(settings: Settings, *, shared: bool) -> list[socket.socket]:
 
     Raises ListenError, after closing those it had opened.
     """
+    return open_at(settings.listen, settings, shared=shared)
+
+
+def open_at(listeners: Iterable[Listener], settings: Settings, *, shared: bool) -> list[socket.socket]:
+    """The same at other places, with the mode and the group of `settings`."""
     sockets: list[socket.socket] = []
-    for listener in settings.listen:
+    for listener in listeners:
         try:
             if listener.path:
                 _open_unix(listener.path, sockets, settings.unix_socket_mode, settings.unix_socket_group)
@@ -65,8 +71,8 @@ async def accept(server: PolicyServer, listening: socket.socket) -> asyncio.Serv
 
 
 def remove_paths(settings: Settings) -> None:
-    """Remove the unix sockets of `listen`: nobody listens there any more."""
-    for listener in settings.listen:
+    """Remove the unix sockets of `listen` and `metrics_listen`: nobody listens there any more."""
+    for listener in (*settings.listen, *settings.metrics_listen):
         if listener.path:
             Path(listener.path).unlink(missing_ok=True)
 

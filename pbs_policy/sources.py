@@ -58,7 +58,8 @@ def from_file(file: Path | None, faults: list[str]) -> Iterator[tuple[str, Value
             faults.append(f"{place}: not UTF-8 text")
             continue
         if not equals or not name:
-            faults.append(f"{place}: expected name = value, found {line.decode().strip()!r}")
+            # The line is not shown: it may be a password, or be of another file than was meant.
+            faults.append(f"{place}: expected name = value, found no {'name' if equals else '='}")
         elif name in seen:
             faults.append(f"{place}: {name} is set a second time (first in line {seen[name]})")
         else:

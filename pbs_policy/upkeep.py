@@ -41,6 +41,11 @@ class Upkeep:
         host = self._stats.name.rpartition(":")[0]
         self._publisher = Publisher(server.lookups, server.keys.events, host, self._describe)
 
+    @property
+    def watchers(self) -> int:
+        """How many hear the decisions that this process publishes."""
+        return self._publisher.watchers
+
     async def run(self) -> None:
         """Look again and again until `stop`, then write what is left to be written."""
         looks = 0

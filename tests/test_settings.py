@@ -76,6 +76,7 @@ def test_the_defaults_are_those_of_the_manual(file: Path) -> None:
         log_decisions="permitted",
         log_to="stderr",
         log_format="text",
+        metrics_listen=(),
     )
     assert values == defaults()
     assert {value.place for value in values.values()} == {"default"}
@@ -128,6 +129,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "log_decisions": "all",
         "log_to": "syslog:/run/log",
         "log_format": "json",
+        "metrics_listen": "inet:127.0.0.1:10042 unix:/run/m.sock",
     }
     assert list(text) == list(defaults())
     file.write_text("".join(f"{name} = {value}\n" for name, value in text.items()))
@@ -165,6 +167,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         log_decisions="all",
         log_to="syslog:/run/log",
         log_format="json",
+        metrics_listen=(Listener("127.0.0.1", 10042), Listener(path="/run/m.sock")),
     )
     assert loaded.rules == Rules(
         SenderRules("domain", "Example.com", "+-", "permit"),

@@ -1,0 +1,53 @@
+"""What the workers have in common where `metrics_listen` is set: the sockets, the board, and what never changes."""
+
+from __future__ import annotations
+
+import time
+
+from pbs_policy.listener import listener_of
+from pbs_policy.log import Log
+from pbs_policy.metrics.board import Board
+from pbs_policy.settings import Settings
+from pbs_policy.sockets import open_at
+from pbs_policy.sources import SettingsError
+
+try:
+    from pbs_policy.metrics.exporter import Exporter
+    from pbs_policy.metrics.exposition import About
+except ImportError as missing:
+    raise SettingsError(
+        [
+            f"metrics_listen: the Python package prometheus-client is needed for it ({missing}): "
+            "pip install 'pbs-policy[metrics]', or apt-get install python3-prometheus-client"
+        ]
+    ) from missing
+
+_BACKLOG = 16
+"""Connections that the kernel holds for us: whoever floods the place keeps others out for half a second."""
+
+
+class Place:
+    """Where metrics and health are asked. Made before the workers are."""
+
+    def __init__(self, settings: Settings, event_loop: str) -> None:
+        """Raises ListenError."""
+        self._board = Board(settings.workers)
+        self._about = About(settings.workers, time.time(), event_loop)
+        self._sockets = open_at(settings.metrics_listen, settings, shared=False)
+        for each in self._sockets:
+            each.listen(_BACKLOG)
+
+    def announce(self, log: Log) -> None:
+        """Say where it is."""
+        for each in self._sockets:
+            listener = listener_of(each)
+            if not listener.is_local:
+                log.warning(
+                    f"metrics are told at {listener} to whoever can reach it; "
+                    "127.0.0.1, [::1] or a unix socket keep them to this machine"
+                )
+        log.info(f"metrics and health at {' '.join(str(listener_of(each)) for each in self._sockets)}")
+
+    def exporter(self, index: int) -> Exporter:
+        """The part of the worker with this number. To be made in it."""
+        return Exporter(self._board, index, self._about, self._sockets)

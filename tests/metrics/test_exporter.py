@@ -1,0 +1,239 @@
+"""What a running service tells Prometheus and load balancers, with one worker and with several."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pbs_policy import __version__
+from pbs_policy.demo.daemons import PrivateRedis, wait_until
+from pbs_policy.metrics.board import STALE, Board
+from pbs_policy.metrics.exporter import Exporter
+from pbs_policy.metrics.exposition import About
+from pbs_policy.metrics.numbers import Numbers
+from pbs_policy.redis_url import RedisUrl
+from tests.metrics.scrape import Scrape, get, metrics_listener
+from tests.service import CLI, Service
+from tests.stores import connect
+from tests.test_workers import children
+
+ALICE, STRANGER = "192.0.2.7", "198.51.100.9"
+LOGIN = b"1763881234 imap alice@example.com"
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture
+def start(start_service: Start, redis_server: PrivateRedis) -> Start:
+    """Start a service with metrics, on a Redis where Alice is logged in."""
+    with connect(RedisUrl.parse(redis_server.url)) as redis:
+        redis.set(f"pbs:login:{ALICE}", LOGIN, ex=600)
+
+    def start(**settings: str) -> Service:
+        return start_service(**{"metrics_listen": "inet:127.0.0.1:0", "redis_url": redis_server.url, **settings})
+
+    return start
+
+
+def test_decisions_and_how_long_they_took_are_told(start: Start) -> None:
+    service = start()
+    with service.connect() as client:
+        asked = [ALICE] * 3 + [STRANGER] * 5 + ["127.0.0.1", "unknown"]
+        for each in asked:
+            client.ask(each)
+        scrape = Scrape(service)
+        assert scrape.decisions() == {
+            "OK login": 3, "DUNNO no_login": 5, "DUNNO loopback": 1, "DUNNO no_client_address": 1,
+        }  # fmt: skip
+        assert scrape.value("request_seconds_count") == 8, "each that needed Redis, once, also those of two rounds"
+        assert scrape.value("request_seconds_bucket", le="+Inf") == 8
+        assert 0 < (scrape.value("request_seconds_sum") or 0) < 8 * 0.5
+        states = {name: scrape.value(name) for name in ("connections", "workers", "workers_wanted", "watchers")}
+        assert states == {"connections": 1, "workers": 1, "workers_wanted": 1, "watchers": 0}
+        assert scrape.value("circuits_open") == 0
+        assert scrape.value("redis_reconnects_total") == 0
+        assert (scrape.value("cpu_seconds_total") or 0) > 0
+        assert abs((scrape.value("start_time_seconds") or 0) - time.time()) < 60
+        python = ".".join(map(str, sys.version_info[:3]))
+        assert scrape.value("build_info", version=__version__, python=python, event_loop="uvloop") == 1
+
+
+def test_no_label_holds_an_address_or_a_user(start: Start) -> None:
+    service = start(sender_match="address", log_decisions="all")
+    for sender in ("alice@example.com", "mallory@example.org"):
+        service.ask(ALICE, sender=sender)
+    scrape = Scrape(service)
+    assert {name for name, _ in scrape.labels()} == {"action", "reason", "le", "version", "python", "event_loop"}
+    for text in (ALICE, "alice", "mallory", "example"):
+        assert text not in scrape.text
+
+
+def test_one_scrape_shows_the_sum_over_all_workers_wherever_it_lands(start: Start) -> None:
+    service = start(workers="3")
+    for _ in range(40):  # the kernel deals connections out among the workers
+        assert service.ask(ALICE) == "OK"
+    pids = children(service.process.pid)
+    assert len(pids) == 3
+
+    def sums() -> list[float]:
+        return [Scrape(service).decisions().get("OK login", 0) for _ in range(6)]
+
+    assert wait_until(lambda: sums() == [40.0] * 6, seconds=15)
+    scrape = Scrape(service)
+    assert (scrape.value("workers"), scrape.value("workers_wanted")) == (3, 3)
+    assert scrape.value("request_seconds_count") == 40
+    # A worker that dies takes nothing with it of what it had told, and its successor goes on from there.
+    os.kill(min(pids), signal.SIGKILL)
+    assert wait_until(lambda: len(children(service.process.pid) - pids) == 1)
+    for _ in range(40):
+        assert service.ask(ALICE) == "OK"
+    assert wait_until(lambda: sums() == [80.0] * 6, seconds=15)
+    assert Scrape(service).value("workers") == 3
+
+
+def test_ready_is_who_can_ask_redis_and_healthy_who_turns(
+    own_redis: Callable[..., PrivateRedis], start: Start
+) -> None:
+    redis = own_redis()
+    service = start(redis_url=redis.url, on_unavailable="dunno")
+    assert get(service, "/healthz") == (200, "turns\n")
+    assert get(service, "/readyz") == (200, "ready\n")
+    redis.stop()
+    assert wait_until(lambda: get(service, "/readyz") == (503, "Redis is unavailable\n"))
+    assert get(service, "/healthz") == (200, "turns\n")
+    assert wait_until(lambda: Scrape(service).value("circuits_open") == 1)
+    redis.start()
+    assert wait_until(lambda: get(service, "/readyz") == (200, "ready\n"))
+    scrape = Scrape(service)
+    assert scrape.value("circuits_open") == 0
+    assert scrape.value("redis_reconnects_total") == 1
+
+
+def test_a_mute_redis_is_not_ready_and_requests_that_wait_for_it_are_in_flight(
+    own_redis: Callable[..., PrivateRedis], start: Start
+) -> None:
+    redis = own_redis()
+    service = start(redis_url=redis.url)
+    with service.connect() as client:
+        redis.pause()
+        client.send(b"request=smtpd_access_policy\nclient_address=192.0.2.7\n\n")
+        assert wait_until(lambda: Scrape(service).value("lookups_in_flight") != 0)
+        assert client.action().startswith("DEFER_IF_REJECT")
+        assert get(service, "/readyz")[0] == 503
+        scrape = Scrape(service)
+        assert scrape.decisions() == {"DEFER_IF_REJECT unavailable": 1}
+        assert scrape.value("request_seconds_bucket", le="0.25") == 0, "who waited in vain waited half a second"
+        assert scrape.value("request_seconds_count") == 1
+
+
+def test_set_commands_are_what_redis_counts(own_redis: Callable[..., PrivateRedis], start: Start) -> None:
+    redis = own_redis()
+    with connect(RedisUrl.parse(redis.url)) as client:
+        for number in range(7):
+            client.set(f"pbs:login:192.0.2.{number}", LOGIN, ex=600)
+    service = start(redis_url=redis.url)
+    assert wait_until(lambda: Scrape(service).value("redis_set_commands_total") == 7)
+
+
+def test_a_user_that_may_not_ask_for_them_is_told_once_and_the_rest_goes_on(
+    own_redis: Callable[..., PrivateRedis], start: Start, tmp_path: Path
+) -> None:
+    redis = own_redis()
+    (tmp_path / "password").write_text("secret\n")
+    with connect(RedisUrl.parse(redis.url)) as client:
+        client.execute_command("ACL", "SETUSER", "pbs", "on", ">secret", "~pbs:*", "-@all", "+get", "+mget", "+pttl")
+    service = start(
+        redis_url=redis.url, redis_user="pbs", redis_password_file=str(tmp_path / "password"), usage_kept="0"
+    )
+    assert service.waits_to_log(
+        "warning: Redis does not say how many SET commands it has had, so metrics lack them"
+    ), service.log()
+    scrape = Scrape(service)
+    assert scrape.value("redis_set_commands_total") is None
+    assert scrape.value("circuits_open") == 0
+
+
+def test_watchers_are_those_who_hear(start: Start, redis_server: PrivateRedis) -> None:
+    service = start()
+    with connect(RedisUrl.parse(redis_server.url)) as redis, redis.pubsub() as one, redis.pubsub() as other:
+        for each in (one, other):
+            each.subscribe("pbs:events")
+        redis.set("pbs:watching", "1", ex=60)
+        assert wait_until(lambda: Scrape(service).value("watchers") == 2, seconds=15)
+        redis.delete("pbs:watching")
+        assert wait_until(lambda: Scrape(service).value("watchers") == 0, seconds=15)
+
+
+def test_a_unix_socket_has_the_mode_of_the_others_and_is_gone_at_the_end(start: Start) -> None:
+    with tempfile.TemporaryDirectory(prefix="pbs-") as directory:
+        path = Path(directory) / "metrics"
+        service = start(metrics_listen=f"unix:{path}", unix_socket_mode="0600")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert Scrape(service).value("workers") == 1
+        service.stop()
+        assert not path.exists()
+
+
+def test_a_place_that_others_can_reach_is_warned_about(start: Start) -> None:
+    service = start(metrics_listen="inet:0.0.0.0:0")
+    assert re.search(r"warning: metrics are told at inet:0\.0\.0\.0:\d+ to whoever can reach it", service.log())
+
+
+def test_a_port_that_is_taken_is_an_error(start: Start) -> None:
+    taken = metrics_listener(start())
+    command = [*CLI, "--set", "listen=inet:127.0.0.1:0", "--set", f"metrics_listen={taken}", "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, "cannot listen on" in done.stderr) == (71, True)
+
+
+@pytest.fixture
+def without_prometheus_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prometheus_client.py").write_text("raise ImportError('hidden by the test')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
+def test_without_prometheus_client_the_service_says_how_to_get_it(without_prometheus_client: None) -> None:
+    command = [*CLI, "--set", "listen=inet:127.0.0.1:0", "--set", "metrics_listen=inet:127.0.0.1:0", "serve"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 78
+    assert "metrics_listen: the Python package prometheus-client is needed for it" in done.stderr
+    assert "pip install 'pbs-policy[metrics]'" in done.stderr
+
+
+def test_without_metrics_prometheus_client_is_not_needed(without_prometheus_client: None, start: Start) -> None:
+    assert start(metrics_listen="").ask(ALICE) == "OK"
+
+
+# --- the health of several workers, by a clock of the test's own
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_worker_that_does_not_turn_makes_the_service_unhealthy() -> None:
+    clock = Clock()
+    board = Board(2, clock)
+    exporter = Exporter(board, 0, About(2, 0.0, "asyncio"), [])
+    for worker in (0, 1):
+        board.post(worker, Numbers.none())
+    clock.now += STALE
+    assert asyncio.run(exporter.health()).status == 200
+    clock.now += 4
+    reply = asyncio.run(exporter.health())
+    assert (reply.status, reply.body) == (503, b"worker 1 has not turned for 14 s\n")
