@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import consistency, logins, memory, startup, table, throughput, watching, workers
+from benchmarks import consistency, day, logins, memory, startup, table, throughput, watching, workers
 from benchmarks.bench import Bench
 from benchmarks.figures import CannotRun, Section
 from benchmarks.machine import description, fingerprint
@@ -28,6 +28,7 @@ CELLS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
     "startup": ("Start of the command line", startup.run),
     "memory": ("Memory of the service", memory.run),
     "watching": ("Watching", watching.run),
+    "day": ("A day of logins", day.run),
     "consistency": ("Consistency", consistency.run),
 }
 

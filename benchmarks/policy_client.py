@@ -34,7 +34,15 @@ class PolicyClient:
 
         Raises OSError where the connection is lost, or what comes is no answer.
         """
+        self.send(client_address)
+        return self.receive()
+
+    def send(self, client_address: str) -> None:
+        """Send the request alone, for `receive` to take the answer to."""
         self._socket.sendall(_HEAD + client_address.encode() + _TAIL)
+
+    def receive(self) -> str:
+        """The action that answers what was sent. Raises OSError as `ask` does."""
         reply = b""
         while not reply.endswith(b"\n\n"):
             data = self._socket.recv(1_024)
