@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TEST := $(VENV)/.for-test
 
-.PHONY: bench check clean deb demo demo-real fuzz help man test wheel
+.PHONY: bench check clean deb demo demo-real fuzz help man matrix pythons test wheel
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
@@ -15,8 +15,10 @@ help:
 	@echo 'make fuzz       each place where bytes of others come in, a minute each; streams; the decision against its model'
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
 	@echo 'make man        write the manual pages anew: docs/man'
-	@echo 'make wheel     a wheel in dist/, with script, examples and manual pages'
-	@echo 'make deb       a Debian package in dist/ (apt-get build-dep . installs what it takes)'
+	@echo 'make wheel      a wheel in dist/, with script, examples and manual pages'
+	@echo 'make deb        a Debian package in dist/ (apt-get build-dep . installs what it takes)'
+	@echo 'make matrix     the story on Debian 12 and 13, from wheel and package (root, debootstrap; 20 minutes)'
+	@echo 'make pythons    the tests on every Python that is here, and in both Debians (an hour)'
 	@echo 'make clean      remove what the others made'
 
 demo: $(FOR_DEMO)
@@ -52,6 +54,13 @@ deb:
 	cd build/deb/pbs-policy && dpkg-buildpackage -us -uc -b
 	mv build/deb/*.deb dist/
 	@ls dist/*.deb
+
+# The story on Debian 12 and 13, each in a tree of its own below build/matrix: minutes, and root.
+matrix: $(FOR_TEST)
+	$(BIN)/python -m tests.matrix stories $(MATRIX)
+
+pythons: $(FOR_TEST)
+	$(BIN)/python -m tests.matrix pythons $(MATRIX)
 
 check: $(FOR_TEST)
 	$(BIN)/ruff check .

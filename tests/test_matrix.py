@@ -1,0 +1,75 @@
+"""What the matrix does by itself: the host's mirror, pytest's last line, its page. (The rest is its run.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.matrix import page, pythons, tree
+from tests.matrix.page import Told
+from tests.matrix.pythons import Outcome
+
+DEB822 = """\
+Types: deb
+URIs: http://security.example.net/debian-security
+Suites: bookworm-security
+Components: main
+
+Types: deb
+URIs: http://mirror.example.net/debian
+Suites: bookworm bookworm-updates
+Components: main
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sources.list.d/debian.sources", DEB822),
+        ("sources.list", "# deb http://no.example.net/ x main\ndeb http://mirror.example.net/debian bookworm main\n"),
+        ("sources.list", "deb [trusted=yes] http://mirror.example.net/debian bookworm contrib main\n"),
+    ],
+)
+def test_the_mirror_is_the_one_that_apt_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    monkeypatch.setattr(tree, "_SOURCES", tmp_path)
+    assert tree.mirror() == "http://mirror.example.net/debian"
+
+
+def test_without_a_mirror_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "_SOURCES", tmp_path)
+    with pytest.raises(tree.CannotRun, match="apt has to know one"):
+        tree.mirror()
+
+
+def test_what_pytest_counts_is_taken_from_its_last_line() -> None:
+    text = "FAILED tests/test_x.py::test_y[1] - Error\n= 1 failed, 20 passed, 3 skipped, 2 errors in 9.1s =\n"
+    outcome = pythons._outcome("3.11.2", "here", text, 9.1)
+    assert outcome.counts == {"failed": 1, "passed": 20, "skipped": 3, "errors": 2}
+    assert outcome.failures == ("tests/test_x.py::test_y[1]",)
+    assert outcome.failed
+    assert not pythons._outcome("3.11.2", "here", "20 passed in 9.1s\n", 9.1).failed
+    assert pythons._outcome("3.11.2", "here", "no tests ran in 0.1s\n", 0.1).failed
+
+
+def test_the_oldest_versions_are_those_of_pyproject() -> None:
+    assert "click~=8.1.0" in pythons.lowest_versions()
+
+
+def test_each_run_replaces_its_own_section_of_the_page_alone(tmp_path: Path) -> None:
+    file = tmp_path / "matrix.md"
+    told = Told("bookworm", "wheel, venv", {"postfix": "3.7.11"}, ["the store answers"], 61.5)
+    page.write(file, stories=page.stories([told], "pbs.whl", {"bookworm": ""}))
+    page.write(file, pythons=page.pythons([Outcome("3.14", "not to be had here", {})], []))
+    failed = Told("trixie", "Debian package", error="doctor: 2")
+    page.write(file, stories=page.stories([told, failed], "pbs.whl", {}))
+    text = file.read_text()
+    assert text.count("## The story") == text.count("## The tests") == 1
+    assert "| bookworm | 3.7.11 |  |  |  | wheel, venv | 1 steps, all right | 62 s |" in text
+    assert "**failed**: doctor: 2" in text
+    assert "| 3.14 | not to be had here |" in text
+    assert "lintian" not in text
