@@ -1,0 +1,43 @@
+"""The hot path compiled by mypyc behaves as its source does: the same tests, run on the compiled package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import compiled
+
+TESTS = Path(__file__).parent
+HELD = (
+    "test_protocol.py",
+    "test_shortcut.py",
+    "test_latency.py",
+    "test_lookups.py",
+    "test_service.py",
+    "test_caps.py",
+)
+
+
+@pytest.mark.timeout(900)
+def test_the_compiled_hot_path_passes_the_tests_of_its_source(tmp_path: Path) -> None:
+    if lack := compiled.missing():
+        pytest.skip(lack)
+    environment = {**os.environ, "PYTHONPATH": str(compiled.build(tmp_path)), "PYTHONSAFEPATH": "1"}
+    where = "import pbs_policy.connection as it; print(it.__file__)"
+    found = subprocess.run([sys.executable, "-c", where], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip().endswith(".so")
+    # `append`: the checkout is where the tests are, and not where the package is looked for first.
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--import-mode=append", "-p", "no:cacheprovider"]
+    command += ["-k", "not takes_the_short_way and not short_way_takes_only"]  # they replace a method of a class
+    ran = subprocess.run(
+        [*command, *(str(TESTS / name) for name in HELD)],
+        env=environment,
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout[-8000:]
