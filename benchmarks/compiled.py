@@ -1,5 +1,5 @@
 """The package with its hot path compiled by mypyc, from the same source, in a directory of its own: for the
-benchmark, for the test that holds it to the same behaviour, and as a wheel: `python -m benchmarks.compiled DIRECTORY`.
+benchmark, for the test that holds it to the same behaviour, and as a wheel (`python -m benchmarks.compiled DIR`).
 
 It is never built inside the checkout: what a compiler leaves there would be run in place of the source beside it.
 """
