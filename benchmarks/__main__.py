@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import consistency, day, logins, memory, startup, table, throughput, watching, workers
+from benchmarks import consistency, day, listing, logins, memory, startup, table, throughput, watching, workers
 from benchmarks.bench import Bench
 from benchmarks.figures import CannotRun, Section
 from benchmarks.machine import description, fingerprint
@@ -24,6 +24,7 @@ CELLS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
     "throughput": ("Throughput", throughput.run),
     "workers": ("Workers", workers.run),
     "table": ("Login table", table.run),
+    "listing": ("Listing", listing.run),
     "logins": ("Cost of a login", logins.run),
     "startup": ("Start of the command line", startup.run),
     "memory": ("Memory of the service", memory.run),

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from benchmarks.bench import Bench, Service, used_memory
-from benchmarks.figures import Bar, Section, at_most, median, megabytes, ratio, table, thousands
-from benchmarks.filling import KINDS, LOGGED_IN, MANY_LOGGED_IN, MANY_NOT_LOGGED_IN, RUN, Kind, fill, mean_user_size
+from benchmarks.figures import Bar, Section, at_most, median, ratio, table, thousands
+from benchmarks.filling import KINDS, MANY_LOGGED_IN, MANY_NOT_LOGGED_IN, Kind, fill, mean_user_size
 from benchmarks.load import Disturbances, Load, Measured, seeded
 from benchmarks.processes import PINNED, place
 from pbs_policy.demo.daemons import PrivateRedis
@@ -29,15 +24,6 @@ class Size:
     redis: PrivateRedis
     service: Service
     memory: float  # bytes for each login
-
-
-class Listing(NamedTuple):
-    """What one `list --json` took: seconds to the first entry and to the end, peak RSS, bytes."""
-
-    first: float
-    total: float
-    peak: int
-    size: int
 
 
 def run(bench: Bench) -> Section:
@@ -69,7 +55,6 @@ def run(bench: Bench) -> Section:
         what = f"lookup p50 with {counts[-1]:,} logins, times that with {counts[0]:,}, {asked} asked about"
         section.bars.append(at_most(what, 1.10, ratio(large, small)))
     _judge_memory(bench, section, sizes)
-    _time_listing(bench, section)
     return section
 
 
@@ -126,41 +111,3 @@ def _memory_of(bench: Bench, kinds: tuple[Kind, ...], count: int) -> float:
         before = used_memory(redis)
         fill(redis.socket_path, MANY_LOGGED_IN, count, kinds)
         return (used_memory(redis) - before) / count
-
-
-def _time_listing(bench: Bench, section: Section) -> None:
-    """`list --json` on a table of its own, as an administrator runs it."""
-    count = bench.pick(100_000, 10_000)
-    redis = bench.filled_redis("redis-list", LOGGED_IN, min(count, 2 * RUN))
-    file = bench.directory / "list.conf"
-    file.write_text(f"redis_url = {redis.url}\n")
-    listings = [_list(str(file), count) for _ in range(bench.pick(3, 1))]
-    section.blocks.append(
-        f"`pbs-policy list --json` of {count:,} logins, medians of {len(listings)}: first entry after "
-        f"{median(each.first for each in listings):.2f} s, complete after "
-        f"{median(each.total for each in listings):.2f} s ({megabytes(listings[0].size)} MB), "
-        f"peak RSS {megabytes(median(each.peak for each in listings))} MB."
-    )
-
-
-def _list(file: str, count: int) -> Listing:
-    command = [sys.executable, "-m", "pbs_policy", "-c", file, "list", "--json"]
-    start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    output = process.stdout
-    if output is None:
-        raise OSError("no pipe")
-    first, entries, size = 0.0, 0, 0
-    with output:
-        for line in output:
-            size += len(line)
-            entries += line.count(b'"client_address"')
-            if entries and not first:
-                first = time.monotonic() - start
-    # wait4 and not wait: it alone tells the peak of this very child.
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    total = time.monotonic() - start
-    if process.returncode or entries != count:
-        raise OSError(f"list --json ended with status {process.returncode} after {entries:,} of {count:,} entries")
-    return Listing(first, total, usage.ru_maxrss * 1024, size)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pbs_policy.address import Network, lies_in
 from pbs_policy.bulk import Batch, escape_glob, read_keys
 from pbs_policy.keys import EVERYBODY, GONE, NO_END, Keys
-from pbs_policy.records import Permit, Record, parse_permit, parse_record
+from pbs_policy.records import Permit, Record, parse_permit, parse_record, user_of_record
 from pbs_policy.senders import names_of_user
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class Deny(NamedTuple):
 
 
 class Listing:
-    """Reads the keys of one table. `name` gives a user as keys name it. Raises StoreUnavailable."""
+    """Reads the keys of one table. `name` gives a user as keys name it, both as bytes. Raises StoreUnavailable."""
 
-    def __init__(self, redis: RedisClient, keys: Keys, name: Callable[[str], bytes]) -> None:
+    def __init__(self, redis: RedisClient, keys: Keys, name: Callable[[bytes], bytes]) -> None:
         self._redis = redis
         self._keys = keys
         self._name = name
@@ -56,7 +56,7 @@ class Listing:
         """Logins and permits: those whose address or network `is_meant`, those of `user`, those `behind` one address
         by its users' names."""
         logins, permits = self._keys.login_prefix, self._keys.permit_prefix
-        name = self._name(user)
+        name = self._name(encode(user))
 
         def wanted(keys: list[bytes]) -> list[bytes]:
             keys = [key for key in keys if key.startswith((logins, permits)) and not self._is_domains(key)]
@@ -107,11 +107,11 @@ class Listing:
                 continue
             if key.startswith(permits):
                 permit = parse_permit(value)
-                if permit and (not name or self._name(permit.user) == name):
+                if permit and (not name or self._name(encode(permit.user)) == name):
                     yield Entry("permit", self._target(key), permit.record, seconds, permit)
                 continue
             record = parse_record(value)
-            if record and (not name or self._name(record.user) == name):
+            if record and (not name or self._name(encode(record.user)) == name):
                 yield Entry("login", key[logins:].partition(b",")[0].decode("utf-8", "replace"), record, seconds)
 
     def _users_keys(self, keys: list[bytes], values: list[bytes | None]) -> list[bytes]:
@@ -120,8 +120,8 @@ class Listing:
         found = []
         for key, value in zip(keys, values, strict=True):
             if value is not None and key.find(b",", len(prefix)) < 0 and key.startswith(prefix):
-                record = parse_record(value)
-                names = names_of_user(self._name(record.user), "") if record and record.user else ()
+                user = user_of_record(value)
+                names = names_of_user(self._name(user), "") if user else ()
                 if names:
                     found.append(key + b"," + names[0])
         return found
@@ -162,6 +162,11 @@ def _seconds(left: int, asked_at: float) -> float | None:
     if left == NO_END:
         return None
     return 0 if left == GONE else max(0.0, left / 1000 - (time.monotonic() - asked_at))
+
+
+def encode(text: str) -> bytes:
+    """A user or a reason as Redis has it."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _decode(text: bytes) -> str:

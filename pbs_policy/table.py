@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from pbs_policy.address import AddressError, Network, Target, networks_of
 from pbs_policy.bulk import BATCH, escape_glob, scan_command
 from pbs_policy.keys import EVERYBODY, Keys
-from pbs_policy.listing import Deny, Entry, Listing, Progress, is_within
+from pbs_policy.listing import Deny, Entry, Listing, Progress, encode, is_within
 from pbs_policy.networks import parse_lengths, serialise_lengths
 from pbs_policy.permits import refuse_permit
 from pbs_policy.question import Answer, Command, Question
@@ -41,11 +41,14 @@ class LoginTable:
         self._user_domain = user_domain
         self.now = now
         self.keys = Keys(prefix)
-        self._listing = Listing(redis, self.keys, self.name)
+        self._listing = Listing(redis, self.keys, self._name_of)
 
     def name(self, user: str) -> bytes:
         """A user as keys name it: folded, and completed by user_domain."""
-        return complete_user(_encode(user), self._user_domain) or _encode(user).lower()
+        return self._name_of(encode(user))
+
+    def _name_of(self, user: bytes) -> bytes:
+        return complete_user(user, self._user_domain) or user.lower()
 
     def ask(self, question: Question) -> Answer:
         """The answer to a decision's question."""
@@ -131,7 +134,7 @@ class LoginTable:
             raise AddressError(f"{target.text} is everybody, which is denied with --all")
         if target:
             self._add_length(self.keys.deny_networks, target, ttl)
-        return set_command(self.keys.deny(target.text if target else EVERYBODY), _encode(reason), ttl)
+        return set_command(self.keys.deny(target.text if target else EVERYBODY), encode(reason), ttl)
 
     def write(self, commands: Sequence[Command]) -> None:
         """Say these to Redis, in one go."""
@@ -143,7 +146,7 @@ class LoginTable:
 
     def denying_user(self, user: bytes, reason: str, ttl: float) -> Command:
         """The command that denies a user (`deny_user`)."""
-        return set_command(self.keys.deny_user(user), _encode(reason), ttl)
+        return set_command(self.keys.deny_user(user), encode(reason), ttl)
 
     def allow(self, target: Target | None) -> bool:
         """End the deny of an address or network, or of everybody (None); whether there was one."""
@@ -251,10 +254,6 @@ class LoginTable:
 
     def _delete(self, keys: list[bytes]) -> int:
         return cast("int", self.redis.ask([(b"DEL", *keys)])[0]) if keys else 0
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
 
 
 def set_command(key: bytes, value: bytes, ttl: float) -> Command:

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import click
@@ -207,7 +208,17 @@ class Progress:
 
 
 def _as_json(row: Row, names: Sequence[str]) -> str:
-    return json.dumps({name: row[name] for name in names})
+    """As json.dumps writes it, which takes four times as long."""
+    return "{" + ", ".join([f'"{name}": {_as_json_value(row[name])}' for name in names]) + "}"
+
+
+def _as_json_value(field: Any) -> str:
+    kind = type(field)
+    if kind is str:
+        return encode_basestring_ascii(field)
+    if kind is int:
+        return str(field)
+    return "null" if field is None else "[]" if field == () else json.dumps(field)
 
 
 def _as_cell(field: Any) -> str:
