@@ -13,7 +13,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import consistency, day, listing, logins, memory, startup, table, throughput, watching, workers
+from benchmarks import (
+    consistency,
+    day,
+    listing,
+    logins,
+    memory,
+    monitoring,
+    startup,
+    table,
+    throughput,
+    watching,
+    workers,
+)
 from benchmarks.bench import Bench
 from benchmarks.figures import CannotRun, Section
 from benchmarks.machine import description, fingerprint
@@ -29,6 +41,7 @@ CELLS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
     "startup": ("Start of the command line", startup.run),
     "memory": ("Memory of the service", memory.run),
     "watching": ("Watching", watching.run),
+    "monitoring": ("Monitoring", monitoring.run),
     "day": ("A day of logins", day.run),
     "consistency": ("Consistency", consistency.run),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.figures import CannotRun
 from benchmarks.filling import fill
+from benchmarks.policy_client import PolicyClient
 from benchmarks.processes import Programs
 from pbs_policy.demo.daemons import PrivateRedis, missing
 from pbs_policy.demo.ports import free_port
@@ -74,6 +75,15 @@ class Service(PrivateService):
     def __init__(self, directory: Path, settings: dict[str, str]) -> None:
         super().__init__(directory, settings)
         self.target = settings["listen"]
+
+    def is_ready(self) -> bool:
+        """Whether it answers: its log, where it says so, may go elsewhere."""
+        try:
+            with PolicyClient(self.target) as client:
+                client.ask("198.18.0.1")
+        except OSError:
+            return False
+        return True
 
     def empty_log(self) -> None:
         """Forget what was logged. The file is open for appending, so the service goes on at its new end."""

@@ -48,10 +48,12 @@ class Latency:
         self._going_on = 0
         if requests:
             self._note(now - self._begun, requests)
-        if self._late:
-            for begun in self._late:
-                self._note(now - begun, 1)
-            self._late.clear()
+        late = self._late
+        while late:
+            begun = late[0]  # of nearly all: those of one batch are asked on, and answered, together
+            same = late.count(begun)
+            self._note(now - begun, same)
+            late = self._late = [each for each in late if each != begun] if same < len(late) else []
 
     def _note(self, seconds: float, requests: int) -> None:
         self.buckets[bisect_left(BOUNDS, seconds)] += requests
