@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import struct
 import termios
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ _AT_ONCE = 200
 def room_for_connections(environment: Mapping[str, str]) -> int:
     """How many the manager keeps: FDSTORE, which systemd sets from version 254 on, and the unit before."""
     text = environment.get("FDSTORE", "")
-    return int(text) if text.isascii() and text.isdecimal() else 0
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
 
 
 class Handover:

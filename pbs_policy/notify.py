@@ -7,6 +7,7 @@ Our own rather than a library's: a datagram, of which the libraries leave out th
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import time
@@ -38,7 +39,7 @@ class Notify:
             return cls()  # none, or a kind that only virtual machines have
         usec = environment.get("WATCHDOG_USEC", "")
         is_ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        return cls(address, int(usec) / 1e6 if is_ours and usec.isascii() and usec.isdecimal() else 0.0)
+        return cls(address, int(usec) / 1e6 if is_ours and re.fullmatch("[0-9]{1,18}", usec) else 0.0)
 
     def __bool__(self) -> bool:
         return bool(self._address)

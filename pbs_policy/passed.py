@@ -6,6 +6,7 @@ LISTEN_FDNAMES names and LISTEN_PID addresses. Listening sockets, and connection
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import MutableMapping, Sequence
 from typing import NamedTuple
@@ -38,7 +39,7 @@ def take(environment: MutableMapping[str, str]) -> Passed:
     passed = Passed([], [])
     if pid != str(os.getpid()):
         return passed  # nothing, or somebody else's
-    if not (number.isascii() and number.isdecimal()):
+    if not re.fullmatch("[0-9]{1,9}", number):
         raise ListenError(f"LISTEN_FDS={printable(number)}: expected the number of the sockets that are passed")
     called = names.split(":") if names else []
     for at in range(int(number)):
