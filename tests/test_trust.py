@@ -97,7 +97,7 @@ def test_the_service_warns_at_its_start_and_runs(start_service: Callable[..., Se
     password = make(tmp_path / "password", 0o644)
     password.write_text("secret\n")
     service = start_service(redis_url="unix:///nonexistent/redis.sock", redis_password_file=str(password))
-    assert f"warning: {password} (redis_password_file) can be read by everybody" in service.log()
+    assert f"warning: not safe: {password} (redis_password_file) can be read by everybody" in service.log()
 
 
 def test_the_service_does_not_start_on_settings_that_everybody_can_change(tmp_path: Path) -> None:

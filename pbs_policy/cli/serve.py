@@ -31,5 +31,5 @@ def serve(session: Session) -> None:
     settings, values = session.load()
     log = Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json")
     for doubt in find_doubts(session.file or DEFAULT_FILE, settings):
-        log.warning(doubt)
+        log.warning(f"not safe: {doubt}")
     run(settings, values, log, session.load)
