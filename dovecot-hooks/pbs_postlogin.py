@@ -48,6 +48,34 @@ def record_login(file, service, environment):
             keys.append(key + b",@" + domain)
     ttl = b"%d" % seconds(settings["ttl"])
     tell_redis(settings, [(b"SET", each, value, b"EX", ttl) for each in keys])
+    if settings["log_logins"] == "yes":
+        user = " user=" + shown(user) if user else ""
+        path = settings["log_to"].partition(":")[2] or "/dev/log"
+        log_login(path, "login client_address=" + address + user + " service=" + service + " ttl=" + ttl.decode())
+
+
+def log_login(path, line):
+    """Tell syslog (facility mail, info), which the login does not wait for: what it does not take at once is lost."""
+    head = time.strftime("<22>%b %e %H:%M:%S pbs-postlogin[") + str(posix.getpid()) + "]: info: "
+    syslog = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
+    try:
+        syslog.connect(path)
+        syslog.send((head + line).encode())
+    except OSError:
+        pass
+    finally:
+        syslog.close()
+
+
+def shown(user):
+    """The user as a value of a line: printable, clipped, quoted where it could pass for more (pbs_policy/log.py)."""
+    text = user[:2000].decode("utf-8", "surrogateescape")
+    text = "".join([letter if letter.isprintable() else "?" for letter in text])
+    if len(text) > 320:
+        text = text[:317] + "..."
+    if " " in text or '"' in text:
+        text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text
 
 
 def read_settings(file):
@@ -60,6 +88,8 @@ def read_settings(file):
         "redis_tls_cert_file": "",
         "redis_tls_key_file": "",
         "key_prefix": "pbs:",
+        "log_logins": "no",
+        "log_to": "stderr",
         "ttl": "30m",
         "ipv6_prefix": "128",
         "never_record": "",

@@ -219,6 +219,9 @@ class Settings:
     log_format: Literal["text", "json"] = _setting(
         "text", _choice("text", "json"), "How a line of the log is written: for people, or as a JSON object."
     )
+    log_logins: bool = _setting(
+        "no", _parse_yes_no, "Whether the post-login script tells syslog of each login; Dovecot's log has them too."
+    )
     metrics_listen: tuple[Listener, ...] = _setting(
         "", _parse_listeners_or_none, f"Where metrics and health are asked: {listener.EXPECTED}; empty: nowhere."
     )

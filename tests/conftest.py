@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fakeredis
+import hypothesis
 import pytest
 from redis import Redis
 
@@ -17,6 +18,9 @@ from pbs_policy.demo.daemons import PrivateRedis, missing
 from pbs_policy.redis_url import RedisUrl
 from tests.service import Service
 from tests.stores import connect
+
+hypothesis.settings.register_profile("pbs", deadline=None)  # a slow machine is no fault of the code
+hypothesis.settings.load_profile("pbs")
 
 CAPTURES = Path(__file__).parent / "captures"
 

@@ -7,11 +7,13 @@ addresses, keys and records, durations and URLs.
 from __future__ import annotations
 
 import posix
+import re
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +25,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy import duration, settings, sources
+from pbs_policy import duration, log, settings, sources
 from pbs_policy.address import AddressError, ClientAddresses
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
@@ -468,6 +470,56 @@ def test_a_user_of_redis_needs_the_right_to_set_and_nothing_else(
     assert_went_on_with_one_line(result, ALICE, "Redis answers to SET: -NOPERM")
 
 
+# --- log_logins
+
+
+@pytest.fixture
+def syslog(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "log"))
+        listening.settimeout(5)
+        yield listening
+
+
+def test_a_login_is_told_to_syslog_where_the_settings_say_so(
+    redis_server: PrivateRedis, configure: Callable[..., str], syslog: socket.socket
+) -> None:
+    path = syslog.getsockname()
+    file = configure(redis_url=redis_server.url, log_logins="yes", log_to=f"syslog:{path}", ttl="8h")
+    environment = {b"IP": b"192.0.2.7", b"USER": b'alice" service=x\n'}
+    assert went_on(log_in(environment, "-c", file, "imap"), environment)
+    assert re.fullmatch(
+        r"<22>[A-Z][a-z][a-z] [ 123]\d \d\d:\d\d:\d\d pbs-postlogin\[\d+\]: info: login client_address=192\.0\.2\.7 "
+        r'user="alice\\" service=x\?" service=imap ttl=28800',
+        syslog.recv(4096).decode(),
+    )
+
+
+@pytest.mark.parametrize("log_logins", ["no", "yes"])
+def test_a_syslog_that_is_not_there_or_not_asked_for_fails_no_login_and_takes_no_word(
+    redis_server: PrivateRedis, configure: Callable[..., str], tmp_path: Path, log_logins: str
+) -> None:
+    file = configure(redis_url=redis_server.url, log_logins=log_logins, log_to=f"syslog:{tmp_path}/nothing")
+    result = log_in(ALICE, "-c", file, "imap")
+    assert went_on(result, ALICE)
+    assert result.stderr == b""
+
+
+def test_a_syslog_that_does_not_read_is_not_waited_for(
+    redis_server: PrivateRedis, configure: Callable[..., str], syslog: socket.socket
+) -> None:
+    path = syslog.getsockname()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as full:
+        full.connect(path)
+        with suppress(BlockingIOError):
+            while True:
+                full.send(b"x")
+    file = configure(redis_url=redis_server.url, log_logins="yes", log_to=f"syslog:{path}")
+    result = log_in(ALICE, "-c", file, "imap")
+    assert went_on(result, ALICE)
+    assert result.stderr == b""
+
+
 # --- agreement with the package: the script's functions, called without a process
 
 
@@ -757,6 +809,17 @@ def test_script_and_package_have_the_same_defaults() -> None:
     defaults = settings.defaults()
     assert by_script == {name: defaults[name].text for name in by_script}
     assert f'"{sources.DEFAULT_FILE}"' in SCRIPT.with_name("pbs_postlogin.py").read_text()
+
+
+@given(
+    st.one_of(
+        st.binary(min_size=1, max_size=40),
+        st.text('ab@.=" \\\t\u202e\u00e9', min_size=1, max_size=12).map(str.encode),
+        st.integers(318, 322).map(lambda length: b"x" * length),
+    )
+)
+def test_script_and_package_show_a_user_alike(user: bytes) -> None:
+    assert RECORDER["shown"](user) == log.value(user.decode("utf-8", "surrogateescape"))
 
 
 def test_the_record_of_a_login_is_the_packages_record() -> None:

@@ -76,6 +76,7 @@ def test_the_defaults_are_those_of_the_manual(file: Path) -> None:
         log_decisions="permitted",
         log_to="stderr",
         log_format="text",
+        log_logins=False,
         metrics_listen=(),
     )
     assert values == defaults()
@@ -129,6 +130,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "log_decisions": "all",
         "log_to": "syslog:/run/log",
         "log_format": "json",
+        "log_logins": "yes",
         "metrics_listen": "inet:127.0.0.1:10042 unix:/run/m.sock",
     }
     assert list(text) == list(defaults())
@@ -167,6 +169,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         log_decisions="all",
         log_to="syslog:/run/log",
         log_format="json",
+        log_logins=True,
         metrics_listen=(Listener("127.0.0.1", 10042), Listener(path="/run/m.sock")),
     )
     assert loaded.rules == Rules(
