@@ -9,6 +9,7 @@ import posix
 import time
 
 REDIS_SECONDS = 0.3  # for all that is said to Redis
+TLS_CONTEXTS = {}  # the one of this login, once it is made
 BLANKS = " \t\r\n\v\f"
 
 
@@ -84,6 +85,8 @@ def read_settings(file):
         "redis_url": "redis://127.0.0.1:6379/0",
         "redis_user": "",
         "redis_password_file": "",
+        "sentinel_user": "",
+        "sentinel_password_file": "",
         "redis_tls_ca_file": "",
         "redis_tls_cert_file": "",
         "redis_tls_key_file": "",
@@ -182,26 +185,59 @@ def pack(text):
 
 
 def tell_redis(settings, commands):
-    """Send the commands in one go. Each must be answered +OK; anything else is a failure."""
+    """Send the commands in one go to the first server that takes them, each with +OK; anything else is a failure."""
     deadline = time.monotonic() + REDIS_SECONDS
-    server = settings["redis_url"]
-    greeting, password = [], ""
-    if settings["redis_password_file"]:
-        password = read_file(settings["redis_password_file"]).split("\n")[0].rstrip("\r")
-        greeting.append((b"AUTH", *[part.encode() for part in (settings["redis_user"], password) if part]))
-    try:
-        connection, database = connect(settings, deadline)
-        if database.strip("0"):
-            greeting.append((b"SELECT", b"%d" % int(database)))
-        commands = greeting + commands
-        answer = converse(connection, commands, len(commands), deadline)
-    except TimeoutError:
-        raise Failure(f"Redis at {server} did not answer within {REDIS_SECONDS} s") from None
+    url = settings["redis_url"]
+    kind, places, name, database = read_url(url)
+    greeting = log_in(settings["redis_user"], settings["redis_password_file"])
+    if database.strip("0"):
+        greeting.append((b"SELECT", b"%d" % int(database)))
+    commands = greeting + commands
+    for number, place in enumerate(places, 1):
+        # Each gets its share of the time, since the first may be the one that is gone; whoever is the master has all.
+        left = deadline - time.monotonic()
+        if left <= 0 and number > 1:
+            break
+        share = deadline - left + left / (len(places) - number + (2 if name else 1))
+        try:
+            if name:
+                place, share = find_master(place, name, settings, share), deadline
+            refusal = say(place, settings, commands, share)
+            if refusal and kind == "cluster" and refusal[1].startswith(b"-MOVED "):
+                host, _, port = refusal[1].split(b" ")[-1].decode().rpartition(":")
+                place = f"[{host or split_place(place)[0]}]:{port}"
+                refusal = say(place, settings, commands, deadline)
+            if not refusal:
+                return
+            command, line = refusal
+            trouble = Failure("Redis answers to {}: {}".format(command[0].decode(), line.decode("ascii", "replace")))
+        except TimeoutError:
+            trouble = Failure(f"Redis at {url} did not answer within {REDIS_SECONDS} s")
+        except (Failure, OSError, ValueError) as error:  # ValueError: what no server says where it names another
+            trouble = error
+    raise trouble
+
+
+def log_in(user, file):
+    if not file:
+        return []
+    password = read_file(file).split("\n")[0].rstrip("\r").encode()
+    return [(b"AUTH", user.encode(), password) if user else (b"AUTH", password)]
+
+
+def say(place, settings, commands, deadline):
+    """Send the commands to one server. Returns the first that is not answered +OK, and its answer, or None."""
+    answer = converse(connect(place, "6379", settings, deadline), commands, len(commands), deadline)
     for command, line in zip(commands, answer):
         if line != b"+OK":
-            if password and password[:8].encode() in line:
-                line = b"an error that repeats the password"  # as a server that knows no AUTH does
-            raise Failure("Redis answers to {}: {}".format(command[0].decode(), line.decode("ascii", "replace")))
+            return command, clean(commands[0], line)
+    return None
+
+
+def clean(greeting, line):
+    if greeting[0] == b"AUTH" and greeting[-1][:8] in line:
+        return b"an error that repeats the password"  # as a server that knows no AUTH does
+    return line
 
 
 def converse(connection, commands, lines, deadline):
@@ -214,7 +250,9 @@ def converse(connection, commands, lines, deadline):
     patience(connection, deadline)
     connection.sendall(send)
     answer = b""
-    while answer.count(b"\r\n") < lines and len(answer) < 65536 and not answer.startswith(b"*-1"):
+    while answer.count(b"\r\n") < lines and len(answer) < 65536:
+        if answer.startswith((b"-", b"*-1")) and answer.endswith(b"\r\n"):
+            break  # an error, or nil: there is no more to come that matters
         patience(connection, deadline)
         more = connection.recv(4096)
         if not more:
@@ -223,38 +261,49 @@ def converse(connection, commands, lines, deadline):
     return answer.split(b"\r\n")
 
 
-def connect(settings, deadline):
-    """A connection to the Redis of redis_url, and the database in it. See pbs_policy/redis_url.py."""
-    url = settings["redis_url"]
+def read_url(url):
+    """The kind of redis_url, its places, the master's name where they are Sentinels, and the database. See
+    pbs_policy/redis_url.py."""
     scheme, _, rest = url.partition("://")
-    if "@" in rest and scheme != "unix":
-        raise Failure("redis_url: a user and password do not belong into it")
     if scheme == "unix" and rest.startswith("/"):
         path, _, database = rest.partition("?db=")
-        return open_first([(_socket.AF_UNIX, path)], url, deadline), database
-    place, _, database = rest.partition("/")
-    if scheme == "redis" and place:
-        return open_first(resolve(place, "6379"), url, deadline), database
-    if scheme == "rediss" and place:
-        connection = open_first(resolve(place, "6379"), url, deadline)
-        return over_tls(connection, place, settings, deadline), database
-    if scheme == "redis+sentinel" and place and database:
+        return scheme, [path], "", database
+    if "@" in rest:
+        raise Failure("redis_url: a user and password do not belong into it")
+    places, _, database = rest.partition("/")
+    server, _, kind = scheme.partition("+")
+    name = ""
+    if kind == "sentinel":
         name, _, database = database.partition("/")
-        return find_master(place.split(","), name.encode(), url, deadline), database
-    raise Failure(f"redis_url = {without_login(url)}: expected redis[s]://HOST[:PORT][/DB], unix:///PATH, or redis+sentinel://...")
+    if server in ("redis", "rediss", "valkey", "valkeys") and places and (name or kind in ("", "cluster")):
+        return kind, places.split(","), name, database
+    raise Failure(
+        f"redis_url = {url}: expected redis[s]://HOST[:PORT][,HOST...][/DB], unix:///PATH, "
+        "redis[s]+sentinel://... or redis[s]+cluster://..."
+    )
 
 
-def without_login(url):
-    scheme, _, rest = url.partition("://")
-    return scheme + "://..." + rest[rest.rindex("@") :] if "@" in rest else url
+def connect(place, port, settings, deadline):
+    """A connection to one place of redis_url, or one that was found through it."""
+    url = settings["redis_url"]
+    if place[0] == "/":
+        return open_first([(_socket.AF_UNIX, place)], url, deadline)
+    connection = open_first(resolve(place, port), url, deadline)
+    if url.startswith(("rediss", "valkeys")):
+        return over_tls(connection, split_place(place)[0], settings, deadline)
+    return connection
+
+
+def split_place(place):
+    if place.startswith("["):
+        host, _, port = place[1:].partition("]")
+        return host, port[1:]
+    host, _, port = place.partition(":")
+    return host, port
 
 
 def resolve(place, port):
-    if place.startswith("["):
-        host, _, own_port = place[1:].partition("]")
-        own_port = own_port[1:]
-    else:
-        host, _, own_port = place.partition(":")
+    host, own_port = split_place(place)
     port = int(own_port or port)
     try:
         pack(host)
@@ -280,34 +329,37 @@ def open_first(targets, url, deadline):
     raise Failure(f"Redis at {url} cannot be reached: {trouble}")
 
 
-def over_tls(connection, place, settings, deadline):
+def over_tls(connection, host, settings, deadline):
     import socket  # these two cost a login 30 ms, and only where TLS is asked for
     import ssl
 
-    context = ssl.create_default_context(cafile=settings["redis_tls_ca_file"] or None)
-    if settings["redis_tls_cert_file"]:
-        context.load_cert_chain(settings["redis_tls_cert_file"], settings["redis_tls_key_file"] or None)
-    host = place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
+    context = TLS_CONTEXTS.get("")
+    if context is None:
+        context = TLS_CONTEXTS[""] = ssl.create_default_context(cafile=settings["redis_tls_ca_file"] or None)
+        if settings["redis_tls_cert_file"]:
+            context.load_cert_chain(settings["redis_tls_cert_file"], settings["redis_tls_key_file"] or None)
     plain = socket.socket(fileno=connection.detach())
     patience(plain, deadline)
     return context.wrap_socket(plain, server_hostname=host)
 
 
-def find_master(places, name, url, deadline):
-    trouble = Failure(f"no Sentinel in {url}")
-    for number, place in enumerate(places, 1):
-        # Each gets its share of the time: the first may be the one that is gone.
-        share = time.monotonic() + (deadline - time.monotonic()) / (len(places) - number + 2)
-        try:
-            sentinel = open_first(resolve(place, "26379"), url, share)
-            answer = converse(sentinel, [(b"SENTINEL", b"get-master-addr-by-name", name)], 5, share)
-            if len(answer) > 4 and answer[0] == b"*2":
-                host, port = answer[2].decode(), answer[4].decode()
-                return open_first(resolve(f"[{host}]", port), url, deadline)
-            trouble = Failure("Sentinel {} answers: {}".format(place, answer[0].decode("ascii", "replace")))
-        except (Failure, OSError) as error:
-            trouble = error
-    raise Failure("no Sentinel of {} names its master: {}".format(url, str(trouble) or "no answer in time"))
+def find_master(sentinel, name, settings, deadline):
+    """The place of the master that a Sentinel names."""
+    url = settings["redis_url"]
+    try:
+        connection = connect(sentinel, "26379", settings, deadline)
+        greeting = log_in(settings["sentinel_user"], settings["sentinel_password_file"])
+        answer = converse(connection, greeting, 1, deadline) if greeting else [b"+OK"]
+        if answer[0] == b"+OK":
+            answer = converse(connection, [(b"SENTINEL", b"get-master-addr-by-name", name.encode())], 5, deadline)
+        elif greeting:
+            answer[0] = clean(greeting[0], answer[0])
+        if answer[0] == b"*2":
+            return f"[{answer[2].decode()}]:{answer[4].decode()}"
+        trouble = "Sentinel {} answers: {}".format(sentinel, answer[0].decode("ascii", "replace"))
+    except (Failure, OSError, ValueError) as error:
+        trouble = str(error) or "no answer in time"
+    raise Failure(f"no Sentinel of {url} names its master: {trouble}")
 
 
 def patience(connection, deadline):

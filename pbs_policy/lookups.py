@@ -23,7 +23,7 @@ from pbs_policy.log import Log, printable
 from pbs_policy.question import Command
 from pbs_policy.redis_connector import Connector
 from pbs_policy.redis_line import TIMEOUT, Answered, Batch, Line
-from pbs_policy.redis_url import RedisUrl, TlsFiles
+from pbs_policy.redis_url import NOBODY, Login, RedisUrl, TlsFiles
 
 RETRY_INTERVAL = 0.02
 """Seconds between attempts to connect while requests wait: a restart of Redis takes a few tenths of a second."""
@@ -48,9 +48,11 @@ class Lookups:
         log: Log,
         tls: TlsFiles = _NO_TLS_FILES,
         latency: Latency | None = None,
+        sentinel: Login = NOBODY,
     ) -> None:
-        """`latency`, where there is one, is told how long each request waited."""
-        self._connector = Connector(url, user, password, probe_key, tls)
+        """`sentinel` is who to log in to Sentinels as;
+        `latency`, where there is one, is told how long each request waited."""
+        self._connector = Connector(url, user, password, probe_key, tls, sentinel)
         self._url = url
         self._log = log
         self._line: Line | None = None
@@ -98,6 +100,7 @@ class Lookups:
         if self._line is not None:
             self._line.close()
             self._take_back(self._line)
+        self._connector.close()
         while self._waiting:
             self._waiting.popleft().fail()
 
@@ -144,7 +147,7 @@ class Lookups:
                 continue
             line.report = self._report_trouble
             self._line = line
-            self._report_connection()
+            self._report_connection(line)
             first_attempt.set()
             while self._waiting:
                 line.send(self._waiting.popleft())
@@ -184,7 +187,8 @@ class Lookups:
             self._log.error(f"Redis is unavailable at {self._url}: {printable(trouble)}")
             self._troubles.add(trouble)
 
-    def _report_connection(self) -> None:
+    def _report_connection(self, line: Line) -> None:
         self.connections += 1
-        self._log.info(f"connected to Redis at {self._url}")
+        found = "" if self._url.path or self._url.server else f", the master {line.place}"
+        self._log.info(f"connected to Redis at {self._url}{found}")
         self._troubles.clear()

@@ -102,8 +102,9 @@ class Process:
         keys = Keys(settings.key_prefix)
         latency = self._exporter.latency if self._exporter else None
         lookups = Lookups(
-            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls, latency
-        )
+            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls,
+            latency, settings.sentinel_login(),
+        )  # fmt: skip
         usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
         server = self._server = PolicyServer(
             settings.rules, settings.addresses, keys, lookups, self.log, settings.log_decisions,

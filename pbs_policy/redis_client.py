@@ -13,38 +13,45 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-import hiredis
-
+from pbs_policy.keys import Keys
 from pbs_policy.question import Command
-from pbs_policy.resp import pack
+from pbs_policy.redis_master import (
+    REPLICA,
+    ROLE,
+    MasterUnknown,
+    Step,
+    is_elsewhere,
+    is_replica,
+    log_in,
+    search,
+    without_password,
+)
+from pbs_policy.redis_socket import TIMEOUT, ConnectionLost, Line, StoreRefused, StoreUnavailable, time_left
+from pbs_policy.redis_url import NOBODY, Login, written
 
 if TYPE_CHECKING:
     from pbs_policy.redis_url import Place, RedisUrl, TlsFiles
+    from pbs_policy.settings import Settings
 
-TIMEOUT = 0.5
-"""Seconds for a connection and for a reply: an administrator's command says what is wrong instead of hanging."""
-
-_PIECE = 1 << 16  # bytes read at once: a batch of a listing takes three
-_PIECES = 64  # read at once of what is published: whoever watches has a screen to draw as well
+__all__ = ["ConnectionLost", "Line", "RedisClient", "StoreRefused", "StoreUnavailable", "connect", "connect_by"]
 
 
-class StoreUnavailable(Exception):
-    """Redis cannot be asked: refused, mute, or it answers with an error. The message says which and where."""
-
-class StoreRefused(StoreUnavailable):
-    """Redis answered, and with an error: its own words are the message."""
+def connect(url: RedisUrl, user: str, password: str) -> RedisClient:
+    """A client of the one Redis at `url`. Nothing is sent before the first command."""
+    return RedisClient(Connector(url, Login(user, password)))
 
 
-class ConnectionLost(StoreUnavailable):
-    """The connection was closed: what was asked may be asked on a new one."""
-
-
-def connect(
-    url: RedisUrl, user: str, password: str, tls: TlsFiles | None = None, *, within: float | None = None
+def connect_by(
+    settings: Settings, *, within: float | None = None, even_replica: bool = False, probe: Command = ()
 ) -> RedisClient:
-    """A client of the Redis at `url`. Nothing is sent before the first command; `within` seconds from now everything
-    must be done, if that is given."""
-    return RedisClient(Connector(url, user, password, tls, within))
+    """A client of the Redis that `settings` name, as their user. Nothing is sent before the first command; `within`
+    seconds from now everything must be done, if that is given. Raises SettingsError for an unreadable password."""
+    login = Login(settings.redis_user, settings.redis_password())
+    connector = Connector(
+        settings.redis_url, login, settings.redis_tls, settings.sentinel_login(),
+        probe=probe or (b"GET", Keys(settings.key_prefix).probe), within=within, even_replica=even_replica,
+    )  # fmt: skip
+    return RedisClient(connector)
 
 
 class RedisClient:
@@ -91,7 +98,7 @@ class RedisClient:
         except StoreUnavailable as error:
             self._drop(error)
             # A master that has become a replica since it was found: whoever is asked for it names another now.
-            if not isinstance(error, ConnectionLost) and not str(error).startswith("READONLY"):
+            if not isinstance(error, ConnectionLost) and not is_elsewhere(str(error)):
                 raise
         self.close()
         return self._say(commands)
@@ -145,155 +152,91 @@ class RedisClient:
         self.close()
 
 
-class Line:
-    """One open connection to `place`, which is named in errors. Until `ends_at` (by the monotonic clock) everything
-    must be done, if that is given."""
-
-    def __init__(self, connection: socket.socket, place: str, ends_at: float | None = None) -> None:
-        self._socket = connection
-        self._place = place
-        self._ends_at = ends_at
-        self._refusals = _Refusals()
-        self._reader = hiredis.Reader(replyError=self._refusals.note)
-
-    def write(self, commands: Sequence[Command]) -> None:
-        """Send these. Raises ConnectionLost, StoreUnavailable."""
-        try:
-            self._socket.settimeout(time_left(self._ends_at))
-            self._socket.sendall(b"".join(map(pack, commands)))
-        except OSError as error:
-            raise self._fault(error) from error
-
-    def read(self, count: int) -> list[Any]:
-        """As many replies. Raises StoreRefused for the first error among them, ConnectionLost, StoreUnavailable."""
-        gets = self._reader.gets
-        replies: list[Any] = []
-        try:
-            while len(replies) < count:
-                reply = gets()
-                if reply is False:
-                    self._feed()
-                else:
-                    replies.append(reply)
-        except OSError as error:
-            raise self._fault(error) from error
-        except (hiredis.ProtocolError, TypeError, MemoryError) as error:
-            raise StoreUnavailable(f"{self._place}: what answers there does not speak Redis' protocol") from error
-        self._refusals.raise_first()
-        return replies
-
-    def read_arrived(self) -> list[Any]:
-        """The replies that are here already. Raises as `read` does."""
-        self._socket.setblocking(False)
-        try:
-            with suppress(BlockingIOError):
-                for _ in range(_PIECES):
-                    self._feed()
-        except ConnectionResetError as error:
-            raise self._fault(error) from error
-        finally:
-            self._socket.settimeout(TIMEOUT)
-        replies = []
-        while (reply := self._reader.gets()) is not False:
-            replies.append(reply)
-        return replies
-
-    def close(self) -> None:
-        """Close it."""
-        self._socket.close()
-
-    def _feed(self) -> None:
-        if self._ends_at is not None:
-            self._socket.settimeout(time_left(self._ends_at))
-        piece = self._socket.recv(_PIECE)
-        if not piece:
-            raise ConnectionResetError("the connection was closed")
-        self._reader.feed(piece)
-
-    def _fault(self, error: OSError) -> StoreUnavailable:
-        if isinstance(error, TimeoutError):
-            return StoreUnavailable(f"{self._place}: no answer within {TIMEOUT} s")
-        return ConnectionLost(f"{self._place}: {error.strerror or error}")
-
-
-class _Refusals(list[str]):
-    """The errors that Redis has answered."""
-
-    def note(self, text: str) -> Exception:
-        self.append(text)
-        return hiredis.ReplyError(text)
-
-    def raise_first(self) -> None:
-        if self:
-            first = self[0]
-            self.clear()
-            raise StoreRefused(first)
-
-
 class Connector:
-    """Opens connections to the Redis of `url`, and logs in."""
+    """Opens connections to the Redis of `url`, and logs in.
+
+    `probe` is how a node of a Cluster is asked for the master: a command that this user may say, with a key of the
+    table. A replica is refused as the service does, but `even_replica` takes it, where it is looked at for itself.
+    """
 
     def __init__(
-        self, url: RedisUrl, user: str, password: str, tls: TlsFiles | None = None, within: float | None = None
+        self,
+        url: RedisUrl,
+        login: Login,
+        tls: TlsFiles | None = None,
+        sentinel: Login = NOBODY,
+        *,
+        probe: Command = (b"GET", b""),
+        within: float | None = None,
+        even_replica: bool = False,
     ) -> None:
         self._url = url
-        self._login: Sequence[bytes] = ()
-        if password:
-            self._login = [text.encode("utf-8", "surrogateescape") for text in (user, password) if text]
+        self._login = login
         self._tls = tls
+        self._sentinel = sentinel
+        self._probe = probe
         self._ends_at = None if within is None else time.monotonic() + within
+        self._even_replica = even_replica
 
     def open(self) -> Line:
         """A connection on which commands may follow. Raises StoreUnavailable."""
         url = self._url
-        line = self._find_master() if url.master else self._open_line((url.host, url.port))
-        greetings: list[Command] = [(b"AUTH", *self._login)] if self._login else []
-        if url.db:
-            greetings.append((b"SELECT", b"%d" % url.db))
+        line = self._open_line(url.server or (("", 0) if url.path else self._find_master()), self._ends_at)
+        greetings = log_in(self._login, url.db)
         try:
-            if greetings:
-                line.write(greetings)
-                line.read(len(greetings))
+            line.write([*greetings, ROLE])
+            line.read(len(greetings))
+            with suppress(StoreRefused):  # what is no Redis and yet speaks its protocol may not know the command
+                if is_replica(line.read(1)[0]) and not self._even_replica:
+                    raise StoreUnavailable(f"{line.place}: {REPLICA}")
         except StoreRefused as error:
             line.close()
-            if self._login and self._login[-1][:8] in str(error).encode("utf-8", "surrogateescape"):
-                raise StoreRefused("AUTH: an error that repeats the password") from None  # it knows no AUTH
-            raise
+            raise StoreRefused(without_password(str(error), greetings)) from None
         except BaseException:
             line.close()
             raise
         return line
 
-    def _find_master(self) -> Line:
-        """A connection to the master that the first Sentinel names which knows it."""
-        name, trouble = self._url.master, "none answers"
-        for place in self._url.sentinels:
-            try:
-                line = self._open_line(place)
-                try:
-                    line.write([(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name.encode())])
-                    (found,) = line.read(1)
-                finally:
-                    line.close()
-            except StoreUnavailable as error:
-                trouble = str(error)
-                continue
-            if found:
-                return self._open_line((found[0].decode(), int(found[1])))
-            trouble = f"{_written(place)} knows no master of this name"
-        raise StoreUnavailable(f"no Sentinel names the master {name}: {trouble}")
+    def _find_master(self) -> Place:
+        ends_at = self._ends_at or time.monotonic() + TIMEOUT
+        steps = search(self._url, self._url.places, self._login, self._sentinel, self._probe)
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send(self._carry_out(step, ends_at))
+        except StopIteration as found:
+            place: Place = found.value
+            return place
+        except MasterUnknown as error:
+            whose = f"no Sentinel names the master {self._url.master}: " if self._url.master else ""
+            raise StoreUnavailable(f"{whose}{error}") from error
 
-    def _open_line(self, place: Place) -> Line:
+    def _carry_out(self, step: Step, ends_at: float) -> Any:
+        """What came of a step."""
+        now = time.monotonic()
+        commands = [*step.login, step.question]
+        try:
+            line = self._open_line(step.place, now + (ends_at - now) * step.share)
+            try:
+                line.write(commands)
+                return line.read(len(commands))[-1]
+            finally:
+                line.close()
+        except StoreUnavailable as error:
+            text = str(error).removeprefix(f"{written(step.place)}: ")
+            return StoreUnavailable(without_password(text, step.login))
+
+    def _open_line(self, place: Place, ends_at: float | None) -> Line:
         url = self._url
-        name = url.path or _written(place)
+        name = url.path or written(place)
         connection: socket.socket | None = None
         try:
             if url.path:
                 connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                connection.settimeout(time_left(self._ends_at))
+                connection.settimeout(time_left(ends_at))
                 connection.connect(url.path)
             else:
-                connection = socket.create_connection(place, time_left(self._ends_at))
+                connection = socket.create_connection(place, time_left(ends_at))
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if url.tls:
                 connection = self._wrapped(connection, place[0])
@@ -302,7 +245,7 @@ class Connector:
                 connection.close()
             what = f"no answer within {TIMEOUT} s" if isinstance(error, TimeoutError) else _reason(error)
             raise StoreUnavailable(f"{name}: {what}") from error
-        return Line(connection, name, self._ends_at)
+        return Line(connection, name, ends_at)
 
     def _wrapped(self, connection: socket.socket, host: str) -> socket.socket:
         import ssl
@@ -314,19 +257,5 @@ class Connector:
         return context.wrap_socket(connection, server_hostname=host)
 
 
-def time_left(ends_at: float | None) -> float:
-    """Seconds for the next step on the way to `ends_at`. Raises TimeoutError where none are left."""
-    if ends_at is None:
-        return TIMEOUT
-    left = ends_at - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return min(left, TIMEOUT)
-
-
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _written(place: Place) -> str:
-    return f"{place[0]}:{place[1]}"

@@ -15,6 +15,7 @@ from pbs_policy.latency import Latency
 from pbs_policy.log import Log
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.question import Command
+from pbs_policy.redis_master import is_elsewhere, without_password
 from pbs_policy.resp import pack
 
 TIMEOUT = 0.5
@@ -27,17 +28,23 @@ Answered = Callable[[Sequence[bytes | None] | None, Sequence[Any]], None]
 _NO_REPLIES: Sequence[Any] = ()
 _IS_VALUE = frozenset((bytes, type(None))).issuperset
 
+_ANSWERS = "Redis answers: "
+
 
 def _fault(replies: Sequence[Any]) -> str:
     """What is wrong with the replies to commands, or nothing: a number is right, and `OK` of a SET."""
     for reply in replies:
         if type(reply) is not int and reply != b"OK":
-            return f"Redis answers: {reply}"
+            return f"{_ANSWERS}{reply}"
     return ""
 
 
 class RedisRefused(Exception):
     """Redis was reached, and answered the login or the first command with an error."""
+
+
+class _Elsewhere(Exception):
+    """Redis answers that another server is the one to be asked."""
 
 
 class Batch:
@@ -128,6 +135,7 @@ class Line(asyncio.Protocol):
         self.in_flight: deque[Batch] = deque()
         self.is_mute = False
         self.trouble = ""
+        self.place = ""
         self.report: Callable[[str], None] = lambda _: None
         self.lost: asyncio.Future[None] = loop.create_future()
 
@@ -136,17 +144,14 @@ class Line(asyncio.Protocol):
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         self._writer = PromptWriter(self._transport)
 
-    async def greet(self, *command: str) -> Any:
+    async def greet(self, *command: bytes) -> Any:
         """The reply to one command before any batch, such as AUTH. Raises RedisRefused where it is an error."""
         future = self._loop.create_future()
         self._greetings.append(future)
         self._transport.write(pack(command))
         reply = await future
         if isinstance(reply, Exception):
-            text = str(reply)
-            if command[0] == "AUTH" and command[-1][:8] in text:
-                text = "an error that repeats the password"  # as a server that knows no AUTH does
-            raise RedisRefused(f"{command[0]}: {text}")
+            raise RedisRefused(f"{command[0].decode()}: {without_password(str(reply), [command])}")
         return reply
 
     def send(self, batch: Batch) -> None:
@@ -169,22 +174,31 @@ class Line(asyncio.Protocol):
                         greeting.set_result(reply)
                     continue
                 self._take_reply(reply)
+        except _Elsewhere as error:
+            self.give_up(str(error))
         except Exception:  # noqa: BLE001 - hiredis raises TypeError and MemoryError, too, at what no Redis sends
-            self.trouble = "what answers there does not speak Redis' protocol"
-            self._transport.abort()
+            self.give_up("what answers there does not speak Redis' protocol")
 
     def _take_reply(self, reply: Any) -> None:
         batch = self.in_flight[0]
         batch.replies.append(reply)
         if not batch.is_answered():
             return
-        self.in_flight.popleft()
         fault = batch.fault()
+        if fault and is_elsewhere(str(batch.replies[0])):
+            raise _Elsewhere(fault)  # what is in flight is asked again there
+        self.in_flight.popleft()
         if fault:
             self.report(fault)
             batch.fail()
         else:
-            batch.answer(self.report)
+            batch.answer(self._report)
+
+    def _report(self, fault: str) -> None:
+        """After an error that a command met."""
+        self.report(fault)
+        if is_elsewhere(fault.removeprefix(_ANSWERS)):
+            self.give_up(fault)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._watch is not None:
@@ -195,6 +209,11 @@ class Line(asyncio.Protocol):
                 greeting.set_exception(ConnectionResetError(reason))
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def give_up(self, trouble: str) -> None:
+        """End the connection at once, for this reason."""
+        self.trouble = trouble
+        self._transport.abort()
 
     def close(self) -> None:
         """End the connection at once."""

@@ -2,10 +2,13 @@
 
 redis-py lets much pass that was not meant (`redis://host/abc` is database 0), so what is accepted is spelled out:
 
-    redis://HOST[:PORT][/DB]                            TCP; an IPv6 address in brackets
-    rediss://HOST[:PORT][/DB]                           the same over TLS
+    redis://HOST[:PORT][,HOST...][/DB]                  TCP; an IPv6 address in brackets; of several the master
     unix:///PATH[?db=DB]                                a unix socket
     redis+sentinel://HOST[:PORT][,HOST...]/NAME[/DB]    the master that these Sentinels call NAME
+    redis+cluster://HOST[:PORT][,HOST...]               the Cluster of which these are nodes
+
+`rediss` in place of `redis` is the same over TLS, with Sentinels and the master alike. `valkey` and `valkeys` are
+other spellings of both, and are shown as those.
 
 No user and no password stand in the URL: a URL ends up in logs and listings. They have settings of their own.
 """
@@ -13,33 +16,41 @@ No user and no password stand in the URL: a URL ends up in logs and listings. Th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/:@?\[\],]+)(?::[0-9]{1,5})?"
-_TCP = re.compile(rf"redis(?P<tls>s?)://(?P<hosts>{_HOST})(?:/(?P<db>[0-9]{{1,5}})?)?")
+_HOSTS = rf"(?P<hosts>{_HOST}(?:,{_HOST})*)"
+_SCHEME = r"(?:redis|valkey)(?P<tls>s?)"
+_TCP = re.compile(rf"{_SCHEME}://{_HOSTS}(?:/(?P<db>[0-9]{{1,5}})?)?")
 _UNIX = re.compile(r"unix://(?P<path>/[^\s?]+)(?:\?db=(?P<db>[0-9]{1,5}))?")
 _SENTINEL = re.compile(
-    rf"redis\+sentinel://(?P<hosts>{_HOST}(?:,{_HOST})*)/(?P<master>[A-Za-z][\w.-]*)(?:/(?P<db>[0-9]{{1,5}}))?",
-    re.ASCII,
+    rf"{_SCHEME}\+sentinel://{_HOSTS}/(?P<master>[A-Za-z][\w.-]*)(?:/(?P<db>[0-9]{{1,5}}))?", re.ASCII
 )
+_CLUSTER = re.compile(rf"{_SCHEME}\+cluster://{_HOSTS}/?")
 
-EXPECTED = "redis[s]://HOST[:PORT][/DB], unix:///PATH[?db=DB] or redis+sentinel://HOST[:PORT][,HOST...]/NAME[/DB]"
+EXPECTED = (
+    "redis[s]://HOST[:PORT][,HOST...][/DB], unix:///PATH[?db=DB], "
+    "redis[s]+sentinel://HOST[:PORT][,HOST...]/NAME[/DB] or redis[s]+cluster://HOST[:PORT][,HOST...]"
+)
 
 Place = tuple[str, int]
 """A host and a port."""
 
+_PORT = 6379
+_SENTINEL_PORT = 26379
+
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A checked `redis_url`: a unix socket `path`, a server (`host`, `port`), or Sentinels that know a `master`."""
+    """A checked `redis_url`: a unix socket `path`, or `places`: a server, several of which one is the master,
+    Sentinels that know a `master`, or nodes of a `cluster`."""
 
-    host: str = ""
-    port: int = 0
+    places: tuple[Place, ...] = ()
     path: str = ""
     db: int = 0
     tls: bool = False
     master: str = ""
-    sentinels: tuple[Place, ...] = ()
+    cluster: bool = False
 
     @classmethod
     def parse(cls, text: str) -> RedisUrl:
@@ -49,19 +60,25 @@ class RedisUrl:
         if match := _UNIX.fullmatch(text):
             return cls(path=match["path"], db=int(match["db"] or 0))
         if match := _TCP.fullmatch(text):
-            host, port = _place(match["hosts"], 6379)
-            return cls(host=host, port=port, db=int(match["db"] or 0), tls=bool(match["tls"]))
+            return cls(_places(match["hosts"], _PORT), db=int(match["db"] or 0), tls=bool(match["tls"]))
         if match := _SENTINEL.fullmatch(text):
-            sentinels = tuple(_place(each, 26379) for each in match["hosts"].split(","))
-            return cls(master=match["master"], sentinels=sentinels, db=int(match["db"] or 0))
+            places = _places(match["hosts"], _SENTINEL_PORT)
+            return cls(places, db=int(match["db"] or 0), tls=bool(match["tls"]), master=match["master"])
+        if match := _CLUSTER.fullmatch(text):
+            return cls(_places(match["hosts"], _PORT), tls=bool(match["tls"]), cluster=True)
         raise ValueError(f"expected {EXPECTED}")
+
+    @property
+    def server(self) -> Place | None:
+        """The one server there is to be asked by TCP; None where that is a unix socket, or has to be found."""
+        return self.places[0] if len(self.places) == 1 and not self.master and not self.cluster else None
 
     def __str__(self) -> str:
         if self.path:
             return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
-        if self.master:
-            return f"redis+sentinel://{','.join(map(_written, self.sentinels))}/{self.master}/{self.db}"
-        return f"redis{'s' if self.tls else ''}://{_written((self.host, self.port))}/{self.db}"
+        kind = "+sentinel" if self.master else "+cluster" if self.cluster else ""
+        path = f"/{self.master}/{self.db}" if self.master else "" if self.cluster else f"/{self.db}"
+        return f"redis{'s' if self.tls else ''}{kind}://{','.join(map(written, self.places))}{path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +90,36 @@ class TlsFiles:
     key: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Whom to log in as, to Redis or to a Sentinel: an empty `user` is the default user, no password no login."""
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+
+NOBODY = Login()
+
+
+def written(place: Place) -> str:
+    """A place as it stands in a URL."""
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def in_one_slot(key_prefix: str) -> bool:
+    """Whether all keys with this prefix are in one hash slot of a Cluster: what decides is the text between the first
+    "{" and the first "}" behind it, if there is any (Redis' Cluster specification, "Hash tags")."""
+    return bool(re.match(r"[^{]*\{[^}]+\}", key_prefix))
+
+
+def _places(text: str, default_port: int) -> tuple[Place, ...]:
+    return tuple(_place(each, default_port) for each in text.split(","))
+
+
 def _place(text: str, default_port: int) -> Place:
     host, _, port = text.removeprefix("[").partition("]" if text.startswith("[") else ":")
     number = int(port.removeprefix(":") or default_port)
     if not 0 < number < 65536:
         raise ValueError(f"{text}: a port is from 1 to 65535")
     return host, number
-
-
-def _written(place: Place) -> str:
-    host, port = place
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -36,6 +36,7 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits until somebody can obey it
     configuration = Configuration.begin(settings, values)
     password = settings.redis_password()
+    settings.sentinel_login()  # that it can be read
     notify = Notify.from_environment(os.environ)
     raise_descriptor_limit()
     passed = take(os.environ)

@@ -7,7 +7,7 @@ each fault with its place (`SettingsError`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
 from pbs_policy.listener import Listener
 from pbs_policy.policy import Rules
-from pbs_policy.redis_url import RedisUrl, TlsFiles
+from pbs_policy.redis_url import Login, RedisUrl, TlsFiles, in_one_slot
 from pbs_policy.senders import (
     SenderMaps,
     SenderMapsError,
@@ -150,6 +150,10 @@ class Settings:
     redis_password_file: str = _setting(
         "", _parse_path, "File whose first line is the Redis password; empty: no password."
     )
+    sentinel_user: str = _setting("", _parse_word, "ACL user to log in to Sentinels as; empty: their default user.")
+    sentinel_password_file: str = _setting(
+        "", _parse_path, "File whose first line is the Sentinels' password; empty: no password."
+    )
     redis_tls_ca_file: str = _setting(
         "", _parse_path, "Certificates of the authorities to trust for rediss://; empty: the system's."
     )
@@ -261,15 +265,23 @@ class Settings:
 
     def redis_password(self) -> str:
         """The password from redis_password_file, or "". Raises SettingsError where it cannot be read."""
-        if not self.redis_password_file:
-            return ""
-        try:
-            line = Path(self.redis_password_file).read_bytes().split(b"\n")[0].rstrip(b"\r").decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError([f"redis_password_file: {error}"]) from error
-        if not line:
-            raise SettingsError([f"redis_password_file: {self.redis_password_file} has no first line"])
-        return line
+        return _read_password("redis_password_file", self.redis_password_file)
+
+    def sentinel_login(self) -> Login:
+        """Who to log in to Sentinels as. Raises SettingsError where sentinel_password_file cannot be read."""
+        return Login(self.sentinel_user, _read_password("sentinel_password_file", self.sentinel_password_file))
+
+
+def _read_password(name: str, file: str) -> str:
+    if not file:
+        return ""
+    try:
+        line = Path(file).read_bytes().split(b"\n")[0].rstrip(b"\r").decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{name}: {error}"]) from error
+    if not line:
+        raise SettingsError([f"{name}: {file} has no first line"])
+    return line
 
 
 def defaults() -> dict[str, Value]:
@@ -315,6 +327,18 @@ def parse_values(values: Mapping[str, Value], faults: Iterable[str] = ()) -> Set
             comment = " (a comment has a line of its own)" if "#" in value.text else ""
             text = re.sub(r"://.*@", "://...@", value.text)  # somebody's password
             faults.append(f"{value.place}: {each.name} = {text}: {error}{comment}")
+    if "redis_url" in parsed and "key_prefix" in parsed:
+        faults += _cluster_faults(parsed["redis_url"], parsed["key_prefix"], values)
     if faults:
         raise SettingsError(faults)
     return Settings(**parsed)
+
+
+def _cluster_faults(url: RedisUrl, key_prefix: str, values: Mapping[str, Value]) -> Iterator[str]:
+    # Each relay attempt is one MGET, which a Cluster answers only for keys of one slot.
+    if url.cluster and not in_one_slot(key_prefix):
+        place = values["key_prefix" if values["key_prefix"].place != "default" else "redis_url"].place
+        yield (
+            f"{place}: key_prefix = {key_prefix}: with redis+cluster expected a hash tag in braces, such as "
+            "{pbs}:, which keeps the table in one hash slot"
+        )

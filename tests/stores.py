@@ -11,14 +11,15 @@ from redis import Redis, RedisError, ResponseError
 
 from pbs_policy.question import Command
 from pbs_policy.redis_client import Connector, Line, RedisClient, StoreRefused, StoreUnavailable
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.redis_url import Login, RedisUrl
 from pbs_policy.table import LoginTable
 
 
 def connect(url: RedisUrl, user: str = "", password: str = "") -> Redis:
     """A client of redis-py, for a TCP port or a unix socket."""
+    host, port = url.server or ("", 0)
     return Redis(
-        host=url.host, port=url.port, unix_socket_path=url.path or None, db=url.db,
+        host=host, port=port, unix_socket_path=url.path or None, db=url.db,
         username=user or None, password=password or None, protocol=2,
     )  # fmt: skip
 
@@ -28,8 +29,10 @@ def client_on(redis: Redis) -> RedisClient:
     if isinstance(redis, fakeredis.FakeRedis):
         return RedisClient(_FakeConnector(redis))
     place = redis.connection_pool.connection_kwargs
-    url = RedisUrl(place.get("host") or "", place.get("port") or 0, place.get("path") or "", place["db"])
-    return RedisClient(Connector(url, place.get("username") or "", place.get("password") or ""))
+    places = ((place["host"], place["port"]),) if place.get("host") else ()
+    url = RedisUrl(places, place.get("path") or "", place["db"])
+    login = Login(place.get("username") or "", place.get("password") or "")
+    return RedisClient(Connector(url, login, even_replica=True))
 
 
 def table_on(redis: Redis, prefix: str, **options: Any) -> LoginTable:

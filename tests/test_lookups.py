@@ -147,6 +147,9 @@ class Peer(asyncio.Protocol):
             if command == [b"GET", PROBE] and not self.server.script_for_probe:
                 self.transport.write(b"$-1\r\n")
                 continue
+            if command[0] == b"HELLO":
+                self.transport.write(b"*2\r\n$4\r\nrole\r\n$%d\r\n%s\r\n" % (len(self.server.role), self.server.role))
+                continue
             self.server.commands.append((self.number, command))
             self.server.script(self, command)
 
@@ -158,6 +161,7 @@ class Server:
     def __init__(self, data: Mapping[bytes, bytes] | None = None) -> None:
         self.data = dict(data or {})
         self.banner = b""
+        self.role = b"master"
         self.script: Callable[[Peer, list[bytes]], None] = self.answer
         self.script_for_probe = False
         self.welcome: Callable[[Peer], None] = lambda _: None
@@ -305,7 +309,7 @@ class Writer:
 @asynccontextmanager
 async def writer(url: str) -> AsyncIterator[Writer]:
     parsed = RedisUrl.parse(url)
-    reader, opened = await asyncio.open_connection(parsed.host, parsed.port)
+    reader, opened = await asyncio.open_connection(*parsed.places[0])
     try:
         yield Writer(reader, opened)
     finally:
@@ -904,3 +908,118 @@ def test_what_is_packed_by_hand_is_what_hiredis_packs(parts: list[str | bytes]) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resp, "_BY_HAND", True)
         assert pack(tuple(parts)) == packed
+
+
+# --- the master is another server ---------------------------------------------------------------------------------
+
+
+def cluster_of(*urls: str) -> str:
+    return "redis+cluster://" + ",".join(url.removeprefix("redis://").removesuffix("/0") for url in urls)
+
+
+@pytest.mark.parametrize("error", ["MOVED 9 {}", "CLUSTERDOWN The cluster is down", "READONLY You can't write"])
+def test_what_another_server_is_to_answer_is_asked_there(run: Run, error: str) -> None:
+    """After a failover in a Cluster that the former master survived, for one."""
+
+    async def story() -> None:
+        former, master = Server({b"a": b"old"}), Server({b"a": b"new"})
+        async with former.running() as former_url, master.running() as url:
+            async with session(cluster_of(former_url)) as asking:
+                assert await asking.value(b"a") == b"old"
+                place = url.removeprefix("redis://").removesuffix("/0")
+                moved = f"-{error.format(place)}\r\n".encode()
+                probe = f"-MOVED 9 {place}\r\n".encode()
+                former.script_for_probe = True
+                former.script = lambda peer, command: peer.transport.write(
+                    {b"GET": probe, b"MGET": moved}.get(command[0], b"+OK\r\n")
+                )
+                answers = [asking.ask([b"a"]), asking.ask([b"a", b"b"], [b"a"])]
+                assert await asyncio.gather(*answers) == [([b"new"], []), ([b"new", None], [60_000])]
+                assert asking.log().count("connected to Redis") == 2
+                assert f"the master {place}" in asking.log()
+
+    run(story())
+
+
+def test_a_command_that_a_replica_refuses_has_the_master_looked_for(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        async with server.running() as url, session(url) as asking:
+            server.script = lambda peer, _: peer.transport.write(b"-READONLY You can't write\r\n")
+            assert await asking.ask([], [b"a"]) == UNAVAILABLE
+            server.script = server.answer
+            assert await eventually(lambda: asyncio.sleep(0, len(server.peers) == 2))
+            assert await asking.value(b"a") == b"1"
+
+    run(story())
+
+
+def test_a_replica_is_unavailable_until_it_is_a_master(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        server.role = b"replica"
+        async with server.running() as url, session(url) as asking:
+            assert await asking.ask([b"a"]) == UNAVAILABLE
+            assert "it is a replica, which may be behind" in asking.log()
+            server.role = b"master"
+            assert await eventually(asking.is_available)
+
+    run(story())
+
+
+@pytest.mark.parametrize("url", ["{0}", "redis://{1},{0}"])
+def test_who_becomes_a_replica_is_asked_no_more(run: Run, url: str) -> None:
+    """REPLICAOF by hand leaves the connections as they are."""
+
+    async def story() -> None:
+        server, down = Server({b"a": b"1"}), f"127.0.0.1:{free_port()}"
+        async with server.running() as at:
+            place = at.removeprefix("redis://").removesuffix("/0")
+            async with session(url.format(at if url == "{0}" else place, down)) as asking:
+                assert await asking.value(b"a") == b"1"
+                server.role = b"slave"
+
+                async def is_unavailable() -> bool:
+                    return not await asking.is_available()
+
+                assert await eventually(is_unavailable)
+                assert f"{place}: it is a replica, which may be behind" in asking.log()
+
+    run(story())
+
+
+def test_of_several_servers_the_first_that_is_a_master_is_asked(run: Run) -> None:
+    async def story() -> None:
+        first, second = Server({b"a": b"first"}), Server({b"a": b"second"})
+        first.role = b"replica"
+        async with first.running() as one, second.running() as two:
+            url = "redis://" + ",".join(each.removeprefix("redis://").removesuffix("/0") for each in (one, two))
+            async with session(url) as asking:
+                assert await asking.value(b"a") == b"second"
+                first.role, second.role = b"master", b"replica"
+
+                async def has_moved() -> bool:
+                    return await asking.ask([b"a"]) == ([b"first"], [])
+
+                assert await eventually(has_moved)
+                # The second comes back as a master that knows nothing of the first: that one is still the one.
+                second.role = b"master"
+                assert await asking.value(b"a") == b"first"
+
+    run(story())
+
+
+def test_without_a_change_of_masters_nothing_is_opened_anew(run: Run) -> None:
+    async def story() -> None:
+        server = Server({b"a": b"1"})
+        async with server.running() as url, session(url) as asking:
+            watched = lambda: asyncio.sleep(0, len(server.peers) == 2)  # noqa: E731
+            assert await eventually(watched)
+            # Two more looks, by what the server is asked there.
+            asked = server.peers[1].segments
+            assert await eventually(lambda: asyncio.sleep(0, server.peers[1].segments >= asked + 2))
+            assert len(server.peers) == 2
+            assert await asking.value(b"a") == b"1"
+            assert asking.log().count("connected") == 1
+
+    run(story())

@@ -720,8 +720,10 @@ def place_of(url: str) -> tuple[Any, list[str]]:
         socket=Socket,
         getaddrinfo=getaddrinfo,
     )
+    settings = {"redis_url": url, "redis_password_file": "", "redis_user": ""}
+    settings |= {"sentinel_user": "", "sentinel_password_file": ""}
     with pytest.raises(Reached) as reached:
-        script["tell_redis"]({"redis_url": url, "redis_password_file": "", "redis_user": ""}, [(b"SET",)])
+        script["tell_redis"](settings, [(b"SET",)])
     return reached.value.target, said[0].split("\r\n")
 
 
@@ -732,7 +734,10 @@ _databases = st.sampled_from(["", "/", "/0", "/3", "/15", "/03", "/00", "/\u0663
 
 @given(
     st.one_of(
-        st.builds("redis://{}{}{}".format, _hosts, _ports, _databases),
+        st.builds("{}://{}{}{}".format, st.sampled_from(["redis", "valkey"]), _hosts, _ports, _databases),
+        st.builds("redis://{}{},other{}".format, _hosts, _ports, _databases),
+        st.builds("valkey+cluster://{}{},other".format, _hosts, _ports),
+        st.builds("redis+sentinel://{}{}{}/mail{}".format, _hosts, _ports, st.sampled_from(["", ",b:1"]), _databases),
         st.builds(
             "unix://{}{}".format,
             st.sampled_from(["/run/r.sock", "/r/:a/b@c"]),
@@ -746,8 +751,9 @@ def test_script_and_package_go_to_the_same_redis(text: str) -> None:
     except ValueError:
         return
     target, said = place_of(text)
-    assert target == (url.path or (url.host, url.port))
-    assert said[2:5:2] == (["SELECT", str(url.db)] if url.db else ["SET"])
+    assert target == (url.path or url.places[0])
+    asked = ["SENTINEL", "get-master-addr-by-name"] if url.master else ["SELECT", str(url.db)] if url.db else ["SET"]
+    assert said[2:5:2] == asked
 
 
 _blanks = st.sampled_from(["", " ", "  ", "\t", " \t"])

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.redis_url import RedisUrl, in_one_slot
 
 
 @pytest.mark.parametrize(
     ("text", "url", "shown"),
     [
-        ("redis://127.0.0.1", RedisUrl(host="127.0.0.1", port=6379), "redis://127.0.0.1:6379/0"),
-        ("redis://127.0.0.1/", RedisUrl(host="127.0.0.1", port=6379), "redis://127.0.0.1:6379/0"),
-        ("redis://127.0.0.1:6380/2", RedisUrl(host="127.0.0.1", port=6380, db=2), "redis://127.0.0.1:6380/2"),
-        ("redis://redis.example.com/15", RedisUrl(host="redis.example.com", port=6379, db=15),
+        ("redis://127.0.0.1", RedisUrl((("127.0.0.1", 6379),)), "redis://127.0.0.1:6379/0"),
+        ("redis://127.0.0.1/", RedisUrl((("127.0.0.1", 6379),)), "redis://127.0.0.1:6379/0"),
+        ("redis://127.0.0.1:6380/2", RedisUrl((("127.0.0.1", 6380),), db=2), "redis://127.0.0.1:6380/2"),
+        ("redis://redis.example.com/15", RedisUrl((("redis.example.com", 6379),), db=15),
          "redis://redis.example.com:6379/15"),
-        ("redis://[2001:db8::7]:6380", RedisUrl(host="2001:db8::7", port=6380), "redis://[2001:db8::7]:6380/0"),
+        ("redis://[2001:db8::7]:6380", RedisUrl((("2001:db8::7", 6380),)), "redis://[2001:db8::7]:6380/0"),
         ("unix:///run/redis/redis.sock", RedisUrl(path="/run/redis/redis.sock"), "unix:///run/redis/redis.sock"),
         ("unix:///run/r.sock?db=3", RedisUrl(path="/run/r.sock", db=3), "unix:///run/r.sock?db=3"),
     ],
@@ -35,7 +35,7 @@ def test_a_url_names_a_server_or_a_socket_and_a_database(text: str, url: RedisUr
         "redis://host:0",
         "redis://host:65536", "redis://host:port", "redis://host:6379/0?timeout=1", "redis://host:6379/0/1",
         "redis://::1",
-        "redis://[::1", "redis+sentinel://host", "valkey://host", "REDIS://host", "redis://ho st",
+        "redis://[::1", "redis+sentinel://host", "valkeyss://host", "REDIS://host", "redis://ho st",
         " redis://host",
         "redis://host ", "redis://host\n", "unix://run/redis.sock", "unix:/run/redis.sock", "unix:///run/r.sock?db=x",
         "unix:///run/r.sock?db=", "unix:///run/r.sock?timeout=1", "http://host",
@@ -49,11 +49,11 @@ def test_any_other_text_is_refused_with_what_was_expected(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "url", "shown"),
     [
-        ("rediss://redis.example.com", RedisUrl(host="redis.example.com", port=6379, tls=True),
+        ("rediss://redis.example.com", RedisUrl((("redis.example.com", 6379),), tls=True),
          "rediss://redis.example.com:6379/0"),
         ("redis+sentinel://a.example.com,b.example.com:26380,[2001:db8::7]/mail.1/2",
-         RedisUrl(master="mail.1", db=2,
-                  sentinels=(("a.example.com", 26379), ("b.example.com", 26380), ("2001:db8::7", 26379))),
+         RedisUrl((("a.example.com", 26379), ("b.example.com", 26380),
+                   ("2001:db8::7", 26379)), db=2, master="mail.1"),
          "redis+sentinel://a.example.com:26379,b.example.com:26380,[2001:db8::7]:26379/mail.1/2"),
     ],
 )  # fmt: skip
@@ -66,7 +66,8 @@ def test_a_url_names_a_server_behind_tls_or_sentinels(text: str, url: RedisUrl, 
 @pytest.mark.parametrize(
     "text",
     [
-        "redis://a,b", "rediss://a,b/0", "redis+sentinel://a", "redis+sentinel://a/", "redis+sentinel:///mail",
+        "redis://a,", "rediss://a,,b/0", "redis://a/0,b", "redis+cluster://a/0", "redis+cluster://",
+        "redis+cluster://a,", "redis+sentinel://a", "redis+sentinel://a/", "redis+sentinel:///mail",
         "redis+sentinel://a,/mail", "redis+sentinel://,a/mail", "redis+sentinel://a/1mail",
         "redis+sentinel://a/ma il",
         "redis+sentinel://a:0/mail", "redis+sentinel://a:65536/mail", "redis+sentinel://a/mail/x",
@@ -76,6 +77,45 @@ def test_a_url_names_a_server_behind_tls_or_sentinels(text: str, url: RedisUrl, 
 def test_a_url_of_sentinels_names_them_and_a_master(text: str) -> None:
     with pytest.raises(ValueError, match=r"^expected redis|a port is from 1 to 65535$"):
         RedisUrl.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://a.example.com,b.example.com:6380,[2001:db8::7]/2",
+         "redis://a.example.com:6379,b.example.com:6380,[2001:db8::7]:6379/2"),
+        ("rediss://a.example.com,b.example.com", "rediss://a.example.com:6379,b.example.com:6379/0"),
+        ("rediss+sentinel://a.example.com/mail", "rediss+sentinel://a.example.com:26379/mail/0"),
+        ("redis+cluster://a.example.com,b.example.com:7001",
+         "redis+cluster://a.example.com:6379,b.example.com:7001"),
+        ("rediss+cluster://a.example.com/", "rediss+cluster://a.example.com:6379"),
+        ("valkey://a.example.com", "redis://a.example.com:6379/0"),
+        ("valkeys://a.example.com/1", "rediss://a.example.com:6379/1"),
+        ("valkey+sentinel://a.example.com/mail", "redis+sentinel://a.example.com:26379/mail/0"),
+        ("valkeys+cluster://a.example.com", "rediss+cluster://a.example.com:6379"),
+    ],
+)  # fmt: skip
+def test_several_servers_a_cluster_and_valkeys_spelling_are_urls_as_well(text: str, shown: str) -> None:
+    url = RedisUrl.parse(text)
+    assert str(url) == shown
+    assert RedisUrl.parse(shown) == url
+    assert url.cluster == ("+cluster" in text)
+    assert url.tls == shown.startswith("rediss")
+
+
+def test_only_one_server_is_asked_without_being_looked_for() -> None:
+    assert RedisUrl.parse("redis://a.example.com").server == ("a.example.com", 6379)
+    for text in ("redis://a,b", "redis+sentinel://a/mail", "redis+cluster://a", "unix:///run/redis.sock"):
+        assert RedisUrl.parse(text).server is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "whether"),
+    [("{pbs}:", True), ("a{b}c", True), ("{{x}:", True), ("pbs:", False), ("{}pbs:", False), ("{pbs:", False),
+     ("}{pbs:", False), ("{}{pbs}:", False)],
+)  # fmt: skip
+def test_a_hash_tag_is_what_the_first_braces_hold(prefix: str, whether: bool) -> None:
+    assert in_one_slot(prefix) is whether
 
 
 @pytest.mark.parametrize("text", ["redis://host:\u0666\u0663\u0667\u0669", "redis://host/\u0663"])
@@ -101,4 +141,5 @@ def test_any_text_is_a_url_that_is_shown_as_it_is_meant_or_refused(text: str) ->
     except ValueError:
         return
     assert RedisUrl.parse(str(url)) == url
-    assert [bool(url.path), bool(url.host), bool(url.master)].count(True) == 1
+    assert bool(url.path) != bool(url.places)
+    assert not (url.master and url.cluster)

@@ -571,7 +571,7 @@ class Hangup:
                     return
                 connection.sendall(b"*1\r\n$1\r\n1\r\n")
             else:
-                connection.sendall(b"+OK\r\n" * data.count(b"CLIENT"))
+                connection.sendall(b"*0\r\n" * data.count(b"HELLO"))
 
 
 def test_a_connection_lost_in_the_middle_of_a_command_is_opened_once_more() -> None:

@@ -133,15 +133,14 @@ def _read(
 ) -> None:
     """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
     from pbs_policy.bulk import BATCH, escape_glob, scan_command
-    from pbs_policy.redis_client import StoreUnavailable, connect
+    from pbs_policy.redis_client import StoreUnavailable, connect_by
     from pbs_policy.sources import SettingsError
 
     prefix = settings.key_prefix.encode()
     pattern = escape_glob(prefix) + b"*[:,]" + beginning + b"*"  # a plain word's letters mean themselves
     start = beginning.decode("utf-8", "replace")
     try:
-        user, password = settings.redis_user, settings.redis_password()
-        with connect(settings.redis_url, user, password, settings.redis_tls, within=SECONDS) as redis:
+        with connect_by(settings, within=SECONDS) as redis:
             cursor = b""
             while cursor != b"0" and len(found) < MOST:
                 ((cursor, keys),) = redis.ask([scan_command(cursor or b"0", pattern, BATCH)])

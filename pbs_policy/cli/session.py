@@ -28,10 +28,8 @@ class Session:
 
     def open_table(self) -> tuple[Settings, LoginTable]:
         """The settings and the login table they name. Nothing is sent to Redis yet. Raises SettingsError."""
-        from pbs_policy.redis_client import connect
+        from pbs_policy.redis_client import connect_by
         from pbs_policy.table import LoginTable
 
         settings, _ = self.load()
-        user, password = settings.redis_user, settings.redis_password()
-        redis = connect(settings.redis_url, user, password, settings.redis_tls)
-        return settings, LoginTable(redis, settings.key_prefix, user_domain=settings.user_domain)
+        return settings, LoginTable(connect_by(settings), settings.key_prefix, user_domain=settings.user_domain)

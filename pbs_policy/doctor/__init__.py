@@ -83,9 +83,16 @@ Connect = Callable[[Settings], "RedisClient"]
 
 def connect(settings: Settings) -> RedisClient:
     """The Redis that `settings` name, as their user. Raises SettingsError for an unreadable password file."""
-    from pbs_policy.redis_client import connect as open_redis
+    from pbs_policy.redis_client import connect_by
 
-    return open_redis(settings.redis_url, settings.redis_user, settings.redis_password(), settings.redis_tls)
+    return connect_by(settings, even_replica=True)
+
+
+def connect_as_script(settings: Settings) -> RedisClient:
+    """The same for a user who may only write."""
+    from pbs_policy.redis_client import connect_by
+
+    return connect_by(settings, even_replica=True, probe=store.trial_write(settings))
 
 
 @dataclass
@@ -100,6 +107,7 @@ class Doctor:
     with_trial: bool = True
     host: Host = field(default_factory=Host)
     connect: Connect = connect
+    connect_script: Connect = connect_as_script
 
     def examine(self) -> Iterator[Finding]:
         """Look at everything, part by part, and say each thing as it is found."""
@@ -169,7 +177,7 @@ class Doctor:
     def _examine_script_access(self, hook: Hook) -> Iterator[Finding]:
         try:
             own, values = script.script_settings(hook, self.host)
-            redis = self.connect(own)
+            redis = self.connect_script(own)
         except SettingsError as error:
             yield not_looked_at("store.write", f"as the script's user: {error.faults[0]}", hook.place)
             return

@@ -69,17 +69,19 @@ def read_plugin(config: DovecotConfig) -> Plugin:
 
 def _check_redis(plugin: Plugin, settings: Settings) -> Iterator[Finding]:
     check, at = "dovecot.last_login_redis", settings.redis_url
+    host, port = at.server or ("", 0)
     theirs = plugin.redis.replace("localhost:", "127.0.0.1:")
-    ours = at.path or f"{at.host}:{at.port}".replace("localhost:", "127.0.0.1:")
+    ours = at.path or f"{host}:{port}".replace("localhost:", "127.0.0.1:")
     seen = f"last_login writes to {plugin.redis}, the service reads from {at}"
-    if at.db or at.tls or at.master or settings.redis_user:
-        seen = "last_login knows no database number, TLS, Sentinel, or user of Redis, and the settings name one"
+    if at.db or at.tls or not (at.path or at.server) or settings.redis_user:
+        seen = "last_login knows no database number, TLS, Sentinel, Cluster, second server, or user of Redis, and "
+        seen += "the settings name one"
         mend = "use the post-login script, or database 0 and the default user"
         yield wrong(check, seen, plugin.dict_place, mend)
     elif theirs != ours and bool(at.path) != theirs.startswith("/"):
         yield warning(check, f"{seen}: is that one Redis?", plugin.dict_place, "redis_url as last_login has it")
     elif theirs != ours:
-        mend = f"path={at.path}" if at.path else f"host {at.host}, port {at.port}"
+        mend = f"path={at.path}" if at.path else f"host {host}, port {port}"
         yield wrong(check, seen, plugin.dict_place, mend)
     else:
         yield good(check, seen, plugin.dict_place)

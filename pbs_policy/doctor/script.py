@@ -98,6 +98,7 @@ def _check_settings(
     yield from _compare(own, own_values, settings, values)
     named = [(own.redis_password_file, READ), (own.redis_url.path, READ | WRITE)]
     named += [(path, READ) for path in (own.redis_tls_ca_file, own.redis_tls_cert_file, own.redis_tls_key_file)]
+    named.append((own.sentinel_password_file, READ))
     obstacles = [said for path, need in named if path and (said := host.obstacle(account, path, need))]
     if obstacles:
         mend = f"give the group {account.name} access to it (chgrp, chmod g+r), not everybody"
@@ -138,5 +139,6 @@ def _agree(name: str, own: Settings, settings: Settings) -> bool:
 
 def _place(url: RedisUrl) -> tuple[object, ...]:
     """What must be equal for the two to speak to one Redis; one may use TLS and the other not."""
-    host = "127.0.0.1" if url.host in ("localhost", "::1") else url.host
-    return host, url.path, url.db, url.master, frozenset(url.sentinels), 0 if url.tls else url.port
+    places = frozenset(("127.0.0.1" if host in ("localhost", "::1") else host, 0 if url.tls else port)
+                       for host, port in url.places)  # fmt: skip
+    return places, url.path, url.db, url.master, url.cluster

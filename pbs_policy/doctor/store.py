@@ -16,6 +16,7 @@ from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wro
 from pbs_policy.doctor.store_facts import StoreFacts
 from pbs_policy.keys import NO_END, Keys
 from pbs_policy.log import printable
+from pbs_policy.question import Command
 from pbs_policy.redis_client import StoreRefused, StoreUnavailable
 from pbs_policy.settings import Settings
 from pbs_policy.table import LoginTable
@@ -150,11 +151,16 @@ def check_rights(facts: StoreFacts, who: str, settings: Settings, place: str) ->
         yield good("store.rights", f"the {who}'s user {facts.user} has limits", place)
 
 
-def check_write(redis: RedisClient, settings: Settings, place: str) -> Iterator[Finding]:
-    """Whether the script's user may record a login: one key for a second, which no record is and permits nobody."""
+def trial_write(settings: Settings) -> Command:
+    """What the script's user tries: one key for a second, which no record is and permits nobody."""
     key = Keys(settings.key_prefix).login(f"192.0.2.{secrets.randbelow(254) + 1}", b"doctor")
+    return (b"SET", key, b"doctor", b"PX", b"1000")
+
+
+def check_write(redis: RedisClient, settings: Settings, place: str) -> Iterator[Finding]:
+    """Whether the script's user may record a login."""
     try:
-        redis.ask([(b"SET", key, b"doctor", b"PX", b"1000")])
+        redis.ask([trial_write(settings)])
     except StoreUnavailable as error:
         said = printable(str(error), 200)
         if not isinstance(error, StoreRefused):

@@ -13,14 +13,15 @@ from pbs_policy.shipped import shipped
 def last_login_drop_in(version: tuple[int, int], settings: Settings) -> str:
     """The text for Dovecot of this version. Raises InstallError for settings that the plugin cannot follow."""
     example = shipped(f"dovecot-hooks/last-login-{'2.3' if version < (2, 4) else '2.4'}.conf")
-    host = "127.0.0.1" if settings.redis_url.host == "localhost" else settings.redis_url.host
+    host, port = settings.redis_url.server or ("", 0)
+    host = "127.0.0.1" if host == "localhost" else host
     faults = _faults(settings, host, ipv6=version >= (2, 4))
     if faults:
         raise InstallError(
             f"the last_login plugin does not go with these settings: {'; '.join(faults)}. Use the script (without "
             f"--last-login), or begin with {example} by hand"
         )
-    port, prefix = settings.redis_url.port, settings.key_prefix
+    prefix = settings.key_prefix
     if version < (2, 4):
         places = {
             ":host=127.0.0.1:port=6379:": f":host={host}:port={port}:",
@@ -48,7 +49,7 @@ def fill_in(example: str, places: dict[str, str]) -> str:
 
 def _faults(settings: Settings, host: str, *, ipv6: bool) -> list[str]:
     url, faults = settings.redis_url, []
-    if url.tls or url.master or url.path or url.db:
+    if url.tls or url.db or url.server is None:
         faults.append(f"redis_url = {url}: expected redis://ADDRESS:PORT/0")
     elif not _is_address(host, ipv6=ipv6):
         faults.append(f"redis_url = {url}: expected an {'IP' if ipv6 else 'IPv4'} address, no name")

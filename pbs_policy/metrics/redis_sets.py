@@ -24,7 +24,7 @@ async def count_sets(connector: Connector) -> int:
     line = await connector.open()
     try:
         async with asyncio.timeout(TIMEOUT):
-            answer = await line.greet("INFO", "commandstats")
+            answer = await line.greet(b"INFO", b"commandstats")
     finally:
         line.close()
     calls = _CALLS.search(answer)
