@@ -34,7 +34,6 @@ class Exporter:
         self._about = about
         self._sockets = sockets
         self._redis_sets: int | None = None
-        self._told = ""
         predecessor = board.read(index)
         self._before = [predecessor.numbers] if predecessor else []
 
@@ -100,23 +99,24 @@ class Exporter:
                 self._server.log.error(f"metrics: {error!r}")
 
     async def _ask_on_and_on(self) -> None:
+        log = self._server.log
+        is_told = False
         while True:
+            self._redis_sets = None
             try:
                 self._redis_sets = await count_sets(self._server.lookups.connector)
             except RedisRefused as error:
-                self._redis_sets = None
-                self._tell(f"Redis does not say how many SET commands it has had, so metrics lack them: {error}")
+                if not is_told:
+                    trouble = printable(str(error))
+                    log.warning(
+                        f"Redis does not say how many SET commands it has had, so metrics lack them: {trouble}"
+                    )
+                    is_told = True
             except (OSError, TimeoutError):
-                self._redis_sets = None  # what that means is said by the lookups
+                pass  # what that means is said by the lookups
             except Exception as error:  # noqa: BLE001 - as above
-                self._redis_sets = None
-                self._tell(f"metrics: {error!r}")
+                log.error(f"metrics: {error!r}")
             await asyncio.sleep(ASK_INTERVAL)
-
-    def _tell(self, trouble: str) -> None:
-        if trouble != self._told:
-            self._server.log.warning(printable(trouble))
-            self._told = trouble
 
 
 def _is_unavailable_to(post: Post) -> bool:
