@@ -21,6 +21,7 @@ from pbs_policy.metrics.http import HttpServer, Reply
 from pbs_policy.metrics.numbers import Numbers, take
 from pbs_policy.metrics.redis_sets import ASK_INTERVAL, count_sets
 from pbs_policy.redis_line import RedisRefused
+from pbs_policy.redis_master import MasterUnknown
 from pbs_policy.server import PolicyServer
 
 
@@ -112,7 +113,7 @@ class Exporter:
                         f"Redis does not say how many SET commands it has had, so metrics lack them: {trouble}"
                     )
                     is_told = True
-            except (OSError, TimeoutError):
+            except (OSError, TimeoutError, MasterUnknown):
                 pass  # what that means is said by the lookups
             except Exception as error:  # noqa: BLE001 - as above
                 log.error(f"metrics: {error!r}")

@@ -19,8 +19,8 @@ _CALLS = re.compile(rb"^cmdstat_set:calls=(\d{1,18}),", re.MULTILINE)
 
 
 async def count_sets(connector: Connector) -> int:
-    """SET commands since that Redis started. Raises what `connector` does, and RedisRefused where the ACL user may
-    not ask."""
+    """SET commands since that Redis, the master, started. Raises what `connector` does, and RedisRefused where the
+    ACL user may not ask."""
     line = await connector.open()
     try:
         async with asyncio.timeout(TIMEOUT):
