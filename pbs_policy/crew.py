@@ -11,8 +11,11 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
+from pbs_policy.handover import store
 from pbs_policy.log import printable
+from pbs_policy.notify import SEND_TIME
 from pbs_policy.process import Process
 from pbs_policy.pulse import Pulse
 from pbs_policy.reload import Renewal, report_faults, values_of_message
@@ -47,6 +50,11 @@ class Worker:
 
     def end(self) -> bool:
         return self._pulse.is_last()
+
+    def hand_over(self, connections: Sequence[int]) -> None:
+        self._lifeline.settimeout(SEND_TIME)
+        with suppress(OSError):
+            socket.send_fds(self._lifeline, [b"connections"], connections)
 
     def beat(self, *, has_redis: bool) -> None:
         self._pulse.beat(self._index, has_redis=has_redis)
@@ -108,6 +116,9 @@ class Crew(Parent):
 
     def starting(self, index: int) -> None:
         self.pulse.begin(index)
+
+    def receive(self, descriptors: list[int]) -> None:
+        store(self.service.notify, descriptors)
 
     def hung_up(self) -> bytes | None:
         service = self.service

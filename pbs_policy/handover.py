@@ -15,12 +15,12 @@ import os
 import re
 import struct
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pbs_policy.notify import Notify
 from pbs_policy.passed import CONNECTION
 
-_AT_ONCE = 200
+AT_ONCE = 200
 """Descriptors in one message; the kernel takes 253 (SCM_MAX_FD)."""
 
 
@@ -31,11 +31,11 @@ def room_for_connections(environment: Mapping[str, str]) -> int:
 
 
 class Handover:
-    """Up to `room` connections for the next process, by way of the manager."""
+    """Up to `room` connections for the next process; `give` takes some of them, to be closed here afterwards."""
 
-    def __init__(self, notify: Notify, room: int) -> None:
-        self._notify = notify
-        self._room = room if notify else 0
+    def __init__(self, room: int, give: Callable[[Sequence[int]], object]) -> None:
+        self._room = room
+        self._give = give
         self._kept: list[int] = []
 
     def keep(self, transport: asyncio.Transport) -> bool:
@@ -51,14 +51,18 @@ class Handover:
         return True
 
     def send(self) -> None:
-        """Give what was kept to the manager. What it does not take is closed."""
+        """Give away what was kept. What is not taken is closed."""
         kept, self._kept = self._kept, []
-        for at in range(0, len(kept), _AT_ONCE):
-            self._notify.send("FDSTORE=1", f"FDNAME={CONNECTION}", descriptors=kept[at : at + _AT_ONCE])
-        if kept:
-            self._notify.wait_until_read()
+        for at in range(0, len(kept), AT_ONCE):
+            self._give(kept[at : at + AT_ONCE])
         for each in kept:
             os.close(each)
+
+
+def store(notify: Notify, descriptors: Sequence[int]) -> None:
+    """Give connections to the manager. It must hear it from the process that it started (NotifyAccess=main)."""
+    if notify.send("FDSTORE=1", f"FDNAME={CONNECTION}", descriptors=descriptors):
+        notify.wait_until_read()
 
 
 def forget(notify: Notify) -> None:

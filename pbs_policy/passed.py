@@ -70,7 +70,7 @@ def _what(descriptor: int, name: str) -> str:
 
 
 def compare(listen: Sequence[Listener], value: Value, listening: Sequence[socket.socket]) -> str:
-    """What is to be said where `listen`, which is `value`, names something that was not passed; or nothing.
+    """Where `listen`, which is `value`, names something that was not passed: what was passed, else nothing.
 
     Raises SettingsError where somebody wrote it down: Postfix may be asking there. More may be passed than it names.
     """
@@ -78,12 +78,12 @@ def compare(listen: Sequence[Listener], value: Value, listening: Sequence[socket
     missing = [str(each) for each in listen if not any(_serves(place, each) for place in places)]
     if not missing:
         return ""
-    passed = f"the service manager passed {' '.join(map(str, places))}"
+    passed = " ".join(map(str, places))
     if value.place == "default":
-        return f"{passed}: say so in `listen`, where query, doctor and install-postfix look for the service"
+        return passed
     raise SettingsError(
-        [f"{value.place}: listen: {passed}, and not {' '.join(missing)}: make listen and the socket unit's "
-         "ListenStream= equal"]
+        [f"{value.place}: listen: the service manager passed {passed}, and not {' '.join(missing)}: "
+         "make listen and the socket unit's ListenStream= equal"]
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pbs_policy.handover import Handover
 from pbs_policy.keys import Keys
 from pbs_policy.log import Log
 from pbs_policy.lookups import Lookups
+from pbs_policy.redis_url import Login
 from pbs_policy.reload import Configuration
 from pbs_policy.server import PolicyServer
 from pbs_policy.sockets import accept
@@ -48,32 +49,36 @@ class Role(Protocol):
     def end(self) -> bool:
         """It is about to end. Returns whether all of the service is, so that what it keeps is for the next one."""
 
+    def hand_over(self, connections: Sequence[int]) -> None:
+        """Give descriptors of connections, at most `handover.AT_ONCE`, to the next process."""
+
     def beat(self, *, has_redis: bool) -> None:
         """Its loop turns."""
 
 
 class Process:
-    """Serves on `listening` by `configuration`, with `password` for Redis, until SIGTERM, SIGINT or `stop`."""
+    """Serves on `listening` by `configuration` until SIGTERM, SIGINT or `stop`. `logins` are the password for Redis,
+    and who to log in to Sentinels as."""
 
     def __init__(
         self,
         configuration: Configuration,
-        password: str,
+        logins: tuple[str, Login],
         listening: Sequence[socket.socket],
         log: Log,
         exporter: Exporter | None = None,
         connections: Sequence[socket.socket] = (),
-        handover: Handover | None = None,
+        room: int | None = None,
     ) -> None:
-        """`exporter` where there are metrics. `connections` are those that the process before us left to this one;
-        `handover` keeps them for the next, and says that somebody else holds open what is listened on."""
+        """`exporter` where there are metrics. `connections` are those that the process before us left to this one,
+        `room` is how many it may leave to the next; None where nobody else holds open what is listened on."""
         self.configuration = configuration
         self.log = log
-        self._password = password
+        self._password, self._sentinel_login = logins
         self._listening = listening
         self._exporter = exporter
         self._connections = connections
-        self._handover = handover
+        self._room = room
         self._stopping = asyncio.Event()
         self._server: PolicyServer
 
@@ -103,7 +108,7 @@ class Process:
         latency = self._exporter.latency if self._exporter else None
         lookups = Lookups(
             settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls,
-            latency, settings.sentinel_login(),
+            latency, self._sentinel_login,
         )  # fmt: skip
         usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
         server = self._server = PolicyServer(
@@ -116,7 +121,7 @@ class Process:
         await upkeep.look()
         tasks = [asyncio.create_task(server.sweep()), asyncio.create_task(_beat(role, lookups))]
         keeping_up = asyncio.create_task(upkeep.run())
-        server.handover = self._handover
+        server.handover = None if self._room is None else Handover(self._room, role.hand_over)
         for connection in self._connections:
             await loop.connect_accepted_socket(server.connection, connection)
         servers = [await accept(server, each) for each in self._listening]
@@ -129,7 +134,7 @@ class Process:
         await self._stopping.wait()
         if not role.end():
             server.handover = None
-        if self._handover is None:
+        if self._room is None:
             await _let_come()  # whoever is connected already: with the last listening socket the rest is refused
         for each in servers:
             each.close()
@@ -172,8 +177,9 @@ def loop_name() -> str:
 
 def raise_descriptor_limit() -> None:
     """One descriptor per smtpd of each Postfix: take what the administrator allows, not the shell's default."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # in a unit they are equal, and the call is filtered
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _descriptors_for_peers() -> int:

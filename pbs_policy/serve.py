@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pbs_policy.crew import Crew, Worker
-from pbs_policy.handover import Handover, forget, room_for_connections
+from pbs_policy.handover import forget, room_for_connections
 from pbs_policy.log import Log
 from pbs_policy.notify import Notify
 from pbs_policy.passed import compare, take
@@ -35,23 +35,21 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits until somebody can obey it
     configuration = Configuration.begin(settings, values)
-    password = settings.redis_password()
-    settings.sentinel_login()  # that it can be read
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    logins = settings.redis_password(credentials), settings.sentinel_login(credentials)
     notify = Notify.from_environment(os.environ)
     raise_descriptor_limit()
     passed = take(os.environ)
     shares = _listen(settings, values, passed.listening, log)
     if passed.connections:
         forget(notify)
-    handover = None
-    if passed.listening:
-        handover = Handover(notify, room_for_connections(os.environ) // settings.workers)
+    room = room_for_connections(os.environ) // settings.workers if passed.listening else None
     place = _open_metrics(settings, log) if settings.metrics_listen else None
     service = Service(configuration, load, shares[0], notify, log)
     try:
         if settings.workers == 1:
             exporter = place.exporter(0) if place else None
-            alone = Process(configuration, password, shares[0], log, exporter, passed.connections, handover)
+            alone = Process(configuration, logins, shares[0], log, exporter, passed.connections, room)
             alone.run(Alone(service))
         else:
             crew = Crew(service, passed.connections)
@@ -59,9 +57,7 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
             def work(index: int, lifeline: int) -> None:
                 connections = crew.take_connections(index)
                 exporter = place.exporter(index) if place else None
-                worker = Process(
-                    service.configuration, password, shares[index], log, exporter, connections, handover
-                )
+                worker = Process(service.configuration, logins, shares[index], log, exporter, connections, room)
                 worker.run(Worker(crew, index, lifeline))
 
             supervise(settings.workers, work, DRAIN_TIME + 0.1, log, crew)
@@ -76,8 +72,10 @@ def _listen(
 ) -> list[list[socket.socket]]:
     """The sockets of each worker: those that were passed, or else what `listen` says, opened."""
     if passed:
-        if said := compare(settings.listen, values["listen"], passed):
-            log.warning(said)
+        if places := compare(settings.listen, values["listen"], passed):
+            log.warning(
+                f"the service manager passed {places}: say so in listen, where query, doctor and install-postfix look"
+            )
         return [passed] * settings.workers
     if settings.workers > 1:
         # Sharing a port among our workers would share it with another service's as well: see that it is free.

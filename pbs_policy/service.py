@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 
 from pbs_policy import __version__, connection
+from pbs_policy.handover import store
 from pbs_policy.listener import listener_of
 from pbs_policy.log import Log, printable
 from pbs_policy.notify import Notify
@@ -92,6 +93,9 @@ class Alone:
     def end(self) -> bool:
         self._service.notify.stopping()
         return True
+
+    def hand_over(self, connections: Sequence[int]) -> None:
+        store(self._service.notify, connections)
 
     def beat(self, *, has_redis: bool) -> None:
         self._has_redis = has_redis

@@ -263,24 +263,29 @@ class Settings:
         """The files for TLS with Redis."""
         return TlsFiles(self.redis_tls_ca_file, self.redis_tls_cert_file, self.redis_tls_key_file)
 
-    def redis_password(self) -> str:
-        """The password from redis_password_file, or "". Raises SettingsError where it cannot be read."""
-        return _read_password("redis_password_file", self.redis_password_file)
+    def redis_password(self, credentials: str = "") -> str:
+        """The password for Redis, or "": the credential `redis_password` in that directory, if it is there, else what
+        redis_password_file says. Raises SettingsError where it cannot be read."""
+        return _read_password("redis_password", self.redis_password_file, credentials)
 
-    def sentinel_login(self) -> Login:
-        """Who to log in to Sentinels as. Raises SettingsError where sentinel_password_file cannot be read."""
-        return Login(self.sentinel_user, _read_password("sentinel_password_file", self.sentinel_password_file))
+    def sentinel_login(self, credentials: str = "") -> Login:
+        """Who to log in to Sentinels as, with the password found in the same way. Raises SettingsError."""
+        password = _read_password("sentinel_password", self.sentinel_password_file, credentials)
+        return Login(self.sentinel_user, password)
 
 
-def _read_password(name: str, file: str) -> str:
+def _read_password(name: str, file: str, credentials: str) -> str:
+    what = f"{name}_file"
+    if credentials and Path(credentials, name).exists():
+        what, file = f"the credential {name}", str(Path(credentials, name))
     if not file:
         return ""
     try:
         line = Path(file).read_bytes().split(b"\n")[0].rstrip(b"\r").decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"{name}: {error}"]) from error
+        raise SettingsError([f"{what}: {error}"]) from error
     if not line:
-        raise SettingsError([f"{name}: {file} has no first line"])
+        raise SettingsError([f"{what}: {file} has no first line"])
     return line
 
 

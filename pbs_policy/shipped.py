@@ -23,6 +23,7 @@ SHIPPED = {
     "dovecot-hooks": Shipped("dovecot-hooks", "the post-login script and its configuration for Dovecot"),
     "man": Shipped("docs/man", "manual pages: man -l FILE"),
     "postfix-examples": Shipped("postfix-examples", "lines for main.cf"),
+    "systemd": Shipped("systemd", "the units of the service"),
 }
 
 

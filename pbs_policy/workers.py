@@ -23,6 +23,9 @@ RESTART_INTERVAL = 1.0
 LONGEST_MESSAGE = 1 << 20
 """Bytes of what a parent may tell at once; the kernel's own limit for a message is below that."""
 
+_MOST_DESCRIPTORS = 253
+"""In one message: the kernel's limit (SCM_MAX_FD)."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -43,6 +46,9 @@ class Parent:
 
     def ending(self) -> None:
         """The workers are about to be ended."""
+
+    def receive(self, descriptors: list[int]) -> None:
+        """A worker that ends with the others has left these, which are closed afterwards."""
 
     def hung_up(self) -> bytes | None:
         """SIGHUP has come. Returns what all workers are to be told, if anything."""
@@ -99,9 +105,7 @@ def supervise(
                 log.error(f"worker {child.index} hangs")
                 os.kill(pid, signal.SIGKILL)
     parent.ending()
-    _end(running, time.monotonic() + within)
-    for child in running.values():
-        child.lifeline.close()
+    _end(running, time.monotonic() + within, parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
@@ -160,14 +164,28 @@ def _how(status: int) -> str:
     return f"by {signal.Signals(-code).name}" if -code in set(signal.Signals) else f"by signal {-code}"
 
 
-def _end(running: dict[int, _Child], deadline: float) -> None:
+def _end(running: dict[int, _Child], deadline: float, parent: Parent) -> None:
     """Ask the workers to end, and make those that have not by `deadline`."""
     for pid in running:
         os.kill(pid, signal.SIGTERM)
     while running and time.monotonic() < deadline:
         signal.sigtimedwait([signal.SIGCHLD], max(0.0, deadline - time.monotonic()))
         for pid, _ in _dead():
-            running.pop(pid, None)
-    for pid in running:
+            if pid in running:
+                _take_leave(running.pop(pid), parent)
+    for pid, child in running.items():
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        _take_leave(child, parent)
+
+
+def _take_leave(child: _Child, parent: Parent) -> None:
+    """Take what a worker has left on its lifeline."""
+    with child.lifeline as lifeline, suppress(OSError):
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(lifeline, 64, _MOST_DESCRIPTORS, socket.MSG_DONTWAIT)
+            if not message:
+                return
+            parent.receive(descriptors)
+            for each in descriptors:
+                os.close(each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,10 @@ from pbs_policy.query import connect
 
 CLI = [sys.executable, "-m", "pbs_policy"]
 """The command line, from the environment that runs the tests."""
+
+
+SERVE = ["serve", "--allow-root"] if os.geteuid() == 0 else ["serve"]
+"""The command, as whoever runs the tests."""
 
 
 class Service(PrivateService):

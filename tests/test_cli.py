@@ -20,7 +20,7 @@ from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from pbs_policy.settings import defaults
 from tests.commands import Pbs, Result, commands_with, is_one_error, own_settings
-from tests.service import CLI
+from tests.service import CLI, SERVE
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_wrong_password_is_69(bare: Pbs, own_redis: Callable[..., PrivateRedis
 
 
 def test_a_place_that_cannot_be_listened_on_is_71(bare: Pbs) -> None:
-    result = bare("--set", "listen=unix:/nonexistent/p.sock", "serve")
+    result = bare("--set", "listen=unix:/nonexistent/p.sock", *SERVE)
     assert is_one_error(result, 71, "cannot listen on unix:/nonexistent/p.sock: No such file or directory")
 
 
@@ -282,7 +282,7 @@ def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: signal.Signals) -
     log = tmp_path / "log"
     settings = ("--set", "listen=inet:127.0.0.1:0", "--set", "redis_url=unix:///nonexistent")
     with log.open("wb") as stream:
-        service = subprocess.Popen([*CLI, "-c", "/dev/null", *settings, "serve"], stderr=stream, stdout=stream)
+        service = subprocess.Popen([*CLI, "-c", "/dev/null", *settings, *SERVE], stderr=stream, stdout=stream)
     try:
         assert wait_until(lambda: b"ready, listening on" in log.read_bytes())
         service.send_signal(number)

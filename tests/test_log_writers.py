@@ -20,7 +20,7 @@ import pytest
 from pbs_policy.listener import Listener
 from pbs_policy.log import Log
 from pbs_policy.log_writers import Journal, Stream, Syslog, writer_to
-from tests.service import CLI, Client
+from tests.service import CLI, SERVE, Client
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_the_service_logs_to_syslog_as_json(directory: Path) -> None:
         "log_to": f"syslog:{directory}/log", "log_format": "json",
     }  # fmt: skip
     options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    with listen(directory / "log") as daemon, subprocess.Popen([*CLI, *options, "serve"], stderr=PIPE) as service:
+    with listen(directory / "log") as daemon, subprocess.Popen([*CLI, *options, *SERVE], stderr=PIPE) as service:
         daemon.settimeout(20)
         seen = daemon.recv(4096).decode()
         while "ready, listening" not in seen:

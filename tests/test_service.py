@@ -29,7 +29,7 @@ from redis import Redis
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port, has_ipv6
 from pbs_policy.redis_url import RedisUrl
-from tests.service import CLI, Client, Service, pieces, request
+from tests.service import CLI, SERVE, Client, Service, pieces, request
 from tests.stores import connect
 
 LOGGED_IN = "192.0.2.7"
@@ -130,7 +130,7 @@ def serve_in_vain(directory: Path, **settings: str) -> subprocess.CompletedProce
     """Run a service that is expected to refuse its settings, and return how it ended."""
     file = directory / "refused.conf"
     file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-    return subprocess.run([*CLI, "-c", file, "serve"], capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run([*CLI, "-c", file, *SERVE], capture_output=True, text=True, timeout=20, check=False)
 
 
 @pytest.fixture

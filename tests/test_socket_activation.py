@@ -26,7 +26,7 @@ from pbs_policy.demo.daemons import DaemonError, PrivateRedis, wait_until
 from pbs_policy.listener import Listener, listener_of
 from pbs_policy.policy import DUNNO, OK
 from tests.manager import Manager
-from tests.service import CLI, Client, Service, request
+from tests.service import CLI, SERVE, Client, Service, request
 
 ALICE = "192.0.2.7"
 STRANGER = "192.0.2.8"
@@ -130,7 +130,7 @@ def test_a_listener_that_was_written_down_and_not_passed_is_refused_with_its_pla
 def test_a_default_that_was_not_passed_is_a_warning(tmp_path: Path, redis_server: PrivateRedis, place: Path) -> None:
     """Nobody asked for it; but other commands look for the service there."""
     with Manager(tmp_path, {"redis_url": redis_server.url}, listening=[unix(place / "p")]) as made:
-        assert f"warning: the service manager passed unix:{place}/p: say so in `listen`" in made.log()
+        assert f"warning: the service manager passed unix:{place}/p: say so in listen" in made.log()
         assert made.ask(STRANGER) == DUNNO
 
 
@@ -374,7 +374,7 @@ def test_systemds_own_activator_starts_it(tmp_path: Path, redis_server: PrivateR
     file.write_text(f"redis_url = {redis_server.url}\nlisten = unix:{place}/policy\n")
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [activator, "-l", f"{place}/policy", *CLI, "-c", str(file), "serve"], stdout=log, stderr=log
+            [activator, "-l", f"{place}/policy", *CLI, "-c", str(file), *SERVE], stdout=log, stderr=log
         )
     try:
         assert wait_until(lambda: (place / "policy").is_socket())

@@ -12,7 +12,7 @@ import pytest
 from pbs_policy.settings import load
 from pbs_policy.sources import SettingsError
 from pbs_policy.trust import find_doubts
-from tests.service import CLI, Service
+from tests.service import CLI, SERVE, Service
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 
@@ -102,6 +102,6 @@ def test_the_service_warns_at_its_start_and_runs(start_service: Callable[..., Se
 
 def test_the_service_does_not_start_on_settings_that_everybody_can_change(tmp_path: Path) -> None:
     file = make(tmp_path / "conf", 0o646)
-    result = subprocess.run([*CLI, "-c", str(file), "serve"], capture_output=True, text=True, check=False, timeout=30)
+    result = subprocess.run([*CLI, "-c", str(file), *SERVE], capture_output=True, text=True, check=False, timeout=30)
     assert result.returncode == os.EX_CONFIG
     assert result.stderr == f"pbs-policy: {file} (settings) can be changed by everybody (mode 0646): chmod o-w\n"

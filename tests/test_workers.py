@@ -21,7 +21,7 @@ import pytest
 from pbs_policy.demo.daemons import DaemonError, PrivateRedis, wait_until
 from pbs_policy.policy import DUNNO
 from pbs_policy.workers import RESTART_INTERVAL
-from tests.service import Client, Service, request
+from tests.service import SERVE, Client, Service, request
 
 ALICE = "192.0.2.7"
 
@@ -287,7 +287,7 @@ def test_a_signal_that_comes_with_readiness_ends_it_in_order(socket_path: Path) 
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
         "import pbs_policy.log\n"
         "pbs_policy.log.Log = Hasty\n"
-        f"main(['-c', '/dev/null', '--set', 'workers=2', '--set', 'listen=unix:{socket_path}', 'serve'])\n"
+        f"main(['-c', '/dev/null', '--set', 'workers=2', '--set', 'listen=unix:{socket_path}', *{SERVE!r}])\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=10, check=False)
     assert result.returncode == 0, result.stderr

@@ -9,13 +9,19 @@ import click
 from pbs_policy.cli.session import Session
 
 
+class _IsRoot(click.ClickException):
+    exit_code = os.EX_NOPERM
+
+
 @click.command()
+@click.option("--allow-root", is_flag=True, help="Run as root all the same.")
 @click.pass_obj
-def serve(session: Session) -> None:
+def serve(session: Session, allow_root: bool) -> None:
     """Run the policy service, in the foreground, until SIGTERM. SIGHUP makes it read its settings anew.
 
     It starts also while Redis is away, and answers DEFER_IF_REJECT (try again later) until Redis can be asked.
-    Errors and decisions go to standard error, or to syslog (log_to).
+    It needs no privilege, and refuses to run as root (exit status 77). Errors and decisions go to standard error,
+    or to syslog (log_to).
 
     \b
     Example:
@@ -29,6 +35,11 @@ def serve(session: Session) -> None:
     from pbs_policy.trust import find_doubts
 
     settings, values = session.load()
+    if os.geteuid() == 0 and not allow_root:
+        raise _IsRoot(
+            "the service needs no privilege and does not run as root: User= in a unit, "
+            "`runuser -u pbs-policy -- pbs-policy serve`, or serve --allow-root"
+        )
     log = Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json")
     for doubt in find_doubts(session.file or DEFAULT_FILE, settings):
         log.warning(f"not safe: {doubt}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ class PrivateService(PrivateDaemon):
     def command(self) -> list[str]:
         """The command line, of the interpreter that runs us."""
         self._earlier_starts = len(_READY.findall(self.log_text()))
-        return [sys.executable, "-m", "pbs_policy", "-c", str(self.settings_file), "serve"]
+        command = [sys.executable, "-m", "pbs_policy", "-c", str(self.settings_file), "serve"]
+        return [*command, "--allow-root"] if os.geteuid() == 0 else command
 
     def is_ready(self) -> bool:
         """Whether it has said so in its log."""
