@@ -235,7 +235,7 @@ def say(place, settings, commands, deadline):
 
 
 def clean(greeting, line):
-    if greeting[0] == b"AUTH" and greeting[-1][:8] in line:
+    if greeting[0] == b"AUTH" and greeting[-1] and greeting[-1][:8] in line:
         return b"an error that repeats the password"  # as a server that knows no AUTH does
     return line
 
@@ -357,7 +357,7 @@ def find_master(sentinel, name, settings, deadline):
         if answer[0] == b"*2":
             return f"[{answer[2].decode()}]:{answer[4].decode()}"
         trouble = "Sentinel {} answers: {}".format(sentinel, answer[0].decode("ascii", "replace"))
-    except (Failure, OSError, ValueError) as error:
+    except (Failure, OSError, ValueError, IndexError) as error:
         trouble = str(error) or "no answer in time"
     raise Failure(f"no Sentinel of {url} names its master: {trouble}")
 

@@ -20,8 +20,9 @@ from tests.fuzz.targets import Supply, load_recorder
 WORDS = (
     b"192.0.2.7", b"2001:db8::7", b"::ffff:203.0.113.77", b"fe80::1%br0", b"%", b"127.0.0.1", b"\xff",
     b"alice@example.com", b"@example.com", b"\r\n", b"$3\r\nSET\r\n", b"*3\r\n", b"+OK\r\n",
-    b"-ERR unknown command 'AUTH', with args: ", b"s3cr3t-word", b"IP", b"USER", b"MASTER_USER", b"USERDB_KEYS",
-    b"UID IP ", b"PBS_TTL", b"imap", b"\n", b"\xc3\xa9", b",@example.com",
+    b"-ERR unknown command 'AUTH', with args: ", b"s3cr3t-word", b"IP", b"USER", b"-MOVED 1 127.0.0.1:6379\r\n",
+    b"*2\r\n$9\r\n127.0.0.1\r\n$4\r\n6379\r\n", b"MASTER_USER", b"USERDB_KEYS", b"UID IP ", b"PBS_TTL", b"imap",
+    b"\n", b"\xc3\xa9", b",@example.com",
 )  # fmt: skip
 
 PASSWORD = "s3cr3t-word"
@@ -29,7 +30,17 @@ _FILES = (
     "", "sender_match = domain\nuser_domain = Example.com\nkey_prefix = x:\nttl = 90",
     "ipv6_prefix = 64\nnever_record = 192.0.2.0/28, 2001:db8:1::/48\nservices = imap\nrecord_master_logins = yes",
     "redis_password_file = /password\nredis_user = hook\nredis_url = redis://127.0.0.1/3",
+    "key_prefix = {pbs}:\nredis_password_file = /password\nredis_url = redis+cluster://127.0.0.1,[::1]:7000",
+    "sentinel_password_file = /password\nredis_url = redis+sentinel://127.0.0.1,[::1]/mymaster/3",
+    "redis_url = redis://127.0.0.1,[::1]:7000",
 )  # fmt: skip
+
+_OTHERS = [
+    [b"AUTH", b"hook", PASSWORD.encode()],
+    [b"SELECT", b"3"],
+    [b"AUTH", PASSWORD.encode()],
+    [b"SENTINEL", b"get-master-addr-by-name", b"mymaster"],
+]
 
 _recorder = load_recorder()
 
@@ -84,7 +95,7 @@ def run(data: bytes) -> None:
     file: Any = _File(text)
     known, _ = settings.load(file)
     _check(known, redis.sent, environment, failed)
-    if says == b"+OK\r\n" * 5 and redis.sent:
+    if says == b"+OK\r\n" * 5 and redis.sent and "sentinel" not in text:
         assert not failed
 
 
@@ -104,14 +115,19 @@ def _check(known: settings.Settings, sent: bytes, environment: dict[bytes, bytes
     if not commands:
         assert failed or known.services
         return
-    if known.redis_password_file:
-        assert commands[:2] == [[b"AUTH", b"hook", PASSWORD.encode()], [b"SELECT", b"3"]]
-        del commands[:2]
+    for command in commands:
+        assert command[0] == b"SET" or command in _OTHERS, command
+    if known.redis_user:
+        assert commands[:2] == _OTHERS[:2]
+    if not (commands := [each for each in commands if each[0] == b"SET"]):
+        assert failed
+        return
     names = names_of_user(environment[b"USER"], known.user_domain)
     if known.sender_match != "domain":
         names = names[:1]
     login = Keys(known.key_prefix).login
-    assert [each[1] for each in commands] == [login(client.text), *[login(client.text, name) for name in names]]
+    keys = [login(client.text), *[login(client.text, name) for name in names]]
+    assert [each[1] for each in commands] == keys * (len(commands) // len(keys)), "one server after the other"
     for command in commands:
         assert command[0::3] == [b"SET", b"EX"]
         assert command[4:] == [b"%d" % known.ttl]
