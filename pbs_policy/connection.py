@@ -20,6 +20,7 @@ from pbs_policy.policy import Decision
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.protocol import ProtocolError, Request, RequestParser, serialise_reply
 from pbs_policy.question import Answer, Procedure
+from pbs_policy.senders import own_names
 
 if TYPE_CHECKING:
     from pbs_policy.server import PolicyServer
@@ -198,7 +199,12 @@ class Connection(asyncio.Protocol):
             self._decide(self._case, values)
         elif login := shortcut.find_login(server.rules, server.keys, client.text, values):
             self._login = login
-            against, about = shortcut.keys_against(server.keys, login), shortcut.commands_about(login)
+            try:
+                names = own_names(request.only(b"sender"), server.rules.senders)
+            except ProtocolError as error:
+                self._disconnect(str(error))
+                return
+            against, about = shortcut.keys_against(server.keys, login, names), shortcut.commands_about(login)
             server.lookups.ask_further(against, about, self._confirmed)
         else:
             self._decide(Case(client, request, server.rules, server.keys), values)

@@ -9,7 +9,7 @@ that yields questions (`question`), and nearly always there is no need to run it
 3. A permit must hold for this sender and recipient domain; a login must be of a service that counts (`services`)
    and, with sender_match, of a user whom the sender names. With require_tls the session must be encrypted.
 4. What is left is confirmed in a second round: it must have an end, and no deny of address, network or user may
-   stand against it.
+   stand against it; nor one of the user whom the envelope sender names, at whoever's login.
 5. Last, the caps: what would be OK is counted (`caps`), and may be one recipient too many.
 
 The first permission for which all of it holds is the answer: permits come before logins, narrower before wider.
@@ -31,7 +31,7 @@ from pbs_policy.keys import NO_END
 from pbs_policy.networks import parse_lengths
 from pbs_policy.question import Procedure, Question
 from pbs_policy.records import Record
-from pbs_policy.senders import SenderRules, names_to_match
+from pbs_policy.senders import SenderRules, names_to_match, own_names
 
 OK = "OK"
 DUNNO = "DUNNO"
@@ -179,19 +179,25 @@ def _confirm(
     if not candidates:
         return nearest, None, denied
     keys = case.table_keys
-    users = [each.user for each in candidates if each.user]
+    own, mapped = sender_names(case)
+    users = [*{each.user for each in candidates if each.user}.union(own, mapped)]
     denies = [keys.deny(case.client), keys.deny_everybody, keys.deny_networks]
     denies += [keys.deny_user(user) for user in users]
     values, ends = yield Question(denies, [(b"PTTL", each.key) for each in candidates])
+    is_nobodys = False  # the sender: nobody's login lets it through
     if values.count(None) < len(values):  # seldom
         if values[0] is not None or values[1] is not None or (yield from _is_network_denied(case, values[2])):
             return nearest, _DENIED, denied
-        denied.update(user for user, value in zip(users, values[3:], strict=True) if value is not None)
+        named = {user for user, value in zip(users, values[3:], strict=True) if value is not None}
+        is_nobodys = is_sender_denied(own, mapped, named)
+        denied.update(each.user for each in candidates if each.user in named)
     for each, left in zip(candidates, ends, strict=True):
         if left == NO_END:
             nearest = _nearer(nearest, KEY_WITHOUT_END)
         elif each.user in denied:
             nearest = _nearer(nearest, _DENIED_USER._replace(by=each))
+        elif is_nobodys:
+            nearest = _nearer(nearest, _DENIED_USER)
         elif left > 0:
             refusal = yield from refuse_over_cap(case, each)
             if refusal is None:
@@ -199,6 +205,18 @@ def _confirm(
                 return nearest, Decision(OK, reason, each, left / 1000), denied
             nearest = _nearer(nearest, refusal)
     return nearest, None, denied
+
+
+def sender_names(case: Case) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """The users whom the envelope sender names: by itself, and by the sender maps where they are asked."""
+    own = own_names(case.request.only(b"sender"), case.rules.senders)
+    return own, [name for name in case.names or () if name not in own and not name.startswith(b"@")]
+
+
+def is_sender_denied(own: Sequence[bytes], mapped: Sequence[bytes], denied: Set[bytes]) -> bool:
+    """Whether a deny holds against the sender itself: who is denied may not pass for a neighbour's message in his own
+    name. Of several users with one sender, all must be denied."""
+    return not denied.isdisjoint(own) or (bool(mapped) and all(name in denied for name in mapped))
 
 
 def _is_network_denied(case: Case, lengths: bytes | None) -> Procedure[bool]:

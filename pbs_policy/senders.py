@@ -114,16 +114,24 @@ def names_to_match(sender: bytes, rules: SenderRules, maps: SenderMaps | None) -
     """
     if rules.match == "off":
         return None
-    found = _judge(sender)
-    if found is None:
+    names = own_names(sender, rules)
+    if not names:
         return None if not sender and rules.null_sender == "permit" else ()
-    name = sender.lower()
-    domain = name[found.start(1) :]
-    bare = _strip_extension(name, rules.recipient_delimiter) if rules.recipient_delimiter else b""
-    own = (domain,) if rules.match == "domain" else (name, bare) if bare else (name,)
+    domain = names[0][names[0].rindex(b"@") :]
+    own = (domain,) if rules.match == "domain" else names
     if maps is None:
         return own
-    return tuple(dict.fromkeys(own + maps.users((name, bare, domain))))
+    return tuple(dict.fromkeys(own + maps.users((*names, domain))))
+
+
+def own_names(sender: bytes, rules: SenderRules) -> tuple[bytes, ...]:
+    """Whom an envelope sender names by itself, whatever is matched: the user of this address, and of it without its
+    extension. () where mailbox and domain are not certain."""
+    if not _judge(sender):
+        return ()
+    name = sender.lower()
+    bare = _strip_extension(name, rules.recipient_delimiter) if rules.recipient_delimiter else b""
+    return (name, bare) if bare else (name,)
 
 
 def sender_is_user(sender: bytes, user: bytes, rules: SenderRules, maps: SenderMaps | None) -> bool:

@@ -22,9 +22,13 @@ def find_login(rules: Rules, keys: Keys, client: str, found: Sequence[bytes | No
     return login_under(client, keys.login(client), login, rules.senders.user_domain)
 
 
-def keys_against(keys: Keys, login: Candidate) -> list[bytes]:
-    """Where everything stands that could stand against it."""
-    return [keys.deny(login.target), keys.deny_everybody, keys.deny_networks, keys.deny_user(login.user)]
+def keys_against(keys: Keys, login: Candidate, names: Sequence[bytes]) -> list[bytes]:
+    """Where everything stands that could stand against it; `names` are the sender's (`senders.own_names`)."""
+    against = [keys.deny(login.target), keys.deny_everybody, keys.deny_networks, keys.deny_user(login.user)]
+    for name in names:
+        if name != login.user:
+            against.append(keys.deny_user(name))
+    return against
 
 
 def commands_about(login: Candidate) -> list[Command]:

@@ -194,11 +194,18 @@ def _denies(seen: Seen) -> Step:
 
 
 def _user_denies(seen: Seen, each: Candidate | None) -> Step:
-    if each is None or not each.user:
-        return _step("user denies", "no user to deny" if each else "")
-    user = each.user.decode("utf-8", "surrogateescape")
-    found = _read_denies(seen, "user", [user], [seen.case.table_keys.deny_user(each.user)])
-    return _deny_step("user denies", printable(user), found, "denied_user")
+    if each is None:
+        return _step("user denies", "")
+    own, mapped = policy.sender_names(seen.case)
+    users = list(dict.fromkeys([*([each.user] if each.user else []), *own, *mapped]))
+    if not users:
+        return _step("user denies", "no user to deny")
+    texts = [user.decode("utf-8", "surrogateescape") for user in users]
+    found = _read_denies(seen, "user", texts, [seen.case.table_keys.deny_user(user) for user in users])
+    denied = {deny.target.encode("utf-8", "surrogateescape") for deny in found}
+    if each.user not in denied and not policy.is_sender_denied(own, mapped, denied):
+        found = []  # of several users with this sender, some
+    return _deny_step("user denies", ", ".join(map(printable, texts)), found, "denied_user")
 
 
 def _read_denies(seen: Seen, kind: str, targets: Sequence[str], keys: Sequence[bytes]) -> list[Deny]:

@@ -150,6 +150,8 @@ class Model:
         which networks the server knows that there are permits."""
         if (self.rules.require_tls and not tls) or self.is_address_denied(address):
             return "DUNNO", ""
+        if self.is_sender_denied(sender):
+            return "DUNNO", ""
         was_capped = False
         for name, permit in self.held_permits(address):
             if not seen(name) or not permit_holds(permit, sender, recipient) or self.is_denied(complete(permit.user)):
@@ -162,6 +164,18 @@ class Model:
                 return "OK", "login"
             was_capped = True
         return "DUNNO", "cap" if was_capped else ""
+
+    def is_sender_denied(self, sender: str) -> bool:
+        """Whether the sender names a denied user, and nobody else."""
+        name = sender.lower()
+        if name.count("@") != 1:
+            return False
+        bare, domain = name.replace("+lists", ""), name[name.index("@") :]
+        mapped = MAPS.get(name) or MAPS.get(bare) or MAPS.get(domain) or ()
+        if self.rules.senders.match == "off":
+            mapped = ()
+        own_is_denied = any(self.is_denied(each) for each in (name, bare))
+        return own_is_denied or (bool(mapped) and all(self.is_denied(each) for each in mapped))
 
     def held_permits(self, address: str) -> list[tuple[str, Permit]]:
         """The permits of an address and of the networks it is in, the narrowest first."""

@@ -159,11 +159,12 @@ def expect(stand: Stand, match: Match, sender: str) -> tuple[str, str]:
     if stand.is_denied:
         return "DUNNO", "denied"
     if stand.permit == "live":
-        return "OK", "permit"
-    reasons = [_of_login(stand, login) for login in logins]
+        return ("DUNNO", "denied_user") if names_denied(stand, match, sender) else ("OK", "permit")
+    reasons = [_of_login(stand, login, match, sender) for login in logins]
     if "denied_user" in reasons and "login" not in reasons:
         # The denied user's neighbour is not denied with him: in his own name he still relays.
-        reasons += [_of_login(stand, login) for login in stand.logins if login.user == sender and login not in logins]
+        own = [login for login in stand.logins if login.user == sender and login not in logins]
+        reasons += [_of_login(stand, login, match, sender) for login in own]
     if "login" in reasons:
         return "OK", "login"
     if "denied_user" in reasons:
@@ -173,10 +174,16 @@ def expect(stand: Stand, match: Match, sender: str) -> tuple[str, str]:
     raise AssertionError("the rules say nothing of this stand")
 
 
-def _of_login(stand: Stand, login: Login) -> str:
+def _of_login(stand: Stand, login: Login, match: Match, sender: str) -> str:
     if not login.has_end:
         return "key_without_end"
-    return "denied_user" if login.user == stand.denied_user else "login"
+    return "denied_user" if login.user == stand.denied_user or names_denied(stand, match, sender) else "login"
+
+
+def names_denied(stand: Stand, match: Match, sender: str) -> bool:
+    """Whether the sender is the denied user's, whoever is logged in."""
+    mapped = match != "off" and sender == SENDERS["map"] and stand.denied_user == ALICE
+    return bool(stand.denied_user) and (sender == stand.denied_user or mapped)
 
 
 def stands() -> Iterator[Stand]:
@@ -586,6 +593,35 @@ def test_the_neighbour_of_a_denied_user_still_relays_in_his_own_name(
     table.deny_user(table.name(BOB), "spam", 60)
     log_in(BOB)
     assert ask(table, Rules(SenderRules(match)), sender=sender) == expected
+
+
+@pytest.mark.parametrize("match", MATCHES)
+@pytest.mark.parametrize("sender", [BOB, "Bob@EXAMPLE.com", "bob+list@example.com"])
+def test_nobody_relays_in_a_denied_users_name_at_whoevers_login_or_permit(
+    table: LoginTable, log_in: Callable[..., None], match: Match, sender: str
+) -> None:
+    rules = Rules(SenderRules(match, recipient_delimiter="+"))
+    log_in(BOB)
+    log_in(ALICE)
+    assert ask(table, rules, sender=sender) == ("OK", "login")
+    table.deny_user(table.name(BOB), "spam", 60)
+    assert ask(table, rules, sender=sender) == ("DUNNO", "denied_user")
+    table.permit(target(ADDRESS), Permit(1), 60)
+    assert ask(table, rules, sender=sender) == ("DUNNO", "denied_user")
+    assert ask(table, rules, sender=ALICE) == ("OK", "permit")
+
+
+def test_a_sender_of_several_users_is_denied_when_all_of_them_are(
+    table: LoginTable, log_in: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "maps").write_text(f"dave@example.com {ALICE}, {CAROL}\n")
+    maps = SenderMaps.load(tmp_path / "maps", "")
+    log_in(BOB)
+    assert ask(table, DOMAIN, maps=maps, sender="dave@example.com") == ("OK", "login")
+    table.deny_user(table.name(ALICE), "spam", 60)
+    assert ask(table, DOMAIN, maps=maps, sender="dave@example.com") == ("OK", "login")
+    table.deny_user(table.name(CAROL), "spam", 60)
+    assert ask(table, DOMAIN, maps=maps, sender="dave@example.com") == ("DUNNO", "denied_user")
 
 
 @pytest.mark.parametrize("match", MATCHES)

@@ -351,6 +351,7 @@ UNSOUND: dict[str, bytes] = {
     "no request type": without("request"),
     "a duplicate client_address": request(STRANGER, helo_name=f"x\nclient_address={LOGGED_IN}"),
     "the same client_address twice": request(LOGGED_IN, helo_name=f"x\nclient_address={LOGGED_IN}"),
+    "a duplicate sender": request(LOGGED_IN, sender="alice@example.com\nsender=bob@example.com"),
     "a lone newline": b"\n",
     "a 60 kB value": request(LOGGED_IN, helo_name="x" * 60_000),
     "a 20 kB value": request(LOGGED_IN, helo_name="x" * 20_000),

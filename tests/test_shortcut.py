@@ -12,11 +12,11 @@ from pbs_policy.keys import Keys
 from pbs_policy.policy import Decision, Rules
 from pbs_policy.protocol import Request
 from pbs_policy.question import Answer, Question, carry_out
-from pbs_policy.senders import SenderRules
+from pbs_policy.senders import SenderRules, own_names
 
 KEYS = Keys("pbs:")
 CLIENT = "192.0.2.7"
-REQUEST = Request(b"request=smtpd_access_policy\nclient_address=192.0.2.7\nsender=alice@example.com\n\n")
+REQUEST = Request(b"request=smtpd_access_policy\nclient_address=192.0.2.7\nsender=Bob@example.com\n\n")
 LOGIN = b"1795453232 imap Alice@example.com"
 
 values = st.sampled_from([None, b"", b"spam", LOGIN, b"1795453232", b"1795453232 imap @example.com", b"4:24 6:48"])
@@ -39,10 +39,14 @@ def short_way(
     login = shortcut.find_login(rules, KEYS, CLIENT, found)
     if login is None:
         return None
-    return shortcut.permit(login, [table.get(key) for key in shortcut.keys_against(KEYS, login)], left)
+    against = shortcut.keys_against(KEYS, login, own_names(REQUEST.only(b"sender"), rules.senders))
+    return shortcut.permit(login, [table.get(key) for key in against], left)
 
 
-DENIES = (KEYS.deny(CLIENT), KEYS.deny_everybody, KEYS.deny_networks, KEYS.deny_user(b"alice@example.com"))
+DENIES = (
+    KEYS.deny(CLIENT), KEYS.deny_everybody, KEYS.deny_networks,
+    KEYS.deny_user(b"alice@example.com"), KEYS.deny_user(b"bob@example.com"),
+)  # fmt: skip
 
 
 @given(st.tuples(values, values), st.dictionaries(st.sampled_from(DENIES), values), lifetimes)
