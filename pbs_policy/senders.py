@@ -127,9 +127,11 @@ def names_to_match(sender: bytes, rules: SenderRules, maps: SenderMaps | None) -
 def own_names(sender: bytes, rules: SenderRules) -> tuple[bytes, ...]:
     """Whom an envelope sender names by itself, whatever is matched: the user of this address, and of it without its
     extension. () where mailbox and domain are not certain."""
-    if not _judge(sender):
-        return ()
-    name = sender.lower()
+    name = sender
+    if not _is_plain(sender):
+        if not _judge(sender):
+            return ()
+        name = sender.lower()
     bare = _strip_extension(name, rules.recipient_delimiter) if rules.recipient_delimiter else b""
     return (name, bare) if bare else (name,)
 
