@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import subprocess
 import sys
@@ -27,7 +28,7 @@ TEXTS = {
 """Blocks that nothing loads, and why."""
 
 SHELL = {"sh", "sh second-host"}
-LOADED = {"ini", "settings", "dovecot", "main.cf", "master.cf", "sender_maps"}
+LOADED = {"ini", "settings", "dovecot", "main.cf", "master.cf", "sender_maps", "haproxy", "nftables"}
 
 
 def of(kind: str) -> pytest.MarkDecorator:
@@ -135,6 +136,30 @@ def test_a_master_cf_snippet_is_understood_without_a_warning(snippet: Snippet, t
     assert " ".join(snippet.text.split()) in " ".join(entries.stdout.split())
     for given in snippet.text.split("-o ")[1:]:
         assert given.strip().replace("=", " = ", 1) in parameters.stdout
+
+
+@of("haproxy")
+def test_a_haproxy_snippet_is_understood_without_a_warning(snippet: Snippet, tmp_path: Path) -> None:
+    program = find_program("haproxy")
+    if program is None:
+        pytest.skip("haproxy is not installed: apt-get install haproxy")
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(snippet.text)
+    done = subprocess.run([program, "-c", "-f", file], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr, done.stderr
+
+
+@of("nftables")
+def test_a_firewall_snippet_is_understood(snippet: Snippet, tmp_path: Path) -> None:
+    program = find_program("nft")
+    if program is None or os.geteuid() != 0:
+        pytest.skip("nft is not installed, or this is not root: apt-get install nftables")
+    file = tmp_path / "rules.nft"
+    file.write_text(snippet.text)
+    # In a network of its own: to check rules nft looks at those that are there.
+    done = subprocess.run(["unshare", "--net", program, "-c", "-f", file], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
 
 
 def postconf(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -19,13 +19,13 @@ from pbs_policy.demo.daemons import wait_until
 from tests.docs.wheels import fetch
 
 TOP = Path(__file__).parent.parent.parent
-MAIL, CLIENT, OTHER, NEXT = "192.0.2.1", "192.0.2.7", "192.0.2.8", "192.0.2.25"
-"""The mail host, two clients of it, and where it sends what it relays."""
+MAIL, PROXY, CLIENT, OTHER, NEXT = (f"192.0.2.{last}" for last in (1, 5, 7, 8, 25))
+"""The mail host, a place for a load balancer, two clients, and where the mail host sends what it relays."""
 
 NAME, USER, PASSWORD = "mail.example.com", "alice@example.com", "wonderland"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PROGRAMS = ("systemd-nspawn", "ip", "curl", "swaks", "smtp-sink")
-PACKAGES = "apt-get install systemd-container iproute2 curl swaks postfix"
+PROGRAMS = ("systemd-nspawn", "ip", "curl", "swaks", "smtp-sink", "haproxy", "nft")
+PACKAGES = "apt-get install systemd-container iproute2 curl swaks postfix haproxy nftables"
 
 # What an administrator has done before the tutorial: Postfix and Dovecot take mail for alice@example.com. All
 # that is not about users, domains and the way out stays as the packages made it.
@@ -119,12 +119,16 @@ class MailHost:
     def elsewhere(self, script: str, *, client: str = CLIENT, typed: str = "") -> subprocess.CompletedProcess[str]:
         """Run lines of a shell on the second host, which knows the mail host's name. `typed` is what it reads."""
         inside = f'mount --bind {self.place}/hosts /etc/hosts; exec bash -c "$1"'
-        command = ["ip", "netns", "exec", self._space + self._named(client), "unshare", "--mount", "sh", "-c", inside]
+        command = self.in_space(client, "unshare", "--mount", "sh", "-c", inside, "sh", script)
         return subprocess.run(
-            [*command, "sh", script], input=typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            command, input=typed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             # Without a terminal curl reads the password that it asks for from here.
             timeout=60, start_new_session=True,
         )  # fmt: skip
+
+    def in_space(self, address: str, *command: str) -> list[str]:
+        """The command line that runs this command with the network of that host, and the files of this machine."""
+        return ["ip", "netns", "exec", self._space + self._named(address), *command]
 
     @staticmethod
     def _named(address: str) -> str:
@@ -138,7 +142,7 @@ class MailHost:
         ip("netns", "add", switch)
         self._stack.callback(ip, "netns", "del", switch)
         ip("-n", switch, "link", "add", "br0", "up", "type", "bridge")
-        for address in (MAIL, CLIENT, OTHER, NEXT):
+        for address in (MAIL, PROXY, CLIENT, OTHER, NEXT):
             space = self._space + self._named(address)
             ip("netns", "add", space)
             self._stack.callback(ip, "netns", "del", space)
@@ -151,7 +155,7 @@ class MailHost:
             ip("-n", space, "link", "set", "eth0", "up")
             ip("-n", space, "link", "set", "lo", "up")
         sink = subprocess.Popen(
-            ["ip", "netns", "exec", self._space + self._named(NEXT), "smtp-sink", "-u", "nobody", f"{NEXT}:25", "10"]
+            self.in_space(NEXT, "smtp-sink", "-u", "nobody", f"{NEXT}:25", "10"), stderr=subprocess.DEVNULL
         )
         self._stack.callback(sink.wait)
         self._stack.callback(sink.kill)

@@ -10,7 +10,7 @@ from pbs_policy.demo.daemons import wait_until
 from tests.pages import TOP, Snippet, snippets
 from tests.trees.host import PASSWORD, MailHost
 
-pytestmark = pytest.mark.tree
+pytestmark = [pytest.mark.tree, pytest.mark.timeout(600)]
 STEPS = snippets(TOP / "docs" / "tutorial.md")
 
 
