@@ -23,12 +23,14 @@ TEXTS = {
     "docs/design.md:1": "a drawing of which module imports which",
     "docs/doctor.md:1": "a synopsis; tests/test_docs.py compares options",
     "docs/explanation.md:1": "a drawing",
+    "docs/howto/monitoring.md:4": "lines of the log; docs/reference.md has their names",
+    "docs/howto/monitoring.md:5": "lines of the log; docs/reference.md has their names",
     "postfix-examples/README.md:1": "a reply of Postfix; tests/e2e/test_refusal.py gets it",
 }
 """Blocks that nothing loads, and why."""
 
 SHELL = {"sh", "sh second-host"}
-LOADED = {"ini", "settings", "dovecot", "main.cf", "master.cf", "sender_maps", "haproxy", "nftables"}
+LOADED = {"ini", "settings", "dovecot", "main.cf", "master.cf", "sender_maps", "haproxy", "nftables", "yaml"}
 
 
 def of(kind: str) -> pytest.MarkDecorator:
@@ -148,6 +150,19 @@ def test_a_haproxy_snippet_is_understood_without_a_warning(snippet: Snippet, tmp
     done = subprocess.run([program, "-c", "-f", file], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr, done.stderr
+
+
+@of("yaml")
+def test_a_prometheus_snippet_is_understood(snippet: Snippet, tmp_path: Path) -> None:
+    program = find_program("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    (tmp_path / "prometheus.yml").write_text(snippet.text)
+    (tmp_path / "pbs-policy-alerts.yml").write_text((TOP / "docs" / "monitoring" / "alerts.yml").read_text())
+    done = subprocess.run(
+        [program, "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @of("nftables")
