@@ -24,7 +24,7 @@ ROLE: Command = (b"HELLO", b"2")
 
 REPLICA = "it is a replica, which may be behind"
 
-_MOVED = re.compile(r"(?:MOVED|ASK) \d+ (\S*):(\d+)$")
+_MOVED = re.compile(r"(?:MOVED|ASK) \d+ (\S*):([0-9]{1,5})$")
 _ELSEWHERE = ("MOVED ", "ASK ", "CLUSTERDOWN ", "READONLY ", "MASTERDOWN ")
 
 
@@ -72,10 +72,12 @@ def without_password(text: str, commands: Sequence[Command]) -> str:
     return text
 
 
-def is_replica(hello: Sequence[Any]) -> bool:
+def is_replica(hello: Any) -> bool:
     """Whether the reply to ROLE is that of a replica."""
-    pairs = dict(zip(hello[::2], hello[1::2], strict=False))
-    return pairs.get(b"role") not in (b"master", None)
+    if not isinstance(hello, list):
+        return True  # whatever it is, it is not known to be a master
+    roles = [value for name, value in zip(hello[::2], hello[1::2], strict=False) if name == b"role"]
+    return any(role != b"master" for role in roles)
 
 
 def is_elsewhere(error: str) -> bool:
@@ -93,14 +95,15 @@ def search(url: RedisUrl, places: Sequence[Place], login: Login, sentinel: Login
             question: Command = (b"SENTINEL", b"get-master-addr-by-name", url.master.encode())
             outcome = yield Step(place, log_in(sentinel), question, share)
             if not isinstance(outcome, Exception):
-                if outcome:
-                    return outcome[0].decode(), int(outcome[1])
+                if named := _named(outcome):
+                    return named
                 outcome = f"knows no master {url.master}"
         elif url.cluster:
             outcome = yield Step(place, log_in(login), probe, share)
             if not isinstance(outcome, Exception):
                 return place
-            if moved := _MOVED.search(str(outcome)):
+            moved = _MOVED.search(str(outcome))
+            if moved and 0 < int(moved[2]) < 65536:
                 return moved[1] or place[0], int(moved[2])
         else:
             outcome = yield Step(place, log_in(login), ROLE, share)
@@ -112,3 +115,11 @@ def search(url: RedisUrl, places: Sequence[Place], login: Login, sentinel: Login
         name = url.path or written(place)
         trouble = f"{'Sentinel ' if url.master else ''}{name}: {str(outcome) or 'no answer'}"
     raise MasterUnknown(trouble, replicas)
+
+
+def _named(reply: Any) -> Place | None:
+    """The place that a Sentinel's reply names, if it does."""
+    if not isinstance(reply, list) or [type(each) for each in reply] != [bytes, bytes]:
+        return None
+    host, port = reply[0].decode("utf-8", "replace"), reply[1]
+    return (host, int(port)) if host and re.fullmatch(b"[0-9]{1,5}", port) and 0 < int(port) < 65536 else None

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log", "activation", "http")
+TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log", "activation", "http", "master")
 
 
 def load(name: str) -> Any:
