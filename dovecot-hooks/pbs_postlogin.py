@@ -9,7 +9,7 @@ import posix
 import time
 
 REDIS_SECONDS = 0.3  # for all that is said to Redis
-TLS_CONTEXTS = {}  # the one of this login, once it is made
+TLS = {}  # the context of this login, where there is one
 BLANKS = " \t\r\n\v\f"
 
 
@@ -186,13 +186,16 @@ def pack(text):
 
 def tell_redis(settings, commands):
     """Send the commands in one go to the first server that takes them, each with +OK; anything else is a failure."""
-    deadline = time.monotonic() + REDIS_SECONDS
     url = settings["redis_url"]
+    if url.startswith(("rediss", "valkeys")):
+        prepare_tls(settings)  # before the time begins, of which the first server has a share only
+    deadline = time.monotonic() + REDIS_SECONDS
     kind, places, name, database = read_url(url)
     greeting = log_in(settings["redis_user"], settings["redis_password_file"])
     if database.strip("0"):
         greeting.append((b"SELECT", b"%d" % int(database)))
     commands = greeting + commands
+    trouble = None
     for number, place in enumerate(places, 1):
         # Each gets its share of the time, since the first may be the one that is gone; whoever is the master has all.
         left = deadline - time.monotonic()
@@ -212,7 +215,7 @@ def tell_redis(settings, commands):
             command, line = refusal
             trouble = Failure("Redis answers to {}: {}".format(command[0].decode(), line.decode("ascii", "replace")))
         except TimeoutError:
-            trouble = Failure(f"Redis at {url} did not answer within {REDIS_SECONDS} s")
+            trouble = trouble or Failure(f"Redis at {url} did not answer within {REDIS_SECONDS} s")
         except (Failure, OSError, ValueError) as error:  # ValueError: what no server says where it names another
             trouble = error
     raise trouble
@@ -290,7 +293,7 @@ def connect(place, port, settings, deadline):
         return open_first([(_socket.AF_UNIX, place)], url, deadline)
     connection = open_first(resolve(place, port), url, deadline)
     if url.startswith(("rediss", "valkeys")):
-        return over_tls(connection, split_place(place)[0], settings, deadline)
+        return over_tls(connection, split_place(place)[0], deadline)
     return connection
 
 
@@ -329,18 +332,20 @@ def open_first(targets, url, deadline):
     raise Failure(f"Redis at {url} cannot be reached: {trouble}")
 
 
-def over_tls(connection, host, settings, deadline):
-    import socket  # these two cost a login 30 ms, and only where TLS is asked for
-    import ssl
+def prepare_tls(settings):
+    import ssl  # costs a login 30 ms, and only where TLS is asked for
 
-    context = TLS_CONTEXTS.get("")
-    if context is None:
-        context = TLS_CONTEXTS[""] = ssl.create_default_context(cafile=settings["redis_tls_ca_file"] or None)
-        if settings["redis_tls_cert_file"]:
-            context.load_cert_chain(settings["redis_tls_cert_file"], settings["redis_tls_key_file"] or None)
+    context = TLS["context"] = ssl.create_default_context(cafile=settings["redis_tls_ca_file"] or None)
+    if settings["redis_tls_cert_file"]:
+        context.load_cert_chain(settings["redis_tls_cert_file"], settings["redis_tls_key_file"] or None)
+
+
+def over_tls(connection, host, deadline):
+    import socket
+
     plain = socket.socket(fileno=connection.detach())
     patience(plain, deadline)
-    return context.wrap_socket(plain, server_hostname=host)
+    return TLS["context"].wrap_socket(plain, server_hostname=host)
 
 
 def find_master(sentinel, name, settings, deadline):

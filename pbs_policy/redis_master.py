@@ -24,6 +24,8 @@ ROLE: Command = (b"HELLO", b"2")
 
 REPLICA = "it is a replica, which may be behind"
 
+NO_ANSWER = "no answer"
+
 _MOVED = re.compile(r"(?:MOVED|ASK) \d+ (\S*):([0-9]{1,5})$")
 _ELSEWHERE = ("MOVED ", "ASK ", "CLUSTERDOWN ", "READONLY ", "MASTERDOWN ")
 
@@ -113,7 +115,9 @@ def search(url: RedisUrl, places: Sequence[Place], login: Login, sentinel: Login
                 outcome = REPLICA
                 replicas.append(place)
         name = url.path or written(place)
-        trouble = f"{'Sentinel ' if url.master else ''}{name}: {str(outcome) or 'no answer'}"
+        said = str(outcome) or NO_ANSWER
+        if not trouble or not said.startswith(NO_ANSWER):  # a reason says more than none
+            trouble = f"{'Sentinel ' if url.master else ''}{name}: {said}"
     raise MasterUnknown(trouble, replicas)
 
 

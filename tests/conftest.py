@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,8 @@ from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis, missing
 from pbs_policy.redis_url import RedisUrl
+from tests.certificates import Authority, Certificates
+from tests.redis_clients import Clients
 from tests.service import Service
 from tests.stores import connect
 
@@ -104,3 +107,48 @@ def either_loop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
         hidden.mkdir()
         (hidden / "uvloop.py").write_text("raise ImportError('hidden by the test')\n")
         monkeypatch.setenv("PYTHONPATH", str(hidden), prepend=os.pathsep)
+
+
+@pytest.fixture
+def clients(
+    tmp_path: Path,
+    start_service: Callable[..., Service],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Clients:
+    """Service, command line and script; `point_at` says where Redis is."""
+    for name in [name for name in os.environ if name.startswith(("PBS_", "SSL_CERT_"))]:
+        monkeypatch.delenv(name)
+    return Clients(tmp_path, start_service, capsys)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of an authority of the tests' own, and of one that nobody knows."""
+    need("openssl")
+    directory = tmp_path_factory.mktemp("certificates")
+    ours, unknown = Authority(directory, "authority"), Authority(directory, "unknown-authority")
+    here = "DNS:localhost, IP:127.0.0.1"
+    client = ours.certify("client", "DNS:mail.example.com")
+    both = directory / "client-both.pem"
+    both.write_bytes(client.certificate.read_bytes() + client.key.read_bytes())
+    return Certificates(
+        ours.certificate,
+        ours.certify("server", here),
+        ours.certify("other-host", "DNS:redis.example.com, IP:192.0.2.1"),
+        unknown.certify("stranger", here),
+        client,
+        both,
+    )
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Callable[[str], str]:
+    """Write a password file, and return its path."""
+
+    def write(password: str) -> str:
+        file = tmp_path / f"password-{time.monotonic_ns()}"
+        file.write_text(password + "\n")
+        return str(file)
+
+    return write

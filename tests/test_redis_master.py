@@ -91,10 +91,12 @@ def test_of_several_servers_the_first_master_is_meant(
         ("redis+sentinel://a.example.com:1/mail", {A: None}, "Sentinel a.example.com:1: knows no master mail"),
         ("redis+sentinel://a.example.com:1/mail", {}, "Sentinel a.example.com:1: no route"),
         ("redis+sentinel://a.example.com:1/mail", {A: TimeoutError()}, "Sentinel a.example.com:1: no answer"),
+        (f"redis://{PLACES}", {A: REPLICA, B: TimeoutError(), C: TimeoutError()},
+         "a.example.com:1: it is a replica, which may be behind"),
         (f"redis://{PLACES}", {C: REPLICA}, "c.example.com:3: it is a replica, which may be behind"),
         ("redis+cluster://a.example.com:1", {A: hiredis.ReplyError("NOPERM x")}, "a.example.com:1: NOPERM x"),
     ],
-)
+)  # fmt: skip
 def test_where_nobody_knows_the_master_it_is_said_why(url: str, outcomes: dict[Place, Any], said: str) -> None:
     unknown, _ = find(url, outcomes)
     assert isinstance(unknown, MasterUnknown)

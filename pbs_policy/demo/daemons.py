@@ -39,6 +39,7 @@ SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 _PROGRAMS = {
     "redis": (("redis-server", "valkey-server"), "redis-server", False),
+    "iproute2": (("ip",), "iproute2", True),
     "openssl": (("openssl",), "openssl", False),
     "postfix": (("postconf",), "postfix", True),
     "dovecot": (("dovecot",), "dovecot-pop3d dovecot-imapd", True),
@@ -214,6 +215,14 @@ class OpenPlace(PrivateDaemon):
         self._temporary.cleanup()
 
 
+def redis_program() -> tuple[str, ...]:
+    """The Redis or Valkey that is installed. Raises DaemonError where none is."""
+    program = find_program("redis-server", "valkey-server")
+    if program is None:
+        raise DaemonError(missing("redis") or "redis is not installed")
+    return (program,)
+
+
 class PrivateRedis(PrivateDaemon):
     """A Redis or Valkey that keeps nothing on disk, on a unix socket and, if asked, on a loopback port.
 
@@ -222,14 +231,18 @@ class PrivateRedis(PrivateDaemon):
     such as the post-login script, is given the port.
     """
 
-    def __init__(self, directory: Path, *, port: int | None = 0, arguments: Sequence[str] = ()) -> None:
-        """Raises ValueError if the path of the socket is too long for the system."""
+    def __init__(
+        self, directory: Path, *, port: int | None = 0, arguments: Sequence[str] = (), program: Sequence[str] = ()
+    ) -> None:
+        """`program` is how another one than the installed is started. Raises ValueError if the path of the socket is
+        too long for the system."""
         super().__init__("redis", directory)
         self.port = free_port() if port is None else port
         self.socket_path = directory.absolute() / "redis.sock"
         if len(os.fsencode(self.socket_path)) > LONGEST_PATH:
             raise ValueError(f"longer than {LONGEST_PATH} bytes, so no unix socket: {self.socket_path}")
         self._arguments = tuple(arguments)
+        self._program = tuple(program)
 
     @property
     def url(self) -> str:
@@ -238,11 +251,9 @@ class PrivateRedis(PrivateDaemon):
 
     def command(self) -> list[str]:
         """Return the command line: everything is an option, so that no configuration file is read."""
-        program = find_program("redis-server", "valkey-server")
-        if program is None:
-            raise DaemonError(missing("redis") or "redis is not installed")
+        program = self._program or redis_program()
         return [
-            *(program, "--port", str(self.port), "--bind", "127.0.0.1"),
+            *(*program, "--port", str(self.port), "--bind", "127.0.0.1"),
             *("--unixsocket", str(self.socket_path), "--unixsocketperm", "700", "--dir", str(self.directory)),
             *("--save", "", "--appendonly", "no", "--daemonize", "no"),
             *self._arguments,

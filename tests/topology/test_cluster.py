@@ -1,0 +1,100 @@
+"""A Cluster of three masters and a replica: the login table is in one slot, whose master the service, the command
+line and the script find from any node, and follow through a failover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pbs_policy.demo.daemons import wait_until
+from pbs_policy.policy import DEFER, DUNNO, OK
+from tests.redis_clients import ALICE, BOB, Clients, kill
+from tests.topology.servers import Cluster
+
+PREFIX = "{pbs}:"
+
+
+def test_all_find_the_slots_master_from_any_node(clients: Clients, cluster: Callable[..., Cluster]) -> None:
+    nodes = cluster()
+    clients.point_at(nodes.url, key_prefix=PREFIX)
+    service = clients.assert_all_are_served()
+    assert f"the master 127.0.0.1:{nodes.master.port}" in service.log()
+    assert nodes.master.ask("GET", f"{PREFIX}login:{ALICE}") is not None
+    # And where the first that is named is down, or is the replica.
+    for first in (1, nodes.replica.port):
+        clients.point_at(nodes.url.replace("//", f"//127.0.0.1:{first},"), key_prefix=PREFIX)
+        assert clients.start().ask(ALICE) == OK
+        assert clients.check().status == 0
+        clients.assert_recorded(BOB)
+
+
+def test_after_the_masters_death_all_go_on_with_its_replica(
+    clients: Clients, cluster: Callable[..., Cluster]
+) -> None:
+    nodes = cluster()
+    clients.point_at(nodes.url, key_prefix=PREFIX)
+    service = clients.assert_all_are_served()
+    assert wait_until(lambda: nodes.replica.ask("DBSIZE") == nodes.master.ask("DBSIZE"))
+    kill(nodes.master)
+    assert service.ask(ALICE) == DEFER
+    clients.assert_check_is_unavailable("127.0.0.1")
+    clients.assert_not_recorded("")
+    answers = []
+
+    def is_permitted() -> bool:
+        answers.append(service.ask(ALICE))
+        return answers[-1] == OK
+
+    assert wait_until(is_permitted), service.log()
+    assert set(answers) <= {OK, DEFER}, "a login that is known was refused"
+    clients.assert_recorded(BOB)
+    assert service.ask(BOB) == OK
+    assert clients.check(BOB).status == 0
+
+
+def test_a_failover_by_hand_costs_no_answer(clients: Clients, cluster: Callable[..., Cluster]) -> None:
+    """The former master lives, keeps the connection, and answers MOVED."""
+    nodes = cluster()
+    clients.point_at(nodes.url, key_prefix=PREFIX)
+    service = clients.assert_all_are_served()
+    nodes.replica.ask("CLUSTER", "FAILOVER")
+    while not nodes.replica.is_master:
+        assert service.ask(ALICE) == OK
+    for _ in range(20):
+        assert service.ask(ALICE) == OK
+        assert service.ask("203.0.113.9") == DUNNO
+    assert service.waits_to_log(f"the master 127.0.0.1:{nodes.replica.port}")
+    clients.assert_recorded(BOB)
+    assert nodes.replica.ask("GET", f"{PREFIX}login:{BOB}") is not None
+    assert clients.check(BOB).status == 0
+
+
+def test_users_who_may_do_only_what_they_must_find_the_master_too(
+    clients: Clients, cluster: Callable[..., Cluster], password_file: Callable[[str], str]
+) -> None:
+    nodes = cluster(
+        *("--user", "service", "on", ">of the service", "%R~{pbs}:*", "-@all", "+get", "+mget", "+pttl"),
+        *("--user", "script", "on", ">of the script", "%W~{pbs}:*", "-@all", "+set"),
+    )
+    of = {
+        who: {"redis_user": who, "redis_password_file": password_file(f"of the {who}"), "key_prefix": PREFIX}
+        for who in ("service", "script")
+    }
+    clients.point_at(nodes.url, **of["service"])
+    service = clients.start()
+    assert service.ask(ALICE) == DUNNO
+    clients.point_at(nodes.url, **of["script"])
+    clients.assert_recorded()
+    assert service.ask(ALICE) == OK
+    clients.point_at(nodes.url, **of["service"])
+    assert clients.check().status == 0
+
+
+@pytest.mark.parametrize("prefix", ["pbs:", "{}:"])
+def test_a_prefix_that_scatters_the_table_is_refused(prefix: str, clients: Clients) -> None:
+    clients.point_at("redis+cluster://127.0.0.1:1", key_prefix=prefix)
+    said = clients.check()
+    assert said.status == 78
+    assert f"key_prefix = {prefix}: with redis+cluster expected a hash tag in braces" in said.err
