@@ -217,10 +217,10 @@ class LoginTable:
         addresses = sorted({entry.target for entry in entries if entry.kind == "login"})
         self._delete([self.keys.login(address, own) for address in addresses for own in names[:1]])
         others: dict[str, list[Entry]] = {address: [] for address in addresses}
-        for address in addresses:
-            for other in self.entries(address):
-                if other.kind == "login" and other.left and self.name(other.record.user) != name:
-                    others[address].append(other)
+        # One look at every key for all addresses together: a SCAN of one address takes as long.
+        for other in self._listing.entries(others.__contains__, "", lambda _count: None) if others else ():
+            if other.kind == "login" and other.left and self.name(other.record.user) != name:
+                others[other.target].append(other)
         for address in addresses:
             self._hand_over(self.keys.login(address), name, others[address])
             for domain in names[1:]:

@@ -411,6 +411,23 @@ def test_revoking_a_user_leaves_the_login_of_another_that_a_foreign_writer_left(
     assert listed(table.entries()) == [("login", ADDRESS, "bob@example.net")]
 
 
+def test_revoking_a_user_looks_at_every_key_twice_however_many_addresses_he_has(redis_server: PrivateRedis) -> None:
+    with connect(RedisUrl.parse(redis_server.url), "", "") as client:
+        table = LoginTable(client, "t:")
+        for number in range(50):
+            table.record_login(f"192.0.2.{number}", Record(NOW, "pop3", "alice@example.com"), TTL)
+            table.record_login(f"192.0.2.{number}", Record(NOW, "pop3", "bob@example.com"), TTL)
+
+        def scans() -> int:
+            (said,) = client.ask([(b"INFO", b"commandstats")])
+            return int(said.partition(b"cmdstat_scan:calls=")[2].partition(b",")[0] or 0)
+
+        before = scans()
+        assert len(table.revoke_user("alice@example.com")) == 50
+        assert scans() - before == 2
+        assert {entry.record.user for entry in table.entries()} == {"bob@example.com"}
+
+
 def test_another_prefix_is_another_table(table: LoginTable, redis: Redis) -> None:
     for prefix in ("u:", "tt:", "t"):
         record_login(redis, ADDRESS, "alice@example.com", prefix=prefix)
