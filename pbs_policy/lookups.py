@@ -18,6 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from pbs_policy.acl import missing_right
 from pbs_policy.latency import Latency
 from pbs_policy.log import Log, printable
 from pbs_policy.question import Command
@@ -54,6 +55,8 @@ class Lookups:
         `latency`, where there is one, is told how long each request waited."""
         self._connector = Connector(url, user, password, probe_key, tls, sentinel)
         self._url = url
+        self._user = printable(user or "default")
+        self._prefix = probe_key.decode().removesuffix("probe")
         self._log = log
         self._line: Line | None = None
         self._latency = latency
@@ -184,7 +187,11 @@ class Lookups:
     def _report_trouble(self, trouble: str) -> None:
         # Several commands may each be refused, again and again: each is said once.
         if trouble not in self._troubles and len(self._troubles) < _MOST_TROUBLES:
-            self._log.error(f"Redis is unavailable at {self._url}: {printable(trouble)}")
+            right = missing_right(trouble, self._prefix)
+            if right:
+                self._log.error(f"the ACL user {self._user} lacks {right} at {self._url}: {printable(trouble)}")
+            else:
+                self._log.error(f"Redis is unavailable at {self._url}: {printable(trouble)}")
             self._troubles.add(trouble)
 
     def _report_connection(self, line: Line) -> None:

@@ -940,7 +940,8 @@ def test_too_few_rights_in_redis_are_unavailable(
     service = start_service(redis_url=server.url, redis_user="svc", redis_password_file=str(password))
     log_in(server)
     assert action_of(service)[0] == DEFER
-    assert service.waits_to_log("NOPERM")
+    assert service.waits_to_log("error: the ACL user svc lacks +pttl at redis://")
+    assert "unavailable" not in service.log()
 
 
 # --- the decision, through the wire ----------------------------------------------------------------------------

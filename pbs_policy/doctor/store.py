@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from pbs_policy.acl import missing_right
 from pbs_policy.bulk import escape_glob, scan_command
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.store_facts import StoreFacts
@@ -169,8 +170,8 @@ def check_write(redis: RedisClient, settings: Settings, place: str) -> Iterator[
             yield wrong("store.reachable", seen, place, mend)
             return
         user = settings.redis_user or "default"
-        yield wrong("store.write", f"the script's user {user} cannot record a login: {said}", place,
-                    f"ACL SETUSER {user} ~{settings.key_prefix}* +set +select")  # fmt: skip
+        seen = f"the script's user {user} cannot record a login{_lack(said, settings)}: {said}"
+        yield wrong("store.write", seen, place, f"ACL SETUSER {user} ~{settings.key_prefix}* +set +select")
     else:
         yield good("store.write", f"the script's user {settings.redis_user or 'default'} can record logins", place)
 
@@ -183,14 +184,20 @@ def check_read(table: LoginTable, settings: Settings, place: str) -> Iterator[Fi
         table.read([keys.deny("192.0.2.1")], [keys.login("192.0.2.1")])
         table.read([keys.probe])
     except StoreUnavailable as error:
-        if "permission" not in str(error).lower():
+        if not missing_right(str(error), settings.key_prefix):
             raise
         user = settings.redis_user or "default"
-        seen = f"the service's user {user} cannot look logins up: {printable(str(error), 200)}"
+        said = printable(str(error), 200)
+        seen = f"the service's user {user} cannot look logins up{_lack(said, settings)}: {said}"
         mend = f"ACL SETUSER {user} %R~{settings.key_prefix}* +get +mget +pttl +select"
         yield wrong("store.read", seen, place, mend)
     else:
         yield good("store.read", f"the service's user {settings.redis_user or 'default'} can look logins up", place)
+
+
+def _lack(said: str, settings: Settings) -> str:
+    right = missing_right(said, settings.key_prefix)
+    return f", it lacks {right}" if right else ""
 
 
 def check_ends(redis: RedisClient, settings: Settings) -> Iterator[Finding]:

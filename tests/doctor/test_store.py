@@ -179,9 +179,9 @@ def test_a_user_who_may_do_too_much_is_a_warning(with_users: PrivateRedis, user:
 def test_a_user_who_may_do_too_little_is_a_fault(with_users: PrivateRedis) -> None:
     settings = settings_of(redis_user="reader")
     found = faults(store.check_write(asking(with_users, "reader", "reader"), settings, ""))
-    assert "cannot record a login" in found["store.write"].seen
+    assert "cannot record a login, it lacks +set: " in found["store.write"].seen
     found = faults(store.check_read(LoginTable(asking(with_users, "blind", "blind"), "pbs:"), settings, ""))
-    assert "cannot look logins up" in found["store.read"].seen
+    assert "cannot look logins up, it lacks ~pbs:*: " in found["store.read"].seen
 
 
 def test_trying_to_write_leaves_nothing_that_permits(redis: Redis) -> None:
