@@ -80,6 +80,24 @@ def test_the_service_shows_its_password_to_redis_alone(
     assert SECRET not in service.log()
 
 
+def test_the_password_for_sentinels_is_shown_to_them_alone(
+    own_redis: Redises, password_file: str, start_service: Callable[..., Service]
+) -> None:
+    place = own_redis(*NO_AUTH_COMMAND).url.removeprefix("redis://").partition("/")[0]
+    settings = {"redis_url": f"redis+sentinel://{place}/mymaster", "sentinel_password_file": password_file}
+    service = start_service(**settings)
+    assert service.waits_to_log("an error that repeats the password")
+    result = subprocess.run(
+        [*CLI, "-c", str(service.settings_file), "list"], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert "an error that repeats the password" in result.stderr
+    script = log_in(ALICE, "-c", str(service.settings_file), "pop3")
+    assert b"an error that repeats the password" in script.stderr
+    shown = "".join(map(shown_of, processes_of(service)))
+    service.stop()
+    assert SECRET not in shown + service.log() + result.stdout + result.stderr + script.stderr.decode()
+
+
 @pytest.mark.parametrize(
     "command",
     ["list", "check 192.0.2.7", "denied", "stats", "report", "export", "config", "config -n", "config --json"],

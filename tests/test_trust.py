@@ -45,7 +45,9 @@ def test_nothing_starts_on_a_file_that_everybody_can_change(tmp_path: Path, mode
         doubts_of(file, *overrides)
 
 
-@pytest.mark.parametrize("name", ["redis_password_file", "redis_tls_key_file", "redis_tls_cert_file"])
+@pytest.mark.parametrize(
+    "name", ["redis_password_file", "sentinel_password_file", "redis_tls_key_file", "redis_tls_cert_file"]
+)
 def test_a_secret_that_everybody_can_read_deserves_a_warning(tmp_path: Path, name: str) -> None:
     file, secret = make(tmp_path / "conf", 0o644), make(tmp_path / "secret", 0o644)
     expected = f"{secret} ({name}) can be read by everybody (mode 0644): chmod o-r"
