@@ -1,6 +1,5 @@
 """The documents say what is so: commands, settings, snippets, links and quoted log lines, against the program."""
 
-import ast
 import re
 import shlex
 import subprocess
@@ -14,7 +13,6 @@ from pbs_policy.cli import cli
 TOP = Path(__file__).parent.parent
 DOCS = sorted((TOP / "docs").rglob("*.md"))
 PAGES = [TOP / "README.md", *DOCS]
-OURS = ("error: ", "warning: ", "info: ", "pbs-postlogin: error: ")
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -35,24 +33,6 @@ def command_lines() -> list[str]:
         found.update(line.strip() for line in re.findall(r"^ *(?:sudo )?(pbs-policy [a-z-].*)$", text, re.MULTILINE))
     # With "[", "..." or a backslash it is a synopsis; tests/test_docs.py compares those with the program.
     return sorted({line.partition(" #")[0].strip() for line in found if not re.search(r"\[|\.\.\.|\\", line)})
-
-
-def template(node: ast.AST) -> str:
-    """A regular expression for what a string in the code can become; empty for what is too short to tell."""
-    if isinstance(node, ast.JoinedStr):
-        parts = [p.value if isinstance(p, ast.Constant) else None for p in node.values]
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        parts = [node.value, None]
-    else:
-        return ""
-    if sum(len(p) for p in parts if isinstance(p, str)) < 12:
-        return ""
-    return "".join(".*" if p is None else re.escape(str(p)) for p in parts)
-
-
-def templates() -> list[str]:
-    files = [*(TOP / "pbs_policy").rglob("*.py"), *(TOP / "dovecot-hooks").glob("pbs[-_]postlogin*")]
-    return [t for file in files for node in ast.walk(ast.parse(file.read_text())) if (t := template(node))]
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("sh"))
@@ -85,16 +65,6 @@ def test_each_page_is_in_the_index() -> None:
     for page in DOCS:
         name = str(page.relative_to(TOP / "docs"))
         assert name == "README.md" or f"({name})" in index, name
-
-
-def test_each_log_line_of_ours_in_troubleshooting_occurs_in_the_code() -> None:
-    lines = re.findall(r"^### `(.*)`$", (TOP / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
-    ours = [line for line in lines if line.startswith(OURS)]
-    known = templates()
-    assert len(ours) > 5
-    for line in ours:
-        text = re.sub(r"^(pbs-postlogin: )?\w+: ", "", line)
-        assert any(re.fullmatch(t, text, re.DOTALL) for t in known), line
 
 
 def test_each_check_of_doctor_that_is_named_is_in_its_reference() -> None:
