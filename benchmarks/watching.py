@@ -25,6 +25,9 @@ from pbs_policy.redis_url import RedisUrl
 
 NOBODY, WATCHED, STALLED = "nobody watches", "watched", "watched by one that stands still"
 CONNECTIONS = 100
+EVENTS = 10_000
+"""Decisions a second from which on the bar holds."""
+
 GROWTH = 2_000_000
 """Bytes that the service may gain from the first round to the last: what malloc and the collector take at times."""
 
@@ -76,7 +79,13 @@ def run(bench: Bench) -> Section:
     section.blocks.append(said)
     for name in (WATCHED, STALLED):
         cost = ratio(*([_cost(each) for each in series[of]] for of in (name, NOBODY)))
-        section.bars.append(at_most(f"CPU of the service a request, {name}", 1.05, cost))
+        bar = at_most(f"CPU of the service a request, {name}", 1.05, cost)
+        reached = median(each.outcome.rate for each in series[name])
+        if reached < EVENTS:
+            # Every decision is published then, and each costs its part: that is not what the bar is about.
+            measured = f"{cost} at {thousands(reached)} thousand/s: too few to judge the bar"
+            bar = Bar(bar.what, f"{bar.wanted} from {thousands(EVENTS)} thousand/s on", measured, None)
+        section.bars.append(bar)
         rate = ratio(*([each.outcome.rate for each in series[of]] for of in (name, NOBODY)))
         section.bars.append(Bar(f"rate, {name}", "stated", str(rate), None))
         grown = sizes[name][-1] - sizes[name][0]

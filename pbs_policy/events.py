@@ -31,9 +31,9 @@ from pbs_policy.protocol import Request
 INTERVAL = 0.2
 """Seconds between two messages: what people take for at once."""
 
-MOST = 500
-"""Decisions in one message: 2,500 a second, more than anybody reads. Writing that many down takes 1 % of a core,
-however many more there are; 0.1 MB, at the very most 0.8 MB."""
+MOST = 200
+"""Decisions in one message: 1,000 a second, more than anybody reads. Writing that many down takes 0.5 % of a core,
+however many more there are; 40 kB, at the very most 0.3 MB."""
 
 
 class Events:

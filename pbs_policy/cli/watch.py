@@ -26,7 +26,7 @@ def watch(session: Session, lines: bool, pattern: str) -> int:
 
     Keys: q quits, p or the blank pauses the events, / filters them, s sorts who may relay, Esc ends a filter.
 
-    The services publish their decisions only while somebody watches, at most 2,500 a second each; how many were left
+    The services publish their decisions only while somebody watches, at most 1,000 a second each; how many were left
     out is said. Times are UTC. Of a table with more than 10,000 keys, only logins from addresses whose decisions
     were seen are shown.
 
