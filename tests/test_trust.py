@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,18 @@ def test_the_service_warns_at_its_start_and_runs(start_service: Callable[..., Se
     password.write_text("secret\n")
     service = start_service(redis_url="unix:///nonexistent/redis.sock", redis_password_file=str(password))
     assert f"warning: not safe: {password} (redis_password_file) can be read by everybody" in service.log()
+
+
+def test_settings_that_everybody_can_change_are_not_read_anew(start_service: Callable[..., Service]) -> None:
+    service = start_service(redis_url="unix:///nonexistent/redis.sock", log_decisions="all")
+    service.settings_file.write_text(service.settings_file.read_text() + "ttl = 9m\n")
+    service.settings_file.chmod(0o666)
+    service.process.send_signal(signal.SIGHUP)
+    assert service.waits_to_log("can be changed by everybody (mode 0666): chmod o-w")
+    assert service.waits_to_log("the settings were not read anew")
+    service.settings_file.chmod(0o644)
+    service.process.send_signal(signal.SIGHUP)
+    assert service.waits_to_log("the settings were read anew")
 
 
 def test_the_service_does_not_start_on_settings_that_everybody_can_change(tmp_path: Path) -> None:

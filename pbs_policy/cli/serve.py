@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from pbs_policy.cli.session import Session
+
+if TYPE_CHECKING:
+    from pbs_policy.settings import Settings
+    from pbs_policy.sources import Value
 
 
 class _IsRoot(click.ClickException):
@@ -41,6 +46,15 @@ def serve(session: Session, allow_root: bool) -> None:
             "`runuser -u pbs-policy -- pbs-policy serve`, or serve --allow-root"
         )
     log = Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json")
-    for doubt in find_doubts(session.file or DEFAULT_FILE, settings):
-        log.warning(f"not safe: {doubt}")
-    run(settings, values, log, session.load)
+
+    def look(settings: Settings) -> None:
+        for doubt in find_doubts(session.file or DEFAULT_FILE, settings):
+            log.warning(f"not safe: {doubt}")
+
+    def load_again() -> tuple[Settings, dict[str, Value]]:
+        loaded = session.load()
+        look(loaded[0])
+        return loaded
+
+    look(settings)
+    run(settings, values, log, load_again)
