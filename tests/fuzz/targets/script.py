@@ -10,7 +10,7 @@ from typing import Any
 
 import hiredis
 
-from pbs_policy import settings
+from pbs_policy import log, settings
 from pbs_policy.address import AddressError
 from pbs_policy.keys import Keys
 from pbs_policy.records import parse_record
@@ -27,7 +27,7 @@ WORDS = (
 
 PASSWORD = "s3cr3t-word"
 _FILES = (
-    "", "sender_match = domain\nuser_domain = Example.com\nkey_prefix = x:\nttl = 90",
+    "", "sender_match = domain\nuser_domain = Example.com\nkey_prefix = x:\nttl = 90\nlog_logins = yes",
     "ipv6_prefix = 64\nnever_record = 192.0.2.0/28, 2001:db8:1::/48\nservices = imap\nrecord_master_logins = yes",
     "redis_password_file = /password\nredis_user = hook\nredis_url = redis://127.0.0.1/3",
     "key_prefix = {pbs}:\nredis_password_file = /password\nredis_url = redis+cluster://127.0.0.1,[::1]:7000",
@@ -85,6 +85,8 @@ def run(data: bytes) -> None:
     redis = _Redis(says)
     _recorder.connect = lambda *_: redis
     _recorder.read_file = lambda path: PASSWORD if path == "/password" else text
+    logged: list[str] = []
+    _recorder.log_login = lambda _, line: logged.append(line)
     failed = False
     try:
         _recorder.record_login("FILE", service, environment)
@@ -92,6 +94,10 @@ def run(data: bytes) -> None:
         failed = True
         if "password" in text and PASSWORD.encode() not in b" ".join(environment.values()):
             assert PASSWORD not in str(error), error
+    for line in logged:
+        user = environment[b"USER"].decode("utf-8", "surrogateescape")
+        assert line.isprintable()
+        assert not user or f" user={log.value(user)} service=" in line
     file: Any = _File(text)
     known, _ = settings.load(file)
     _check(known, redis.sent, environment, failed)
