@@ -136,8 +136,8 @@ def test_a_master_cf_snippet_is_understood_without_a_warning(snippet: Snippet, t
     entries, parameters = postconf(tmp_path, "-M"), postconf(tmp_path, "-P")
     assert (entries.stderr, parameters.stderr) == ("", "")
     assert " ".join(snippet.text.split()) in " ".join(entries.stdout.split())
-    for given in snippet.text.split("-o ")[1:]:
-        assert given.strip().replace("=", " = ", 1) in parameters.stdout
+    for name, text in re.findall(r"-o (\w+)=(.*)", snippet.text):
+        assert f"{name} = {text}" in parameters.stdout
 
 
 @of("haproxy")

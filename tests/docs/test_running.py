@@ -110,7 +110,7 @@ SCENES = {
         *of("docs/install.md", 1, 2),
         *of("docs/tutorial.md", 4),
         *of("docs/howto/debian.md", 1),
-        *of("docs/howto/smtp-auth.md", 1, 3),
+        *of("docs/howto/smtp-auth.md", 3, 5),
         *of("docs/tutorial.md", 4),
         *of("docs/tutorial.md", 11, 12),
     ],

@@ -19,7 +19,13 @@ CHECK = "smtpd_relay_restrictions"
 _ASK = "timeout=2s, try_limit=1, { default_action = DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now }"
 _SCRIPT = "/usr/local/lib/pbs-policy/pbs-postlogin"
 _DROP_IN = "/etc/dovecot/conf.d/99-pbs-policy.conf"
-_LISTEN_UNIX = "printf 'listen = unix:/var/spool/postfix/pbs-policy/policy\\n' >/etc/pbs-policy/pbs-policy.conf"
+_STOP = "systemctl stop pbs-policy.socket pbs-policy"
+# Without the units, which let the service listen where they say alone.
+_LISTEN_UNIX = (
+    f"{_STOP}; systemd-run --quiet --unit direct -p User=pbs-policy /usr/local/bin/pbs-policy "
+    "--set listen=unix:/var/spool/postfix/pbs-policy/policy serve; "
+    "for i in $(seq 100); do [ -S /var/spool/postfix/pbs-policy/policy ] && break; sleep 0.1; done"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer(("127.0.0.1", 10040), Handler).serve_forever()
 """
     return (
-        f"systemctl stop pbs-policy; cat >/root/stand-in.py <<'END'\n{program}END\n"
+        f"{_STOP}; cat >/root/stand-in.py <<'END'\n{program}END\n"
         "systemd-run --quiet --unit stand-in python3 /root/stand-in.py; "
         "for i in $(seq 100); do ss -ltn | grep -q 127.0.0.1:10040 && break; sleep 0.1; done"
     )
@@ -58,21 +64,21 @@ socketserver.ThreadingTCPServer(("127.0.0.1", 10040), Handler).serve_forever()
 
 FAULTS = [
     Fault("nobody has logged in", "true"),
-    Fault("the service is stopped", "systemctl stop pbs-policy"),
+    Fault("the service is stopped", _STOP),
     Fault("another port in main.cf", _asks("inet:127.0.0.1:10041")),
     Fault("the service hangs", "systemctl kill --signal=STOP pbs-policy"),
     Fault("Redis is stopped", "systemctl stop redis-server"),
     Fault(
         "an absolute path to a socket, chrooted",
-        f"{_LISTEN_UNIX}; install -d -o pbs-policy -g postfix -m 2750 /var/spool/postfix/pbs-policy; "
-        "systemctl restart pbs-policy; postconf -F smtp/inet/chroot=y; "
+        f"install -d -o pbs-policy -g postfix -m 2750 /var/spool/postfix/pbs-policy; {_LISTEN_UNIX}; "
+        "postconf -F smtp/inet/chroot=y; "
         + _asks("unix:/var/spool/postfix/pbs-policy/policy"),
     ),
     Fault("a socket that nobody made", _asks("unix:pbs-policy/policy")),
     Fault(
         "a socket's folder that is closed to Postfix",
-        f"{_LISTEN_UNIX}; install -d -o pbs-policy -m 700 /var/spool/postfix/pbs-policy; "
-        "systemctl restart pbs-policy; " + _asks("unix:pbs-policy/policy"),
+        f"install -d -o pbs-policy -m 700 /var/spool/postfix/pbs-policy; {_LISTEN_UNIX}; "
+        + _asks("unix:pbs-policy/policy"),
     ),
     Fault("another service answers an empty action", _stand_in("action=\\n\\n")),
     Fault("another service answers something else", _stand_in("hello\\n\\n")),
@@ -98,10 +104,12 @@ FAULTS = [
 ]
 
 _SOUND = """
-systemctl stop stand-in 2>/dev/null
+systemctl stop stand-in direct 2>/dev/null
 systemctl kill --signal=CONT pbs-policy redis-server 2>/dev/null
+systemctl stop pbs-policy.socket pbs-policy
 rm -rf /etc/postfix /etc/dovecot /etc/pbs-policy /usr/local/lib/pbs-policy /var/spool/postfix/pbs-policy
 tar -C / -xpf /root/sound.tar
+systemctl start pbs-policy.socket
 systemctl restart redis-server pbs-policy dovecot postfix
 redis-cli flushall
 until ss -ltn | grep -q :25 && ss -ltn | grep -q :993 && ss -ltn | grep -q :10040; do sleep 0.1; done
@@ -110,11 +118,10 @@ until ss -ltn | grep -q :25 && ss -ltn | grep -q :993 && ss -ltn | grep -q :1004
 
 def install(host: MailHost) -> None:
     """Follow the tutorial to where everything is in place, and remember that."""
-    for step in snippets(TOP / "docs" / "tutorial.md")[:5]:
-        if step.kind == "ini":
-            (host.root / "etc/systemd/system/pbs-policy.service").write_text(step.text)
-        else:
-            done = host.run(step.text)
+    for step in snippets(TOP / "docs" / "tutorial.md"):
+        done = host.run(step.text)
+        if "install-postfix --apply" in step.text:
+            break
     assert "written: /etc/postfix/main.cf" in done.stdout, done.stdout
     done = host.run(
         "tar -C / -cpf /root/sound.tar etc/postfix etc/dovecot etc/pbs-policy usr/local/lib/pbs-policy"
