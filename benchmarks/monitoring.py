@@ -52,8 +52,8 @@ def run(bench: Bench) -> Section:
         rows += [[str(connections), asked, name, *_columns(each)] for name, each in series.items()]
         cost = ratio(*([_cost(each) for each in series[name]] for name in (ON, OFF)))
         what = f"processor time for a request with metrics, times that without ({connections} connections, {asked})"
-        # The median of the ratios within each round: the whole machine has slow rounds, and both stand in each. Beside
-        # it the ratio of the best repetitions: whatever disturbs one makes it dearer.
+        # The median of the ratios within each round: the whole machine has slow rounds, and both stand in each.
+        # Beside it the ratio of the best repetitions: whatever disturbs one makes it dearer.
         best = min(map(_cost, series[ON])) / min(map(_cost, series[OFF]))
         measured = f"{cost.of_rounds:.3f} (of the best {best:.3f})"
         section.bars.append(Bar(what, f"at most {MOST:.2f}", measured, cost.of_rounds <= MOST))

@@ -104,6 +104,23 @@ def test_a_request_of_three_rounds_waited_from_its_first_to_its_last(clock: Cloc
     assert latency.total == pytest.approx(0.010)
 
 
+def test_requests_of_several_first_rounds_that_end_together_are_each_counted_from_their_own(
+    clock: Clock, latency: Latency
+) -> None:
+    begun: list[float] = []
+
+    def go_on(values: object, replies: object) -> None:
+        begun.append(latency.go_on())
+
+    for _ in range(2):
+        batch_of(latency, go_on, go_on).answer(report)
+        clock.now += 0.02
+    last = batch_of(latency, *[lambda *_: latency.settle(begun.pop()) for _ in range(4)], further=4)
+    last.answer(report)
+    assert counted(latency) == {0.025: 2, 0.05: 2}
+    assert latency.total == pytest.approx(0.12)
+
+
 def test_what_the_service_asks_for_itself_is_not_counted(clock: Clock, latency: Latency) -> None:
     batch = batch_of(latency, settled, settled, further=2)
     batch.answer(report)

@@ -28,8 +28,9 @@ def numbers(decisions: float = 0.0, connections: float = 0.0, watchers: float = 
 def test_what_is_counted_and_open_is_added_up_and_of_the_watchers_the_most_are_told() -> None:
     board = Board(3)
     board.post(0, numbers(3, 10, 1))
-    board.post(2, numbers(4, 20, 2))
-    assert total(board.read_all()) == numbers(7, 30, 2)
+    board.post(1, numbers(1, 5, 2))
+    board.post(2, numbers(4, 20, 1))
+    assert total(board.read_all()) == numbers(8, 35, 2)
 
 
 def test_nothing_is_read_of_a_worker_that_has_not_posted() -> None:
