@@ -172,7 +172,10 @@ def writer_to(place: str, environment: Mapping[str, str]) -> Writer:
 
 def standard_error(environment: Mapping[str, str]) -> Stream | Journal:
     """Standard error, or the journal where it is that: systemd.exec(5), JOURNAL_STREAM."""
-    descriptor = sys.stderr.fileno()
+    try:
+        descriptor = sys.stderr.fileno()
+    except OSError:
+        return Stream()  # it is no file: whoever calls us in his own process catches what we say
     status = os.fstat(descriptor)
     if environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
         return Journal(descriptor)

@@ -22,6 +22,7 @@ class Shipped(NamedTuple):
 SHIPPED = {
     "dovecot-hooks": Shipped("dovecot-hooks", "the post-login script and its configuration for Dovecot"),
     "man": Shipped("docs/man", "manual pages: man -l FILE"),
+    "monitoring": Shipped("docs/monitoring", "alert rules for Prometheus and a dashboard for Grafana"),
     "postfix-examples": Shipped("postfix-examples", "lines for main.cf"),
     "systemd": Shipped("systemd", "the units of the service"),
 }

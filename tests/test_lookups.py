@@ -296,7 +296,7 @@ class Writer:
         self._replies = hiredis.Reader()
 
     async def __call__(self, *command: str | bytes | int) -> Any:
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one item only
+        packed = pack(tuple(str(part) if isinstance(part, int) else part for part in command))
         self._writer.write(packed)
         while (reply := self._replies.gets()) is False:
             data = await self._reader.read(65536)

@@ -99,4 +99,4 @@ def test_what_does_not_ship_is_an_error_that_says_what_does(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pbs = commands_with(own_settings(tmp_path, monkeypatch), capsys)
-    assert is_one_error(pbs("path", name), 64, f"there is no '{name}'; there are dovecot-hooks, man")
+    assert is_one_error(pbs("path", name), 64, f"there is no '{name}'; there are dovecot-hooks, man, ")

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.matrix import page, pythons
@@ -17,7 +18,9 @@ from tests.matrix.tree import TO_BUILD, CannotRun, Tree, need_root_and_debootstr
 
 WORK = TOP / "build" / "matrix"
 PAGE = TOP / "docs" / "matrix.md"
-STORES = {"bookworm": ("redis",), "trixie": ("redis", "valkey")}
+STORES = {"bookworm": ("redis",), "trixie": ("redis", "valkey"), "forky": ("redis",)}
+"""The Debians, and what each is told the story with. forky is the next one: it shows what is to come."""
+
 WAYS = ("wheel, venv", "wheel, pipx", "Debian package")
 
 _AS_README = """\
@@ -69,8 +72,8 @@ def _stories(suites: list[str], ways: list[str], writes: bool) -> int:
             for store in STORES[suite]:
                 told.append(_tell(base, way, store, package if way == "Debian package" else wheel))
                 _say(f"{suite}, {store}, {way}: {told[-1].error or 'all right'}, {told[-1].seconds:.0f} s")
-    if writes:
-        page.write(PAGE, stories=page.stories(told, wheel.name, lintian))
+                if writes:  # after each: the next one may take long
+                    page.write(PAGE, stories=page.stories(told, wheel.name, lintian))
     return int(any(each.error for each in told))
 
 
@@ -149,24 +152,26 @@ def _take(told: Told, output: str) -> None:
 
 def _pythons(suites: list[str], tests: list[str], writes: bool) -> int:
     outcomes: list[Outcome] = []
+    for outcome in _outcomes(suites, tests):
+        outcomes.append(outcome)
+        _say(f"Python {outcome.python}, {outcome.where}: {outcome.counts}, {outcome.seconds:.0f} s")
+        if writes:  # after each: the next one may take long
+            page.write(PAGE, pythons=page.pythons(outcomes, tests))
+    return int(any(each.failed for each in outcomes if each.where != pythons.ABSENT))
+
+
+def _outcomes(suites: list[str], tests: list[str]) -> Iterator[Outcome]:
     for minor in pythons.WANTED:
         python = pythons.find(minor)
         if python is None:
-            outcomes.append(Outcome(minor, "not to be had here", {}))
+            yield Outcome(minor, pythons.ABSENT, {})
             continue
-        outcomes.append(pythons.on_this_host(python, WORK / "venv", tests))
-        _say(f"Python {outcomes[-1].python}: {outcomes[-1].counts}")
-    oldest = pythons.find(pythons.WANTED[0])
-    if oldest is not None:
-        outcomes.append(pythons.on_this_host(oldest, WORK / "venv", tests, lowest=True))
-        _say(f"{pythons.LOWEST}: {outcomes[-1].counts}")
+        yield pythons.on_this_host(python, WORK / "venv", tests)
+        if minor == pythons.WANTED[0]:
+            yield pythons.on_this_host(python, WORK / "venv", tests, lowest=True)
     for suite in suites:
         with Tree.base(WORK, suite).copy(WORK / f"{suite}-tests") as tree:
-            outcomes.append(pythons.in_tree(tree, tests))
-            _say(f"{suite}: {outcomes[-1].counts}")
-    if writes:
-        page.write(PAGE, pythons=page.pythons(outcomes, tests))
-    return int(any(each.failed for each in outcomes if each.counts or each.where != "not to be had here"))
+            yield pythons.in_tree(tree, tests)
 
 
 def _say(text: str) -> None:

@@ -216,6 +216,7 @@ class Story:
         yield "the service is stopped: relaying waits, inbound mail is untouched", self.without_service
         yield "the service is back: a login permits again", self.with_service
         if self.remove_package:
+            yield "the package is put over itself, as an upgrade does it: logins go on and permit", self.upgrade
             yield "the package does not go while Dovecot names its script by hand", self.refuse_removal
             yield "the package is removed: logins go on, main.cf is as it was", self.remove
             yield "the package is purged: no file of it is left", self.purge
@@ -317,6 +318,13 @@ class Story:
         wait_until(lambda: relay(CLIENT, 4) in REFUSED, "Postfix relays for nobody")
         pop3(4)
         imap(6)
+
+    def upgrade(self) -> None:
+        own = SETTINGS.read_text()
+        for package in Path("/root").glob("pbs-policy_*.deb"):
+            run("dpkg", "--install", str(package))
+        expect(SETTINGS.read_text(), own)
+        self.permitted(6, imap)
 
     def refuse_removal(self) -> None:
         by_hand = Path("/etc/dovecot/conf.d/95-by-hand.conf")

@@ -22,6 +22,7 @@ TOP = Path(__file__).parent.parent.parent
 WANTED = ("3.11", "3.12", "3.13", "3.14")
 """Every minor version from pyproject's lower bound to the newest that has been released."""
 
+ABSENT = "not on this host"
 LOWEST = "the oldest versions that pyproject.toml allows"
 
 _PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly")
@@ -63,8 +64,9 @@ def on_this_host(python: str, folder: Path, tests: list[str], lowest: bool = Fal
     ).stdout.strip()  # fmt: skip
     start = time.monotonic()
     done = subprocess.run(
-        [folder / "bin" / "python", *_PYTEST, *tests], cwd=TOP, capture_output=True, text=True, check=False
-    )
+        [folder / "bin" / "python", *_PYTEST, *tests], cwd=TOP,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
     where = f"this host, {LOWEST}" if lowest else "this host"
     return _outcome(version, where, done.stdout, time.monotonic() - start)
@@ -110,6 +112,6 @@ def _outcome(version: str, where: str, output: str, seconds: float) -> Outcome:
     last = (output.strip().splitlines() or [""])[-1]
     counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
     if not counts:
-        sys.stderr.write(output[-3000:] + "\n")
+        sys.stderr.write(f"{output[-3000:]}\nmatrix: pytest did not come to its end\n")
     failures = tuple(re.findall(r"(?m)^(?:FAILED|ERROR) (\S+)", output))
     return Outcome(version, where, counts, seconds, failures)

@@ -24,6 +24,7 @@ TO_BUILD = ("build-essential", "lintian")
 """What building the Debian package takes besides what debian/control asks for."""
 
 _SOURCES = Path("/etc/apt")
+_SCRIPTS = Path("/usr/share/debootstrap/scripts")  # one for each suite; a newer one is made like the newest, sid
 _SECONDS = 1_800  # for one command in a tree: a mirror may be slow
 
 
@@ -49,8 +50,9 @@ class Tree:
             folder.mkdir(parents=True, exist_ok=True)
             packages = [*PACKAGES, *(["valkey-server"] if suite != "bookworm" else [])]
             command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, str(tree.path)]
+            command += [mirror(), *(["sid"] if not (_SCRIPTS / suite).exists() else [])]
             with (folder / f"{suite}.log").open("wb") as log:
-                done = subprocess.run([*command, mirror()], stdout=log, stderr=log, check=False)
+                done = subprocess.run(command, stdout=log, stderr=log, check=False)
             if done.returncode:
                 raise CannotRun(f"debootstrap of {suite} failed: see {folder / suite}.log")
             # Without it a package's daemon would be started when it is installed.
