@@ -76,7 +76,7 @@ def test_each_run_replaces_its_own_section_of_the_page_alone(tmp_path: Path) -> 
 
 
 def test_the_page_names_the_tests_that_were_run_or_those_that_were_not() -> None:
-    every = [str(each.relative_to(page.TOP)) for each in (page.TOP / "tests").glob("test_*.py")]
+    every = [str(each.relative_to(pythons.TOP)) for each in (pythons.TOP / "tests").glob("test_*.py")]
     assert "`tests/test_cli.py`" in page.pythons([], ["tests/test_cli.py"])
     some = page.pythons([], [each for each in every if each != "tests/test_cli.py"])
     assert f"{len(every) - 1} files, all `tests/test_*.py` but `test_cli.py`." in some
