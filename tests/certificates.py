@@ -22,7 +22,9 @@ class Authority:
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
         own = self._paths(name)
-        self._openssl("req", "-x509", *self._request(own, name), "-days", "2")
+        # Python 3.13 asks an authority for it, and what it issues for the key identifiers (VERIFY_X509_STRICT).
+        purpose = ("-addext", "keyUsage = critical, keyCertSign, cRLSign")
+        self._openssl("req", "-x509", *self._request(own, name), "-days", "2", *purpose)
         self._own = own
 
     @property
@@ -34,7 +36,10 @@ class Authority:
         """A certificate of this authority for `subject_alternative`, such as `DNS:localhost`."""
         issued = self._paths(name)
         request, extensions = issued.certificate.with_suffix(".csr"), issued.certificate.with_suffix(".ext")
-        extensions.write_text(f"subjectAltName = {subject_alternative}\nbasicConstraints = critical, CA:false\n")
+        extensions.write_text(
+            f"subjectAltName = {subject_alternative}\nbasicConstraints = critical, CA:false\n"
+            "subjectKeyIdentifier = hash\nauthorityKeyIdentifier = keyid\n"
+        )
         self._openssl("req", *self._request(issued, name)[:-2], "-out", request)
         self._openssl(
             *("x509", "-req", "-in", request, "-days", "2", "-extfile", extensions, "-out", issued.certificate),
