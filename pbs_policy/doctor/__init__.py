@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pbs_policy.doctor import dovecot, last_login, postfix, postfix_lists, script, service, store, trial, use
 from pbs_policy.doctor.dovecot import Hook
 from pbs_policy.doctor.dovecot_config import DovecotConfig, DovecotFault, read_dovecot
-from pbs_policy.doctor.finding import Finding, NotLookedAt, not_looked_at, where, wrong
+from pbs_policy.doctor.finding import Finding, NotLookedAt, is_for_root, not_looked_at, where, wrong
 from pbs_policy.doctor.host import Host
 from pbs_policy.doctor.postfix_config import PostfixConfig, read_postfix
 from pbs_policy.doctor.store_facts import gather
@@ -147,6 +147,9 @@ class Doctor:
             file = f" -c {self.dovecot_file}" if self.dovecot_file else ""
             yield wrong("dovecot.configuration", str(error), error.place, f"doveconf -n{file}")
             return
+        for file in config.unread:
+            why = f"what stands in {file} is not known: Permission denied"
+            yield not_looked_at("dovecot.configuration", why, file)
         hooks += dovecot.find_hooks(config)
         yield from dovecot.check_logins(config)
         yield from script.check_script(hooks, self.settings, self.values, self.host)
@@ -168,8 +171,13 @@ class Doctor:
             yield from store.check_ends(redis, self.settings)
             tables.append(table)
         except (StoreUnavailable, SettingsError) as error:
-            yield wrong("store.reachable", f"Redis at {self.settings.redis_url} is unavailable: {error}", place,
-                        "systemctl status redis-server; redis_url, redis_user, redis_password_file")  # fmt: skip
+            seen = f"Redis at {self.settings.redis_url} is unavailable: {error}"
+            if is_for_root(seen):
+                # The service's user may well reach what we may not: its socket, its password.
+                yield not_looked_at("store.reachable", f"Redis at {self.settings.redis_url}: {error}", place)
+            else:
+                yield wrong("store.reachable", seen, place,
+                            "systemctl status redis-server; redis_url, redis_user, redis_password_file")  # fmt: skip
         ways = {hook.settings_file: hook for hook in hooks}
         for hook in ways.values():
             yield from self._examine_script_access(hook)

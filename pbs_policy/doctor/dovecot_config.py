@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from pbs_policy.doctor.finding import NotLookedAt
+from pbs_policy.doctor.finding import NotLookedAt, is_for_root
 from pbs_policy.doctor.host import Host
 
 _MOST_INCLUDES = 20  # files inside files: one that includes itself comes to an end
@@ -48,6 +48,8 @@ class DovecotConfig:
     file: str
     effective: tuple[Line, ...]
     written: tuple[Line, ...]
+    unread: tuple[str, ...] = ()
+    """Included files that we may not read: where that is no error to doveconf (!include_try), it goes on without."""
 
     def value(self, blocks: Path, name: str) -> str:
         """The effective value of a setting; "" where it has its default."""
@@ -95,8 +97,9 @@ def read_dovecot(host: Host, file: str = "") -> DovecotConfig:
     named = re.match(r"# \S+ \([^)]*\): (\S+)", answer.out)
     file = file or (named[1] if named else "/etc/dovecot/dovecot.conf")
     written: list[Line] = []
-    _read_file(host, file, [], written, 0)
-    return DovecotConfig(file, tuple(parse_lines(answer.out, "doveconf")), tuple(written))
+    unread: list[str] = []
+    _read_file(host, file, [], written, unread, 0)
+    return DovecotConfig(file, tuple(parse_lines(answer.out, "doveconf")), tuple(written), tuple(unread))
 
 
 def parse_lines(text: str, file: str) -> Iterator[Line]:
@@ -104,18 +107,22 @@ def parse_lines(text: str, file: str) -> Iterator[Line]:
     yield from (line for line in _parse(text, file, []) if not line.name.startswith("!"))
 
 
-def _read_file(host: Host, file: str, blocks: list[str], written: list[Line], depth: int) -> None:
+def _read_file(
+    host: Host, file: str, blocks: list[str], written: list[Line], unread: list[str], depth: int
+) -> None:
     """Append the lines of `file`, and of what it includes, in the order in which Dovecot reads them."""
     try:
         text = host.read(file).decode("utf-8", "replace")
-    except NotLookedAt:
-        return  # doveconf has read it: the findings then name the file that includes it
+    except NotLookedAt as error:
+        if is_for_root(str(error)):
+            unread.append(file)
+        return  # else doveconf has read it: the findings then name the file that includes it
     for line in _parse(text, file, blocks):
         if not line.name.startswith("!include"):
             written.append(line)
         elif depth < _MOST_INCLUDES:
             for each in host.glob(str(PurePosixPath(file).parent / line.value)):
-                _read_file(host, each, blocks, written, depth + 1)
+                _read_file(host, each, blocks, written, unread, depth + 1)
 
 
 def _parse(text: str, file: str, blocks: list[str]) -> Iterator[Line]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
 from pbs_policy.sources import Value
 
 Level = Literal["good", "warning", "wrong", "not looked at"]
+
+
+AS_ROOT = "run doctor as root"
+"""How to see what only some may read."""
 
 
 class NotLookedAt(Exception):
@@ -43,7 +48,12 @@ def wrong(check: str, seen: str, place: str, mend: str) -> Finding:
 
 def not_looked_at(check: str, why: str, place: str = "", mend: str = "") -> Finding:
     """`why` it could not be looked at, and, where there is one, a way to do so."""
-    return Finding(check, "not looked at", why, place, mend)
+    return Finding(check, "not looked at", why, place, AS_ROOT if is_for_root(why) else mend)
+
+
+def is_for_root(why: str) -> bool:
+    """Whether it says that we may not look, and root might."""
+    return os.geteuid() != 0 and "Permission denied" in why
 
 
 def where(value: Value) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from pbs_policy import policy
-from pbs_policy.doctor.finding import Finding, good, warning, where, wrong
+from pbs_policy.doctor.finding import AS_ROOT, Finding, good, warning, where, wrong
 from pbs_policy.listener import Listener
 from pbs_policy.log import printable
 from pbs_policy.query import ask
@@ -38,7 +38,7 @@ def check_listener(listener: Listener, place: str) -> Finding:
     except TimeoutError:
         return wrong(check, f"{listener} accepts and does not answer", place, start)
     except PermissionError as error:
-        return Finding(check, "not looked at", f"{listener}: {error.strerror}", place, "run doctor as root")
+        return Finding(check, "not looked at", f"{listener}: {error.strerror}", place, AS_ROOT)
     except (OSError, ValueError) as error:
         return wrong(check, f"{listener} is not answered: {printable(str(error))}", place, start)
     took = time.monotonic() - began
