@@ -147,12 +147,12 @@ def test_a_reload_counts_and_one_with_a_fault_fails(installed: MailHost) -> None
 def test_restarts_under_load_close_nothing_and_lose_nothing(
     installed: MailHost, workers: str, tmp_path: Path
 ) -> None:
-    installed.run(f"echo 'workers = {workers}' >>/etc/pbs-policy/pbs-policy.conf; systemctl restart pbs-policy")
+    installed.run(f"echo 'workers = {workers}' >/etc/pbs-policy/pbs-policy.conf; systemctl restart pbs-policy")
     installed.run("touch /run/load; python3 /root/load.py >/run/load.out 2>/run/load.err </dev/null &")
     try:
         for _ in range(RESTARTS):
             done = installed.run("sleep 0.3; systemctl restart pbs-policy")
-            assert done.returncode == 0, done.stdout
+            assert done.returncode == 0, done.stdout + installed.run("journalctl -u pbs-policy -n 30").stdout
     finally:
         installed.run("rm -f /run/load")
     assert wait_until(lambda: bool(installed.run("cat /run/load.out").stdout.strip()), seconds=30)
