@@ -24,6 +24,7 @@ SHIPPED = {
     "man": Shipped("docs/man", "manual pages: man -l FILE"),
     "monitoring": Shipped("docs/monitoring", "alert rules for Prometheus and a dashboard for Grafana"),
     "postfix-examples": Shipped("postfix-examples", "lines for main.cf"),
+    "redis-examples": Shipped("redis-examples", "ACL users for Redis: script, service, administrator, Sentinel"),
     "systemd": Shipped("systemd", "the units of the service"),
 }
 

@@ -13,6 +13,7 @@ from redis import Redis, RedisError
 
 from pbs_policy.demo.daemons import PrivateDaemon, PrivateRedis, redis_program, wait_until
 from pbs_policy.demo.ports import free_port
+from pbs_policy.shipped import shipped
 from tests.certificates import Certificates
 
 SLOTS = 16384
@@ -22,10 +23,9 @@ TREE = os.environ.get("PBS_TREE", "")  # read before a test takes our variables 
 
 @dataclass(frozen=True)
 class Guard:
-    """What a Sentinel asks of its clients: TLS with their certificate, and a login as this user."""
+    """What a Sentinel asks of its clients: TLS with their certificate, a password of `pbs-sentinel`."""
 
     certificates: Certificates
-    user: str
     password: str
 
     def options(self, port: int) -> list[str]:
@@ -58,7 +58,7 @@ class Sentinel(PrivateDaemon):
         self._program = program
         self._socket = directory / "sentinel.sock"
         self._settings_file = directory / "sentinel.conf"
-        users = [f"user {guard.user} on >{guard.password} allchannels -@all +sentinel|get-master-addr-by-name",
+        users = [f"{shipped('redis-examples/sentinel.acl').read_text().strip()} >{guard.password}",
                  "user default on nopass ~* &* +@all"] if guard else []  # fmt: skip
         self._settings_file.write_text(
             "\n".join(

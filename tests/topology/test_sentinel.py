@@ -104,7 +104,7 @@ def test_sentinels_with_a_login_of_their_own_and_tls_lead_to_a_master_with_tls_a
     watched: Callable[..., Watched],
     password_file: Callable[[str], str],
 ) -> None:
-    guard = Guard(certificates, "asker", "of-sentinel")
+    guard = Guard(certificates, "of-sentinel")
     port = free_port()
     master = own_redis(*secure(certificates, port), "--requirepass", "of redis")
     places = watched(master, 'sentinel auth-pass mymaster "of redis"', guard, port, count=1)
@@ -112,7 +112,7 @@ def test_sentinels_with_a_login_of_their_own_and_tls_lead_to_a_master_with_tls_a
         "redis_tls_ca_file": str(certificates.authority),
         "redis_tls_cert_file": str(certificates.client_in_one_file),
         "redis_password_file": password_file("of redis"),
-        "sentinel_user": "asker",
+        "sentinel_user": "pbs-sentinel",
         "sentinel_password_file": password_file("of-sentinel"),
     }
     clients.point_at(places.url, **settings)

@@ -1,0 +1,203 @@
+"""The ACL users in redis-examples, on a real server: each role does its work, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis, RedisError
+from redis.exceptions import NoPermissionError
+
+from pbs_policy.cli import run
+from pbs_policy.demo.daemons import PrivateRedis, wait_until
+from pbs_policy.policy import DUNNO, OK
+from pbs_policy.redis_client import connect
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.shipped import shipped
+from tests.redis_clients import ALICE, BOB, Clients
+
+NEEDED = {
+    "script": {"set"},
+    "service": {
+        *("get", "mget", "pttl", "publish", "hset", "hincrby", "hlen", "expire"),
+        *("sadd", "srem", "scard", "pexpire", "set"),
+    },
+    "administrator": {
+        *("get", "mget", "pttl", "ttl", "scan", "set", "del", "watch", "multi", "exec", "hgetall", "scard"),
+        *("sismember", "subscribe", "info", "time", "acl|whoami"),
+    },
+}
+"""What each role says to Redis; besides, what everybody may say."""
+
+ROLES = list(NEEDED)
+
+OPEN_TO_EVERYBODY = {"auth", "hello", "quit", "reset"}
+"""What may be said before a login is not asked for in the rights of a user."""
+
+
+def line_of(role: str) -> str:
+    return shipped(f"redis-examples/{role}.acl").read_text().strip()
+
+
+@pytest.fixture
+def server(own_redis: Callable[..., PrivateRedis], tmp_path: Path) -> PrivateRedis:
+    """A Redis with the users as they are shipped, each with its role as password."""
+    users = tmp_path / "users.acl"
+    users.write_text("".join(f"{line_of(role)} >{role}\n" for role in ROLES))
+    # What is switched off is refused whatever the rights, and would prove nothing.
+    return own_redis("--aclfile", str(users), "--enable-debug-command", "yes", "--enable-module-command", "yes")
+
+
+def client(server: PrivateRedis, role: str) -> Redis:
+    return Redis(host="127.0.0.1", port=server.port, username=f"pbs-{role}", password=role, protocol=2)
+
+
+@pytest.fixture
+def act_as(
+    clients: Clients, server: PrivateRedis, password_file: Callable[[str], str]
+) -> Callable[..., dict[str, str]]:
+    """Point the clients at the server as this role, with further settings."""
+
+    def act(role: str, **settings: str) -> dict[str, str]:
+        login = {"redis_user": f"pbs-{role}", "redis_password_file": password_file(role)}
+        clients.point_at(server.url, **login, **settings)
+        return {"redis_url": server.url, **login, **settings}
+
+    return act
+
+
+def test_without_a_password_nobody_is_one_of_these_users(
+    own_redis: Callable[..., PrivateRedis], tmp_path: Path
+) -> None:
+    users = tmp_path / "users.acl"
+    users.write_text("".join(line_of(role) + "\n" for role in ROLES))
+    server = own_redis("--aclfile", str(users))
+    for role in ROLES:
+        for password in ("", "x", role):
+            with Redis(port=server.port) as redis, pytest.raises(RedisError, match="username-password pair"):
+                redis.execute_command("AUTH", f"pbs-{role}", password)
+
+
+def test_each_role_can_do_its_work(
+    clients: Clients, server: PrivateRedis, act_as: Callable[..., dict[str, str]], capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    rules = {"sender_match": "domain", "max_recipients_per_address": "2/1h", "auto_deny": "1h"}
+    act_as("service", **rules)
+    service = clients.start()
+    assert service.ask(ALICE) == DUNNO
+    act_as("script", **rules)
+    clients.assert_recorded()
+    with Redis(port=server.port) as redis:
+        redis.set("pbs:watching", "1", ex=60)
+    answers = [service.ask(ALICE, recipient=f"{number}@example.net", instance=str(number)) for number in range(8)]
+    assert answers[:2] == [OK, OK]
+    assert set(answers[2:]) == {DUNNO}
+    service.stop()  # what is not yet written is written at the end
+    assert "NOPERM" not in service.log()
+    with Redis(port=server.port) as redis:
+        kinds = {key.split(b":")[1] for key in redis.keys("pbs:*")}
+        assert kinds >= {b"login", b"cap", b"over", b"deny", b"use", b"stats"}
+    settings = act_as("administrator", **rules)
+    file = tmp_path / "administrator.conf"
+    file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+    dump = tmp_path / "dump"
+    for command in [
+        *(["list"], ["check", ALICE], ["show", ALICE], ["permit", BOB, "--user", "bob@example.com"]),
+        *(["permit", "198.51.100.0/24", "--user", "bob@example.com", "--cap", "9/1h"],),
+        *(["denied"], ["allow", ALICE], ["revoke", BOB, "--deny", "1h"], ["allow", BOB], ["export", str(dump)]),
+        *(["revoke", "alice@example.com"], ["revoke", "--all"], ["import", str(dump)], ["report"], ["stats"]),
+    ]:  # fmt: skip
+        assert run(["-c", str(file), *command]) in (0, 1), command
+        assert "permission" not in "".join(capsys.readouterr()), command
+    with client(server, "administrator") as redis:
+        redis.execute_command("SUBSCRIBE", "pbs:events")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_other_command_of_every_category_is_refused(role: str, server: PrivateRedis) -> None:
+    allowed = NEEDED[role] | OPEN_TO_EVERYBODY
+    tried: dict[str, int] = {}
+    passed = []
+    with connect(RedisUrl.parse(server.url), "", "") as default, client(server, role) as redis:
+        (commands,) = default.ask([(b"COMMAND",)])
+        arities = _arities(commands)
+        (categories,) = default.ask([(b"ACL", b"CAT")])
+        untried = set(arities) - allowed
+        for category in categories:
+            (named,) = default.ask([(b"ACL", b"CAT", category)])
+            names = {each.decode() for each in named} & set(arities)
+            untried -= names
+            tried[category.decode()] = len(names - allowed)
+            for name in sorted(names - allowed):
+                words = name.split("|")
+                try:
+                    redis.execute_command(*words, *["x"] * (arities[name] - len(words)))
+                except NoPermissionError:
+                    continue
+                except RedisError as error:
+                    if "NOPERM" not in str(error):  # as EXEC says it
+                        passed.append(f"{name}: {error}")
+                else:
+                    passed.append(name)
+    assert untried == set(), "a command of no category"
+    assert passed == [], passed
+    assert len(tried) > 20
+    assert all(tried.values()), tried
+
+
+def _arities(commands: list[Any]) -> dict[str, int]:
+    """How many words each command has at least; of one with subcommands each of those."""
+    arities: dict[str, int] = {}
+    for name, arity, *_, subcommands in commands:
+        arities |= _arities(subcommands) if subcommands else {name.decode(): abs(arity)}
+    return arities
+
+
+REFUSED = {
+    "script": [
+        "SET pbs:login:192.0.2.7 x EX 9 GET",  # it would read
+        "SET pbs:permit:192.0.2.7 x EX 9",
+        "SET pbs:deny:all x EX 9",
+        "SET pbs:networks:permit x EX 9",
+        "SET other x EX 9",
+        "GET pbs:login:192.0.2.7",
+    ],
+    "service": [
+        "SET pbs:login:192.0.2.7 x EX 9",
+        "SET pbs:permit:192.0.2.7 x EX 9",
+        "HSET pbs:login:192.0.2.7 a b",
+        "EXPIRE pbs:login:192.0.2.7 99999",
+        "PEXPIRE pbs:deny:192.0.2.7 1",
+        "GET other",
+        "MGET pbs:login:192.0.2.7 other",
+        "PUBLISH other x",
+    ],
+    "administrator": ["GET other", "SET other x", "DEL other", "SUBSCRIBE other", "MGET pbs:login:192.0.2.7 other"],
+}
+
+
+@pytest.mark.parametrize(("role", "command"), [(role, each) for role, every in REFUSED.items() for each in every])
+def test_what_a_role_may_say_it_may_not_say_of_everything(role: str, command: str, server: PrivateRedis) -> None:
+    with client(server, role) as redis, pytest.raises(NoPermissionError):
+        redis.execute_command(*command.split())
+
+
+def test_the_readme_speaks_of_each_file() -> None:
+    readme = shipped("redis-examples/README.md").read_text()
+    for file in shipped("redis-examples").glob("*.acl"):
+        (user,) = re.findall(r"^user (\S+) ", file.read_text(), re.MULTILINE)
+        assert f"| `{file.name}` | `{user}` |" in readme
+
+
+def test_the_script_that_writes_as_this_user_reads_nothing_of_what_it_wrote(server: PrivateRedis) -> None:
+    with client(server, "script") as redis:
+        assert redis.set(f"pbs:login:{ALICE}", "1763881234 imap", ex=60)
+        for command in ("GET", "PTTL", "EXISTS", "DEL", "DUMP", "STRLEN"):
+            with pytest.raises(NoPermissionError):
+                redis.execute_command(command, f"pbs:login:{ALICE}")
+    with Redis(port=server.port) as default:
+        assert wait_until(lambda: default.ttl(f"pbs:login:{ALICE}") > 0)
