@@ -242,7 +242,7 @@ class Model:
 
 def is_within(target: str, network: str) -> bool:
     inner, outer = ip_network(target), ip_network(network)
-    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # the same, as just seen
 
 
 def permit_holds(permit: Permit, sender: str, recipient: str) -> bool:

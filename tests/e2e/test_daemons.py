@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,8 +118,8 @@ def test_the_unix_example_finds_its_socket_with_and_without_the_chroot(tmp_path:
         assert relay(postfix) == 450
         folder = postfix.queue_directory / "pbs-policy"
         folder.mkdir()
-        # socketserver hands the address to bind(2) as it is; for a unix socket that is a path.
-        with serving(UnixPolicyStandIn(str(folder / "policy"), RequestHandler)):  # type: ignore[arg-type]
+        address: Any = str(folder / "policy")  # socketserver hands it to bind(2) as it is, and is typed for TCP alone
+        with serving(UnixPolicyStandIn(address, RequestHandler)):
             (folder / "policy").chmod(0o666)
             assert relay(postfix) == 250
 
@@ -271,9 +273,13 @@ def test_the_last_login_example_writes_the_login_table(tmp_path: Path) -> None:
             assert imap_login(dovecot.imap_port, "2001:db8::7").succeeded
         for client_address in (CLIENT, "2001:db8::7"):
             key = f"pbs:login:{client_address}"
-            assert wait_until(lambda key=key: redis_cli(redis, "GET", key) != "")  # type: ignore[misc]
+            assert wait_until(partial(is_recorded, redis, key))
             assert before <= int(redis_cli(redis, "GET", key)) <= time.time()
             assert 1790 <= int(redis_cli(redis, "TTL", key)) <= 1800
+
+
+def is_recorded(redis: PrivateRedis, key: str) -> bool:
+    return redis_cli(redis, "GET", key) != ""
 
 
 def redis_cli(redis: PrivateRedis, *command: str) -> str:
