@@ -25,6 +25,9 @@ from tests.stores import connect
 hypothesis.settings.register_profile("pbs", deadline=None)  # a slow machine is no fault of the code
 hypothesis.settings.load_profile("pbs")
 
+# Where it is set, Python writes at once, and what goes wrong at the end of a buffered program is not seen.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 CAPTURES = Path(__file__).parent / "captures"
 
 

@@ -47,7 +47,12 @@ def cli(context: click.Context, file: Path | None, overrides: tuple[str, ...]) -
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and exit with its status."""
-    sys.exit(run(arguments))
+    status = run(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()  # a full disk: that was said
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -65,13 +70,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and not error.code:
             return os.EX_OK  # shell completion has answered
-        # The reader has seen enough (click makes a SystemExit with status 1 of that). Python flushes standard output
-        # once more at its end: into nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has seen enough (click makes a SystemExit with status 1 of that).
+        _drop_output()
         return 141
     except Exception as error:  # noqa: BLE001 - one line for the administrator, whatever happened
         return _fail(*explain(error))
     return status if isinstance(status, int) else os.EX_OK
+
+
+def _drop_output() -> None:
+    """Python flushes standard output once more at its end, and makes status 120 of a fault: into nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(error: Exception) -> tuple[str, int]:
