@@ -215,7 +215,7 @@ def test_a_denied_user_cannot_log_in_again_from_elsewhere(pbs: Pbs, table: Login
         login(table, address, "alice@example.com")
         assert reason(table, address) == "denied_user"
     login(table, "198.51.100.8", "bob@example.com")
-    assert reason(table, "198.51.100.8") == "login"
+    assert reason(table, "198.51.100.8", "bob@example.com") == "login"
     assert pbs(*options, "allow", "alice").status == 0
     assert reason(table, "192.0.2.7") == "login"
 
