@@ -85,10 +85,10 @@ def run(bench: Bench) -> Section:
     alone = _cost_alone()
     needed = EVENTS * INTERVAL * median(_cost(each) for each in series[NOBODY]) / 1e6
     section.blocks.append(
-        f"By itself, without the noise of a whole load: noting {EVENTS:,} decisions a second, and putting together what "
-        f"is published of them, takes {alone / INTERVAL:.2%} of a core (the least of {_ALONE} intervals)."
+        f"By itself, without the noise of a whole load: noting {EVENTS:,} decisions a second, and putting together "
+        f"what is published of them, takes {alone / INTERVAL:.2%} of a core (the least of {_ALONE} intervals)."
     )
-    what = f"the same, of the service's own CPU for {EVENTS:,} requests a second"
+    what = f"noting and publishing {EVENTS:,} decisions a second, of the service's own CPU for as many requests"
     section.bars.append(Bar(what, "at most 5.0%", f"{alone / needed:.1%}", alone <= 0.05 * needed))
     for name in (WATCHED, STALLED):
         cost = ratio(*([_cost(each) for each in series[of]] for of in (name, NOBODY)))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pbs_policy.doctor.finding import NotLookedAt
 from pbs_policy.doctor.host import Host
-from pbs_policy.sources import logical_lines
+from pbs_policy.postconf_output import is_submission, parse_assignments, parse_overrides, parse_pairs, parse_smtpds
 
 # What takes the next word as its argument (postconf(5)).
 _WITH_ARGUMENT = re.compile(r"check_(?!relay_domains$)\w+|(?:reject|permit)_(?:rbl|rhsbl|dnswl|rhswl)_\w+|sleep")
@@ -48,8 +48,7 @@ class MasterService:
     @property
     def is_submission(self) -> bool:
         """Whether clients are to authenticate here (RFC 6409, RFC 8314)."""
-        port = self.name.rpartition(":")[2]
-        return port in ("submission", "submissions", "smtps", "587", "465")
+        return is_submission(self.name)
 
     @property
     def is_port_25(self) -> bool:
@@ -97,20 +96,14 @@ def read_postfix(host: Host, directory: str = "") -> PostfixConfig:
     Raises NotLookedAt where postconf is missing or refuses, with what it says.
     """
     where = ("-c", directory) if directory else ()
-    values = dict(_pairs(_ask(host, *where, "-x")))
+    values = dict(parse_pairs(_ask(host, *where, "-x")))
     directory = directory or values.get("config_directory", "/etc/postfix")
-    overrides: dict[tuple[str, str], dict[str, str]] = {}
-    for name, text in _pairs(_ask(host, *where, "-xP")):
-        service, kind, parameter = name.rsplit("/", 2)
-        overrides.setdefault((service, kind), {})[parameter] = text
+    overrides = parse_overrides(_ask(host, *where, "-xP"))
     jailed = values.get("compatibility_level", "0") == "0"  # what "-" means in the chroot column
     master_cf = f"{directory}/master.cf"
     entries = _master_lines(host, master_cf)
     services = []
-    for line in _ask(host, *where, "-M").splitlines():
-        columns = line.split(None, 8)
-        if len(columns) < 8 or columns[7].rpartition("/")[2] != "smtpd":
-            continue
+    for columns in parse_smtpds(_ask(host, *where, "-M")):
         key = (columns[0], columns[1])
         place, option_places = entries.get(key, (master_cf, {}))
         chrooted = columns[4] == "y" or (columns[4] == "-" and jailed)
@@ -168,23 +161,11 @@ def _ask(host: Host, *arguments: str) -> str:
     return answer.out
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
-        name, equals, value = line.partition(" =")
-        if equals:
-            yield name, value.strip()
-
-
 def _main_places(host: Host, path: str) -> dict[str, str]:
-    places = {}
     try:
-        for number, line in logical_lines(host.read(path)):
-            name, equals, _ = line.decode("utf-8", "replace").partition("=")
-            if equals:
-                places[name.strip()] = f"{path}:{number}"
+        return {name: f"{path}:{number}" for name, number in parse_assignments(host.read(path))}
     except NotLookedAt:
         return {}  # postconf has read it, as somebody else or a moment ago: the findings then name the file alone
-    return places
 
 
 def _master_lines(host: Host, path: str) -> dict[tuple[str, str], tuple[str, dict[str, str]]]:

@@ -11,9 +11,7 @@ from pathlib import Path
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.install.files import InstallError
 from pbs_policy.log import printable
-from pbs_policy.sources import logical_lines
-
-_SUBMISSION = re.compile(r"(.*:)?(submissions?|smtps|465|587)")
+from pbs_policy.postconf_output import is_submission, parse_assignments, parse_overrides, parse_pairs, parse_smtpds
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Smtpd:
     @property
     def is_submission(self) -> bool:
         """Whether it is for clients that authenticate (RFC 6409, RFC 8314)."""
-        return _SUBMISSION.fullmatch(self.name.partition("/")[0]) is not None
+        return is_submission(self.name.partition("/")[0])
 
 
 class PostfixConfiguration:
@@ -61,8 +59,7 @@ class PostfixConfiguration:
 
     def set_in_main_cf(self) -> dict[str, str]:
         """Every parameter that main.cf sets, expanded."""
-        lines = self.run("-nx").stdout.splitlines()
-        return {name: value for name, _, value in (line.partition(" = ") for line in lines)}
+        return dict(parse_pairs(self.run("-nx").stdout))
 
     def warnings(self) -> set[str]:
         """What postconf finds strange in these files."""
@@ -72,27 +69,13 @@ class PostfixConfiguration:
         """The smtpd services of master.cf, none where there is no such file."""
         if not self.master_cf.exists():
             return []
-        overrides: dict[str, dict[str, str]] = {}
-        for line in self.run("-Px").stdout.splitlines():
-            place, _, value = line.partition(" = ")
-            service, _, parameter = place.rpartition("/")
-            overrides.setdefault(service, {})[parameter] = value
-        found = []
-        for line in self.run("-M").stdout.splitlines():
-            # name type private unpriv chroot wakeup maxproc command (master(5))
-            fields = line.split()
-            if len(fields) > 7 and fields[1] in ("inet", "pass") and fields[7] == "smtpd":
-                name = f"{fields[0]}/{fields[1]}"
-                found.append(Smtpd(name, overrides.get(name, {})))
-        return found
+        overrides = parse_overrides(self.run("-Px").stdout)
+        entries = [(name, kind) for name, kind, *_ in parse_smtpds(self.run("-M").stdout) if kind in ("inet", "pass")]
+        return [Smtpd("/".join(entry), overrides.get(entry, {})) for entry in entries]
 
     def lines_of(self, name: str) -> list[int]:
         """The numbers of the lines of main.cf that set a parameter; the last one counts."""
-        found = []
-        for number, line in logical_lines(self.main_cf.read_bytes()):
-            if line.partition(b"=")[0].strip() == name.encode():
-                found.append(number)
-        return found
+        return [number for known, number in parse_assignments(self.main_cf.read_bytes()) if known == name]
 
     def place_of(self, name: str) -> str:
         """`FILE:LINE` of a parameter in main.cf, or the file where it is not set."""
