@@ -16,11 +16,6 @@ STEPS = snippets(TOP / "docs" / "tutorial.md")
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
 def test_a_step_of_the_tutorial_shows_what_it_promises(step: Snippet, host: MailHost) -> None:
-    if step.kind == "ini":
-        named = re.search(r"Write `(/[^`]+)`", step.before)
-        assert named
-        (host.root / named[1].lstrip("/")).write_text(step.text)
-        return
     assert step.kind in ("sh", "sh second-host")
     assert step.promised or step is STEPS[-1], "the reader is not told what to see"
     shown = ""
