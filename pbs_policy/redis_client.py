@@ -46,12 +46,22 @@ def connect_by(
 ) -> RedisClient:
     """A client of the Redis that `settings` name, as their user. Nothing is sent before the first command; `within`
     seconds from now everything must be done, if that is given. Raises SettingsError for an unreadable password."""
+    return RedisClient(_connector(settings, probe, within, even_replica=even_replica))
+
+
+def find_master_by(settings: Settings) -> Place:
+    """The master that the servers of `settings` name or are. Raises StoreUnavailable, SettingsError."""
+    return _connector(settings).find_master()
+
+
+def _connector(
+    settings: Settings, probe: Command = (), within: float | None = None, *, even_replica: bool = False
+) -> Connector:
     login = Login(settings.redis_user, settings.redis_password())
-    connector = Connector(
+    return Connector(
         settings.redis_url, login, settings.redis_tls, settings.sentinel_login(),
         probe=probe or (b"GET", Keys(settings.key_prefix).probe), within=within, even_replica=even_replica,
     )  # fmt: skip
-    return RedisClient(connector)
 
 
 class RedisClient:
@@ -181,7 +191,7 @@ class Connector:
     def open(self) -> Line:
         """A connection on which commands may follow. Raises StoreUnavailable."""
         url = self._url
-        line = self._open_line(url.server or (("", 0) if url.path else self._find_master()), self._ends_at)
+        line = self._open_line(url.server or (("", 0) if url.path else self.find_master()), self._ends_at)
         greetings = log_in(self._login, url.db)
         try:
             line.write([*greetings, ROLE])
@@ -197,7 +207,8 @@ class Connector:
             raise
         return line
 
-    def _find_master(self) -> Place:
+    def find_master(self) -> Place:
+        """The master's place, asked for. Raises StoreUnavailable."""
         ends_at = self._ends_at or time.monotonic() + TIMEOUT
         steps = search(self._url, self._url.places, self._login, self._sentinel, self._probe)
         try:

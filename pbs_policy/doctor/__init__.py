@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pbs_policy.doctor import dovecot, last_login, postfix, postfix_lists, script, service, store, trial, use
+from pbs_policy.doctor import (
+    dovecot,
+    last_login,
+    postfix,
+    postfix_lists,
+    script,
+    service,
+    store,
+    store_places,
+    trial,
+    use,
+)
 from pbs_policy.doctor.dovecot import Hook
 from pbs_policy.doctor.dovecot_config import DovecotConfig, DovecotFault, read_dovecot
 from pbs_policy.doctor.finding import Finding, NotLookedAt, is_for_root, not_looked_at, where, wrong
@@ -65,6 +76,7 @@ CHECKS = {
     "store.version": "Redis 6.2 or newer, or Valkey",
     "store.eviction": "Redis does not throw logins away",
     "store.persistence": "Redis takes writes; whether logins outlive a restart",
+    "store.places": "each server that redis_url names answers, and all name one master",
     "store.replica": "Redis is the master, not a replica",
     "store.exposure": "no stranger can write to Redis",
     "store.clock": "Redis' clock and ours agree",
@@ -162,6 +174,7 @@ class Doctor:
         """The checks of Redis. The login table is appended to `tables` where it can be read."""
         place = where(self.values["redis_url"])
         try:
+            yield from store_places.check_places(self.settings, place)
             redis = self.connect(self.settings)
             table = LoginTable(redis, self.settings.key_prefix, user_domain=self.settings.user_domain)
             yield from store.check_read(table, self.settings, place)
@@ -176,8 +189,10 @@ class Doctor:
                 # The service's user may well reach what we may not: its socket, its password.
                 yield not_looked_at("store.reachable", f"Redis at {self.settings.redis_url}: {error}", place)
             else:
-                yield wrong("store.reachable", seen, place,
-                            "systemctl status redis-server; redis_url, redis_user, redis_password_file")  # fmt: skip
+                mend = "systemctl status redis-server; redis_url, redis_user, redis_password_file"
+                if "MOVED " in seen:
+                    mend = "a Cluster has redis_url = redis+cluster://HOST[,HOST...], key_prefix = {pbs}:"
+                yield wrong("store.reachable", seen, place, mend)
         ways = {hook.settings_file: hook for hook in hooks}
         for hook in ways.values():
             yield from self._examine_script_access(hook)
