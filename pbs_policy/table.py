@@ -174,27 +174,28 @@ class LoginTable:
                     return
         raise StoreUnavailable(f"{key.decode()} changes faster than it can be written")
 
-    def revoke_address(self, client_address: str) -> list[str]:
-        """Delete every login and permit of an address, and return it if there were any."""
+    def revoke_address(self, client_address: str, progress: Progress = lambda _count: None) -> list[str]:
+        """Delete every login and permit of an address, and return it if there were any; `progress` is told how many
+        keys were looked at, as for the others that revoke."""
         # What is asked for first goes first: the rest takes a look at every key there is.
         count = self._delete(self.keys.relay(client_address))
-        for keys in self._scan(self.keys.login(client_address) + b","):
+        for keys in self._scan(self.keys.login(client_address) + b",", progress):
             count += self._delete(keys)
         return [client_address] if count else []
 
-    def revoke_network(self, network: str) -> list[str]:
+    def revoke_network(self, network: str, progress: Progress = lambda _count: None) -> list[str]:
         """Delete every login and permit within a network, and return the addresses and networks they were for."""
-        return self._revoke_where(partial(is_within, outer=ip_network(network)))
+        return self._revoke_where(partial(is_within, outer=ip_network(network)), progress)
 
-    def revoke_all(self) -> list[str]:
+    def revoke_all(self, progress: Progress = lambda _count: None) -> list[str]:
         """Delete every login and permit, and return the addresses and networks they were for."""
-        return self._revoke_where(lambda _: True)
+        return self._revoke_where(lambda _: True, progress)
 
-    def _revoke_where(self, is_meant: Callable[[str], bool]) -> list[str]:
+    def _revoke_where(self, is_meant: Callable[[str], bool], progress: Progress) -> list[str]:
         revoked: set[str] = set()
         doomed: list[bytes] = []
         for prefix in (self.keys.login_prefix, self.keys.permit_prefix):
-            for keys in self._scan(prefix):
+            for keys in self._scan(prefix, progress):
                 for key in keys:
                     target = key.removeprefix(prefix).partition(b",")[0].decode("utf-8", "replace")
                     if is_meant(target):
@@ -204,13 +205,13 @@ class LoginTable:
                 doomed.clear()
         return sorted(revoked)
 
-    def revoke_user(self, user: str) -> list[str]:
+    def revoke_user(self, user: str, progress: Progress = lambda _count: None) -> list[str]:
         """Delete every login and permit of `user`, and return the addresses they were for.
 
         Others who are logged in from the same address keep it: a key that they share with `user`, and that names
         `user`, is written anew from the login among theirs that lasts longest.
         """
-        entries = list(self.entries(user=user))
+        entries = list(self.entries(user=user, progress=progress))
         name = self.name(user)
         names = names_of_user(name, "")
         self._delete([self.keys.permit(entry.target) for entry in entries if entry.kind == "permit"])
@@ -218,7 +219,7 @@ class LoginTable:
         self._delete([self.keys.login(address, own) for address in addresses for own in names[:1]])
         others: dict[str, list[Entry]] = {address: [] for address in addresses}
         # One look at every key for all addresses together: a SCAN of one address takes as long.
-        for other in self._listing.entries(others.__contains__, "", lambda _count: None) if others else ():
+        for other in self._listing.entries(others.__contains__, "", progress) if others else ():
             if other.kind == "login" and other.left and self.name(other.record.user) != name:
                 others[other.target].append(other)
         for address in addresses:
@@ -243,11 +244,12 @@ class LoginTable:
         heir = max(others, key=lambda entry: entry.left or 0)
         self.write([set_command(key, serialise_record(heir.record), heir.left or 0)])
 
-    def _scan(self, prefix: bytes) -> Iterator[list[bytes]]:
+    def _scan(self, prefix: bytes, progress: Progress) -> Iterator[list[bytes]]:
         """The keys that begin with `prefix`, a batch at a time."""
         cursor = b"0"
         while True:
             ((cursor, keys),) = self.redis.ask([scan_command(cursor, escape_glob(prefix) + b"*", BATCH)])
+            progress(BATCH)
             yield keys
             if cursor == b"0":
                 return

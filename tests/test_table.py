@@ -428,6 +428,25 @@ def test_revoking_a_user_looks_at_every_key_twice_however_many_addresses_he_has(
         assert {entry.record.user for entry in table.entries()} == {"bob@example.com"}
 
 
+@pytest.mark.parametrize(
+    "revoke",
+    [
+        lambda table, progress: table.revoke_all(progress),
+        lambda table, progress: table.revoke_network("192.0.2.0/24", progress),
+        lambda table, progress: table.revoke_address(ADDRESS, progress),
+        lambda table, progress: table.revoke_user("alice@example.com", progress),
+    ],
+    ids=["all", "network", "address", "user"],
+)
+def test_who_revokes_is_told_how_far_it_is(
+    table: LoginTable, redis: Redis, revoke: Callable[[LoginTable, Callable[[int], None]], list[str]]
+) -> None:
+    record_login(redis, ADDRESS, "alice@example.com")
+    told: list[int] = []
+    assert revoke(table, told.append) == [ADDRESS]
+    assert sum(told) > 0
+
+
 def test_another_prefix_is_another_table(table: LoginTable, redis: Redis) -> None:
     for prefix in ("u:", "tt:", "t"):
         record_login(redis, ADDRESS, "alice@example.com", prefix=prefix)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pbs_policy.cli.completion import suggest_denied, suggest_target, suggest_user, suggest_who
-from pbs_policy.cli.output import FORMATS, Column, format_options
+from pbs_policy.cli.output import FORMATS, Column, Progress, format_options
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import parse_one_or_all
 
@@ -170,11 +170,17 @@ def _deny(table: LoginTable, whom: Who | None, reason: str, seconds: int) -> Non
 
 
 def _revoke(table: LoginTable, whom: Who | None) -> list[str]:
+    progress = Progress()
     if whom is None:
-        return table.revoke_all()
-    if whom.target is None:
-        return table.revoke_user(whom.user)
-    return table.revoke_network(whom.target.text) if whom.target.length else table.revoke_address(whom.target.text)
+        gone = table.revoke_all(progress.add)
+    elif whom.target is None:
+        gone = table.revoke_user(whom.user, progress.add)
+    elif whom.target.length:
+        gone = table.revoke_network(whom.target.text, progress.add)
+    else:
+        gone = table.revoke_address(whom.target.text, progress.add)
+    progress.clear()
+    return gone
 
 
 def _name(whom: Who | None) -> str:
