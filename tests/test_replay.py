@@ -104,7 +104,7 @@ def test_an_answer_differs_where_postfix_would_now_do_something_else(
     assert (first["differs"], summary["summary"]["differ"]) == (differs, differs)
 
 
-@pytest.mark.parametrize("file", sorted(LOGS.glob("*.log")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted(LOGS.glob("postfix-*.log")), ids=lambda file: file.name)
 def test_the_logs_of_a_real_postfix_are_replayed(pbs: Pbs, file: Path) -> None:
     with answering(b"action=DUNNO\n\n") as service:
         result = pbs("replay", "--listener", str(service.listener), str(file))
