@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TEST := $(VENV)/.for-test
 
-.PHONY: bench check clean compiled deb demo demo-real fuzz help man matrix pythons test wheel
+.PHONY: bench check clean compiled deb demo demo-real faults fuzz help man matrix pythons test wheel
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test       ruff, mypy --strict and every test'
 	@echo 'make fuzz       each place where bytes of others come in, a minute each; streams; the decision against its model'
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
+	@echo 'make faults     every fault, through Postfix and Dovecot, at length: docs/faults.md (half an hour, as root)'
 	@echo 'make man        write the manual pages anew: docs/man'
 	@echo 'make wheel      a wheel in dist/, with script, examples and manual pages'
 	@echo 'make deb        a Debian package in dist/ (apt-get build-dep . installs what it takes)'
@@ -39,6 +40,9 @@ fuzz: $(FOR_TEST)
 
 bench: $(FOR_TEST)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+faults: $(FOR_TEST)
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 man: $(FOR_TEST)
 	$(BIN)/python docs/man/make.py

@@ -72,7 +72,13 @@ class Site:
 
 @contextmanager
 def installation(
-    directory: Path, *, postfix_example: str = "main.cf.inet", chroot: bool = False, **settings: str
+    directory: Path,
+    service_class: type[PrivateService] = PrivateService,
+    /,
+    *,
+    postfix_example: str = "main.cf.inet",
+    chroot: bool = False,
+    **settings: str,
 ) -> Iterator[Site]:
     """Redis, the service, Postfix and Dovecot, put together by the example files, for as long as the context lasts.
 
@@ -92,7 +98,7 @@ def installation(
         if postfix_example == "main.cf.unix":
             listener = _inside_queue_directory(postfix)
         lines = {"redis_url": redis.url, "ttl": f"{story.TTL}s", "listen": str(listener), **settings}
-        service = stack.enter_context(PrivateService(directory, lines))
+        service = stack.enter_context(service_class(directory, lines))
         hook = _fill_in(
             shipped("dovecot-hooks/pbs-policy.conf").read_text(),
             {f"{SCRIPT} ": f"{script} -c {service.settings_file} ", "user = pbs-policy": f"user = {SCRIPT_USER}"},

@@ -1,0 +1,49 @@
+"""Faults of peers, who send what they should not, or nothing, or too much, or are too many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pbs_policy.demo.daemons import wait_until
+from tests.faults.fault import Again, Marks, Scale, collecting
+from tests.faults.peers import peers
+from tests.faults.stage import Stage, action
+
+FAULTS, fault = collecting()
+
+DESCRIPTORS = 160
+
+
+@fault("ten thousand slow peers", "connections that send a byte of a request a second (slow-loris)")
+def slow_peers(stage: Stage, scale: Scale, _: Marks) -> Iterator[Again | None]:
+    with peers("drip", stage.service.listeners[0], scale.peers):
+        yield None
+
+
+@fault("peers are gone without a word", "half-open: idle, in a request, or with an answer unread", "repair")
+def half_open(stage: Stage, scale: Scale, _: Marks) -> Iterator[Again | None]:
+    with peers("vanish", stage.service.listeners[0], scale.peers):
+        yield None
+
+
+@fault("no descriptor is left", f"`ulimit -n {DESCRIPTORS}`, and peers that hold 400 connections open", "prlimit")
+def no_descriptors(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
+    with stage.other_service("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"):
+        with peers("hold", stage.service.listeners[0], 400):
+            assert wait_until(lambda: "to make room for others" in stage.service.log_text(), seconds=15)
+            yield None
+        assert wait_until(lambda: action(stage) == "OK")
+
+
+@fault("peers that never send a newline", "five at a time, for ever")
+def endless_lines(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
+    with peers("endless", stage.service.listeners[0], 5) as did:
+        yield None
+    assert did["connections"] > 5, "nobody was disconnected"
+
+
+@fault("a gigabyte of garbage", "random bytes, half requests, attributes without end, answers that nobody reads")
+def garbage(stage: Stage, scale: Scale, _: Marks) -> Iterator[Again | None]:
+    with peers("garbage", stage.service.listeners[0], scale.garbage) as did:
+        yield None
+    assert did["bytes"] >= scale.garbage
