@@ -5,11 +5,14 @@ line and the script find from any node, and follow through a failover.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.policy import DEFER, DUNNO, OK
+from pbs_policy.redis_client import connect_by
+from pbs_policy.settings import load
 from tests.redis_clients import ALICE, BOB, Clients, kill
 from tests.topology.servers import Cluster
 
@@ -59,6 +62,10 @@ def test_a_failover_by_hand_costs_no_answer(clients: Clients, cluster: Callable[
     nodes = cluster()
     clients.point_at(nodes.url, key_prefix=PREFIX)
     service = clients.assert_all_are_served()
+    settings, _ = load(Path("/dev/null"), overrides=[f"redis_url={nodes.url}", f"key_prefix={PREFIX}"])
+    command = connect_by(settings)  # such as `watch`, which keeps its connection
+    key = f"{PREFIX}login:{ALICE}".encode()
+    assert command.ask([(b"EXISTS", key)]) == [1]
     nodes.replica.ask("CLUSTER", "FAILOVER")
     while not nodes.replica.is_master:
         assert service.ask(ALICE) == OK
@@ -69,6 +76,8 @@ def test_a_failover_by_hand_costs_no_answer(clients: Clients, cluster: Callable[
     clients.assert_recorded(BOB)
     assert nodes.replica.ask("GET", f"{PREFIX}login:{BOB}") is not None
     assert clients.check(BOB).status == 0
+    assert command.ask([(b"EXISTS", key), (b"EXISTS", b"{pbs}:absent")]) == [1, 0]
+    command.close()
 
 
 def test_users_who_may_do_only_what_they_must_find_the_master_too(
