@@ -126,12 +126,14 @@ def test_every_other_command_of_every_category_is_refused(role: str, server: Pri
         (commands,) = default.ask([(b"COMMAND",)])
         arities = _arities(commands)
         (categories,) = default.ask([(b"ACL", b"CAT")])
-        untried = set(arities) - allowed
+        groups = {}
         for category in categories:
             (named,) = default.ask([(b"ACL", b"CAT", category)])
-            names = {each.decode() for each in named} & set(arities)
-            untried -= names
-            tried[category.decode()] = len(names - allowed)
+            groups[category.decode()] = {each.decode() for each in named} & set(arities)
+        # Redis 8 has commands of no category: those of its vector sets.
+        rest = set(arities) - allowed - set().union(*groups.values())
+        for group, names in [*groups.items(), *([("", rest)] if rest else [])]:
+            tried[group] = len(names - allowed)
             for name in sorted(names - allowed):
                 words = name.split("|")
                 try:
@@ -143,7 +145,6 @@ def test_every_other_command_of_every_category_is_refused(role: str, server: Pri
                         passed.append(f"{name}: {error}")
                 else:
                     passed.append(name)
-    assert untried == set(), "a command of no category"
     assert passed == [], passed
     assert len(tried) > 20
     assert all(tried.values()), tried
