@@ -23,8 +23,10 @@ PEERS = 10_000
 
 @dataclass(frozen=True)
 class Mute:
-    """One time that Redis was mute: p99 of the first second and of the rest, and when it was back, in seconds."""
+    """One time that Redis was mute: p99 before it, of the first second, and of the rest; and when it was back; in
+    seconds."""
 
+    before: float
     first: float
     later: float
     back: float
@@ -41,7 +43,7 @@ def mute(stage: Stage) -> Mute:
     assert wait_until(lambda: action(stage) == "OK")
     asking = Asking(stage.service.listeners[0], stage.directory / "asked", rate=1_000, connections=100)
     with asking:
-        time.sleep(0.5)
+        time.sleep(2.0)
         begin = time.monotonic()
         stage.redis.pause()
         time.sleep(MUTE_SECONDS)
@@ -50,9 +52,10 @@ def mute(stage: Stage) -> Mute:
         assert wait_until(lambda: action(stage) == "OK")
         time.sleep(0.3)
     asked = asking.asked()
+    before = [each for each in asked if each.sent < begin - 0.2]
     first = [each for each in asked if begin <= each.sent < begin + 1]
     later = [each for each in asked if begin + 1 <= each.sent < end]
-    return Mute(p99(first), p99(later), back_after(asked, end))
+    return Mute(p99(before), p99(first), p99(later), back_after(asked, end))
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,14 @@ def measure(stage: Stage, rounds: int, say: Callable[[str], None]) -> list[Bar]:
     for number in range(rounds):
         say(f"a mute Redis, {number + 1} of {rounds}")
         mutes.append(mute(stage))
-    first, later = median(each.first for each in mutes), median(each.later for each in mutes)
+    before, first, later = (median(getattr(each, name) for each in mutes) for name in ("before", "first", "later"))
     back = max(each.back for each in mutes)
     bars = [
         Bar("a mute Redis: p99 of answers, first second", "at most 0.6 s", f"{first:.3f} s", first <= 0.6),
-        Bar("a mute Redis: p99 of answers, later", "at most 5 ms", f"{later * 1000:.1f} ms", later <= 0.005),
+        Bar("a mute Redis: p99 of answers, later", "at most 5 ms",
+            f"{later * 1000:.1f} ms (before it was mute: {before * 1000:.1f} ms)", later <= 0.005),
         Bar("a mute Redis: `OK` again after its return, the slowest", "within 1 s", f"{back:.2f} s", back <= 1),
-    ]
+    ]  # fmt: skip
     loadgen = build(stage.directory).loadgen
     crowds: dict[str, list[Crowd]] = {"idle": [], "drip": []}
     for number in range(rounds):
