@@ -26,6 +26,7 @@ SHIPPED = {
     "postfix-examples": Shipped("postfix-examples", "lines for main.cf"),
     "redis-examples": Shipped("redis-examples", "ACL users for Redis: script, service, administrator, Sentinel"),
     "systemd": Shipped("systemd", "the units of the service"),
+    "without-systemd": Shipped("without-systemd", "the service for runit and OpenRC, and as a container"),
 }
 
 
