@@ -7,7 +7,6 @@ import asyncio
 import grp
 import os
 import socket
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,15 +58,9 @@ def share(sockets: list[socket.socket]) -> list[socket.socket]:
 
 async def accept(server: PolicyServer, listening: socket.socket) -> asyncio.Server:
     """Accept connections to `server` on a listening socket, in the running event loop."""
-    loop = asyncio.get_running_loop()
-    if listening.family == socket.AF_UNIX:
-        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
-            # Else asyncio removes the path, which `remove_paths` does when every worker is done with it.
-            return await loop.create_unix_server(
-                server.connection, sock=listening, backlog=_BACKLOG, cleanup_socket=False
-            )
-        return await loop.create_unix_server(server.connection, sock=listening, backlog=_BACKLOG)
-    return await loop.create_server(server.connection, sock=listening, backlog=_BACKLOG)
+    # Not create_unix_server: from Python 3.13 on it removes the path at its end, uvloop's as well, and the path
+    # belongs to the service manager, or to the other workers until `remove_paths`.
+    return await asyncio.get_running_loop().create_server(server.connection, sock=listening, backlog=_BACKLOG)
 
 
 def remove_paths(settings: Settings) -> None:
