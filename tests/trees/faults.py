@@ -74,7 +74,10 @@ FAULTS = [
         "postconf -F smtp/inet/chroot=y; "
         + _asks("unix:/var/spool/postfix/pbs-policy/policy"),
     ),
-    Fault("a socket that nobody made", _asks("unix:pbs-policy/policy")),
+    Fault(
+        "a socket that nobody made",
+        f"{_STOP}; rm -rf /var/spool/postfix/pbs-policy; " + _asks("unix:pbs-policy/policy"),
+    ),
     Fault(
         "a socket's folder that is closed to Postfix",
         f"install -d -o pbs-policy -m 700 /var/spool/postfix/pbs-policy; {_LISTEN_UNIX}; "
