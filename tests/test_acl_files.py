@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 from pbs_policy.cli import run
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.policy import DUNNO, OK
-from pbs_policy.redis_client import connect
+from pbs_policy.redis_client import StoreRefused, connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.shipped import shipped
 from tests.redis_clients import ALICE, BOB, Clients
@@ -77,8 +77,8 @@ def test_without_a_password_nobody_is_one_of_these_users(
     server = own_redis("--aclfile", str(users))
     for role in ROLES:
         for password in ("", "x", role):
-            with Redis(port=server.port) as redis, pytest.raises(RedisError, match="username-password pair"):
-                redis.execute_command("AUTH", f"pbs-{role}", password)
+            with connect(RedisUrl.parse(server.url), "", "") as redis, pytest.raises(StoreRefused, match="WRONGPASS"):
+                redis.ask([(b"AUTH", f"pbs-{role}".encode(), password.encode())])
 
 
 def test_each_role_can_do_its_work(
