@@ -280,4 +280,3 @@ def _section(day: Day, users: int, minute: float, costs: dict[str, float]) -> Se
             Bar("most addresses live at once", "", f"{most_live:,}", None),
         ],
     )
-

@@ -181,4 +181,3 @@ def _watcher(service: Service, redis: PrivateRedis, name: str, directory: Path) 
         with connect(RedisUrl.parse(redis.url), "", "") as client:
             client.ask([(b"DEL", Keys("pbs:").watching)])
         time.sleep(_FORGOTTEN)
-

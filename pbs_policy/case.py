@@ -71,7 +71,6 @@ class Case:
         if networks:
             self.keys += [table_keys.permit(network) for network in networks]
 
-
     @property
     def only_looks(self) -> bool:
         """Whether nothing is to be counted: nobody relays, somebody asks whether he might."""

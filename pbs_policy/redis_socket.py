@@ -23,6 +23,7 @@ _PIECES = 64  # read at once of what is published: whoever watches has a screen 
 class StoreUnavailable(Exception):
     """Redis cannot be asked: refused, mute, or it answers with an error. The message says which and where."""
 
+
 class StoreRefused(StoreUnavailable):
     """Redis answered, and with an error: its own words are the message."""
 

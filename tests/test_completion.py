@@ -253,6 +253,7 @@ def test_bash_gets_what_follows_its_last_cut(url: str, tmp_path: Path, line: str
 def test_every_setting_can_be_overridden_by_a_tab(complete: Complete) -> None:
     assert complete("--set ") == [f"{name}=" for name in defaults()]
 
+
 def test_a_tab_at_a_prompt_of_bash_completes_the_line(url: str, tmp_path: Path) -> None:
     bash = shutil.which("bash")
     if bash is None:

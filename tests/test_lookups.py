@@ -454,8 +454,16 @@ def test_an_answer_that_cannot_be_given_takes_no_other_with_it(run: Run, when: s
 @pytest.mark.parametrize(
     "reply",
     [
-        b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*0\r\n", b"*1\r\n:7\r\n", b"*-1\r\n", b"*3\r\n$1\r\na\r\n$-1\r\n$-1\r\n",
-        b"*2\r\n$-1\r\n:7\r\n", b"*2\r\n*1\r\n$1\r\na\r\n$-1\r\n", b"%1\r\n*0\r\n:1\r\n",
+        b"+OK\r\n",
+        b":1\r\n",
+        b"$-1\r\n",
+        b"*0\r\n",
+        b"*1\r\n:7\r\n",
+        b"*-1\r\n",
+        b"*3\r\n$1\r\na\r\n$-1\r\n$-1\r\n",
+        b"*2\r\n$-1\r\n:7\r\n",
+        b"*2\r\n*1\r\n$1\r\na\r\n$-1\r\n",
+        b"%1\r\n*0\r\n:1\r\n",
     ],
 )
 def test_a_reply_to_another_question_is_not_taken_for_an_answer(run: Run, reply: bytes) -> None:

@@ -56,9 +56,7 @@ def test_every_fragment_belongs_to_a_page_and_every_page_to_a_fragment() -> None
 def test_a_page_is_roff_without_a_warning(name: str) -> None:
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed: apt-get install groff")
-    ended = subprocess.run(
-        ["groff", "-man", "-Tutf8", "-ww", MAN / name], capture_output=True, text=True, timeout=60
-    )
+    ended = subprocess.run(["groff", "-man", "-Tutf8", "-ww", MAN / name], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

@@ -82,7 +82,7 @@ def sweep(connection: Connection, seconds: float) -> str:
 
 
 def fate(connection: Connection) -> str:
-    """"closed", "aborted", or nothing yet."""
+    """ "closed", "aborted", or nothing yet."""
     transport: Any = connection._transport
     return str(transport.closed)
 

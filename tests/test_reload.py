@@ -231,7 +231,6 @@ def test_a_file_with_a_fault_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_message_to_the_workers_brings_every_value_and_its_place(tmp_path: Path) -> None:
     file = tmp_path / "pbs-policy.conf"
-    file.write_text('user_domain = b\u00fccher.example\nsender_match = domain\n', encoding="utf-8")
+    file.write_text("user_domain = b\u00fccher.example\nsender_match = domain\n", encoding="utf-8")
     configuration = Configuration.begin(*load(file))
     assert values_of_message(configuration.as_message()) == configuration.values
-

@@ -126,9 +126,7 @@ def test_the_errors_of_a_client_do_not_hold_the_password(url: str, password_file
     assert SECRET not in repr(client)
 
 
-def test_the_script_does_not_complain_of_the_password(
-    own_redis: Redises, password_file: str, tmp_path: Path
-) -> None:
+def test_the_script_does_not_complain_of_the_password(own_redis: Redises, password_file: str, tmp_path: Path) -> None:
     file = tmp_path / "pbs-policy.conf"
     url = own_redis(*NO_AUTH_COMMAND).url
     file.write_text(f"redis_url = {url}\nredis_password_file = {password_file}\n")

@@ -97,9 +97,7 @@ def counted(redis: Redis, clock: Clock) -> dict[int, dict[str, int]]:
     return {now - minute.begins // 60: dict(minute.counts) for minute in minutes if minute.counts}
 
 
-def test_what_is_counted_is_summed_by_minute_over_all_processes(
-    process: Process, redis: Redis, clock: Clock
-) -> None:
+def test_what_is_counted_is_summed_by_minute_over_all_processes(process: Process, redis: Redis, clock: Clock) -> None:
     other = Process(redis, clock, "mx2:7")
     process.decide(OK, "login", 2)
     process.decide(DUNNO, "no_login", 40)

@@ -685,9 +685,7 @@ def watcher_pid(service: Service) -> int:
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP])
-def test_a_signal_ends_it_and_the_terminal_is_given_back(
-    tmux: Tmux, service: Service, which: signal.Signals
-) -> None:
+def test_a_signal_ends_it_and_the_terminal_is_given_back(tmux: Tmux, service: Service, which: signal.Signals) -> None:
     watch(tmux, service)
     os.kill(watcher_pid(service), which)
     assert tmux.shows(f"status={128 + which}.")

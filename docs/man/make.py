@@ -182,7 +182,7 @@ def page(name: str) -> str:
     """The manual page of this file name. Raises KeyError for a part that there is not."""
     title, _, section = name.rpartition(".")
     lines = [
-        rf'.\" Written by docs/man/make.py from {name}.in and the program: change those.',
+        rf".\" Written by docs/man/make.py from {name}.in and the program: change those.",
         f'.TH {text(title.upper())} {section} "" "pbs\\-policy {__version__}" "{text(TITLES[name])}"',
         ".nh\n.ad l",
     ]

@@ -107,9 +107,7 @@ def parse_lines(text: str, file: str) -> Iterator[Line]:
     yield from (line for line in _parse(text, file, []) if not line.name.startswith("!"))
 
 
-def _read_file(
-    host: Host, file: str, blocks: list[str], written: list[Line], unread: list[str], depth: int
-) -> None:
+def _read_file(host: Host, file: str, blocks: list[str], written: list[Line], unread: list[str], depth: int) -> None:
     """Append the lines of `file`, and of what it includes, in the order in which Dovecot reads them."""
     try:
         text = host.read(file).decode("utf-8", "replace")

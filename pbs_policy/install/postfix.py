@@ -121,9 +121,7 @@ def check_for(server: Server) -> str:
 
 def _by_hand(server: Server) -> str:
     readme = shipped("postfix-examples/README.md")
-    return (
-        f"put `{PERMIT_LOCAL}, {check_for(server)}` right before {REFUSING[0]} in {RELAY}. {readme} says why there"
-    )
+    return f"put `{PERMIT_LOCAL}, {check_for(server)}` right before {REFUSING[0]} in {RELAY}. {readme} says why there"
 
 
 def _draft(configuration: PostfixConfiguration, base: FileState, server: Server) -> tuple[str, bytes]:

@@ -78,9 +78,7 @@ def _services(state: State, now: float, at: float, width: int) -> list[Line]:
             "no service is heard: none runs with this Redis and key_prefix, or Redis lets it not publish (ACL)"
         )  # fmt: skip
         return [Line(""), Line(text, DIM if waiting else BAD)]
-    rows: list[tuple[str, ...]] = [
-        ("HOST", "PID", "VERSION", "RUNS FOR", "CLIENTS", "RECONNECTS", "DECISIONS/S", "")
-    ]
+    rows: list[tuple[str, ...]] = [("HOST", "PID", "VERSION", "RUNS FOR", "CLIENTS", "RECONNECTS", "DECISIONS/S", "")]
     rows += [_service_row(each, now, at) for each in services[:_MOST_SERVICES]]
     styles = [HEAD, *(BAD if now - each.heard_at > SILENT else PLAIN for each in services[:_MOST_SERVICES])]
     lines = [Line(""), *map(Line, _columns(rows, width), styles)]

@@ -97,5 +97,3 @@ class PrivateRoot:
         """Run a daemon in the background, to end with the place; what it says goes to /tmp/daemons."""
         done = self.run(f"setsid {command} </dev/null >>/tmp/daemons 2>&1 &")
         assert done.returncode == 0, done.stdout
-
-

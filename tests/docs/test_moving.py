@@ -51,9 +51,7 @@ def test_install_postfix_says_of_the_old_list_what_the_page_says(tmp_path: Path)
     for name in ("main.cf", "master.cf"):
         (tmp_path / name).write_text((Path("/etc/postfix") / name).read_text())
     main_cf = tmp_path / "main.cf"
-    sound = "".join(
-        line for line in main_cf.read_text().splitlines(keepends=True) if not line.startswith("smtpd_re")
-    )
+    sound = "".join(line for line in main_cf.read_text().splitlines(keepends=True) if not line.startswith("smtpd_re"))
     options = ("--postfix-config", str(tmp_path), "--record-dir", str(tmp_path / "record"))
     main_cf.write_text(sound + BEFORE.text)
     refused = run(POSTFIX, *options)

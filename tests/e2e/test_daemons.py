@@ -112,9 +112,7 @@ def test_a_policy_service_that_is_down_defers_relaying_and_leaves_local_mail_alo
 @needs_postfix
 @pytest.mark.parametrize("chroot", [False, True])
 def test_the_unix_example_finds_its_socket_with_and_without_the_chroot(tmp_path: Path, chroot: bool) -> None:
-    with PrivatePostfix(
-        tmp_path, fragment=example("postfix-examples/main.cf.unix"), chroot=chroot
-    ) as postfix:
+    with PrivatePostfix(tmp_path, fragment=example("postfix-examples/main.cf.unix"), chroot=chroot) as postfix:
         assert relay(postfix) == 450
         folder = postfix.queue_directory / "pbs-policy"
         folder.mkdir()
@@ -192,9 +190,7 @@ def test_a_relay_client_passes_a_list_that_looks_only_at_inbound_mail(tmp_path: 
 def test_an_accepted_message_is_discarded_and_never_leaves(tmp_path: Path) -> None:
     fragment = "smtpd_relay_restrictions = check_client_access static:OK, reject\n"
     with PrivatePostfix(tmp_path, fragment=fragment) as postfix:
-        attempt = attempt_relay(
-            postfix.port, CLIENT, "alice@example.com", RELAYED, message="Subject: x\n\n.x"
-        )
+        attempt = attempt_relay(postfix.port, CLIENT, "alice@example.com", RELAYED, message="Subject: x\n\n.x")
         assert attempt.code == 250
         assert "queued" in attempt.text
         assert wait_until(lambda: f"to=<{RELAYED}>, relay=none" in postfix.log_text())
@@ -224,9 +220,7 @@ def script() -> Iterator[Path]:
 
 @needs_dovecot
 @pytest.mark.parametrize("client_address", [CLIENT, "2001:db8::7"])
-def test_a_login_runs_the_script_with_the_clients_address(
-    tmp_path: Path, script: Path, client_address: str
-) -> None:
+def test_a_login_runs_the_script_with_the_clients_address(tmp_path: Path, script: Path, client_address: str) -> None:
     hook_config = example(
         "dovecot-hooks/pbs-policy.conf",
         ("/usr/local/lib/pbs-policy/pbs-postlogin", str(script)),

@@ -79,9 +79,7 @@ def rows(faults: Sequence[Fault], seen: Mapping[str, Sequence[Seen]]) -> str:
     found = []
     for fault in faults:
         each = seen[fault.name]
-        cells = [
-            in_words(column, sum((one.counts()[column] for one in each), Counter())) for column in COLUMNS
-        ]
+        cells = [in_words(column, sum((one.counts()[column] for one in each), Counter())) for column in COLUMNS]
         times = [time for one in each for time in one.back_after]
         back = f"{median(times):.2f} s" if times else ""
         found.append([f"**{fault.name}**: {fault.what}", *cells, back])

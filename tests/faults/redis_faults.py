@@ -206,4 +206,3 @@ def silent_network(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | Non
         proxy.speak_again()
         marks.at.append(time.monotonic())
         assert wait_until(lambda: action(stage) == "OK")
-

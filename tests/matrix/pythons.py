@@ -74,9 +74,9 @@ def on_this_host(python: str, folder: Path, tests: list[str], lowest: bool = Fal
 
 def in_tree(tree: Tree, tests: list[str]) -> Outcome:
     """Run the tests with the tree's own Python and daemons."""
-    archive = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=TOP, capture_output=True, check=True
-    ).stdout.replace(b"\0", b"\n")
+    archive = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, check=True).stdout.replace(
+        b"\0", b"\n"
+    )
     (tree.path / "root/src").mkdir()
     tar = ["tar", "-C", str(TOP), "-c", "--files-from=-"]
     packed = subprocess.run(tar, input=archive, capture_output=True, check=True).stdout

@@ -121,7 +121,7 @@ class Tree:
         inside = ["unshare", f"--mount-proc={self.path}/proc", "--fork", "--pid", "--kill-child"]
         inside += ["--net"] if alone else []
         # The mounts are of this command's own namespace, and end with it.
-        terminals = f'mount -t devpts -o newinstance,ptmxmode=0666 devpts {self.path}/dev/pts'
+        terminals = f"mount -t devpts -o newinstance,ptmxmode=0666 devpts {self.path}/dev/pts"
         terminals += f' && mount --bind {self.path}/dev/pts/ptmx {self.path}/dev/ptmx; exec chroot {self.path} "$@"'
         done = subprocess.run(
             [*inside, "sh", "-c", terminals, "sh", *command],

@@ -71,8 +71,7 @@ FAULTS = [
     Fault(
         "an absolute path to a socket, chrooted",
         f"install -d -o pbs-policy -g postfix -m 2750 /var/spool/postfix/pbs-policy; {_LISTEN_UNIX}; "
-        "postconf -F smtp/inet/chroot=y; "
-        + _asks("unix:/var/spool/postfix/pbs-policy/policy"),
+        "postconf -F smtp/inet/chroot=y; " + _asks("unix:/var/spool/postfix/pbs-policy/policy"),
     ),
     Fault(
         "a socket that nobody made",
@@ -126,9 +125,7 @@ def install(host: MailHost) -> None:
         if "install-postfix --apply" in step.text:
             break
     assert "written: /etc/postfix/main.cf" in done.stdout, done.stdout
-    done = host.run(
-        "tar -C / -cpf /root/sound.tar etc/postfix etc/dovecot etc/pbs-policy usr/local/lib/pbs-policy"
-    )
+    done = host.run("tar -C / -cpf /root/sound.tar etc/postfix etc/dovecot etc/pbs-policy usr/local/lib/pbs-policy")
     assert done.returncode == 0, done.stdout
 
 
