@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.service import CLI
+from tests.commands import Pbs, Result, commands_with, own_settings
 
 
-def serve(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    file = directory / "pbs-policy.conf"
+@pytest.fixture
+def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
+    """What runs a command whose service, when it gets that far, cannot listen."""
+    file = own_settings(tmp_path, monkeypatch)
     file.write_text("listen = unix:/nonexistent/policy\n")
-    return subprocess.run(
-        [*CLI, "-c", str(file), "serve", *options], capture_output=True, text=True, timeout=30, check=False
-    )
+    return commands_with(file, capsys)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be refused as root")
-def test_root_is_refused_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    ended = serve(tmp_path)
-    assert ended.returncode == os.EX_NOPERM
-    assert ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("pbs-policy: the service needs no privilege and does not run as root: User=")
+def got_so_far(result: Result) -> bool:
+    """Whether the service began, and ended for want of a place to listen at."""
+    return result.status == os.EX_OSERR and "cannot listen on unix:/nonexistent/policy" in result.err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be refused as root")
-def test_root_is_not_refused_where_that_is_said(tmp_path: Path) -> None:
-    ended = serve(tmp_path, "--allow-root")
-    assert ended.returncode == os.EX_OSERR
-    assert "cannot listen on unix:/nonexistent/policy" in ended.stderr
+def test_root_is_refused_in_one_line_that_says_what_to_do(pbs: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    ended = pbs("serve")
+    assert ended.status == os.EX_NOPERM
+    assert ended.err.count("\n") == 1
+    assert ended.err.startswith("pbs-policy: the service needs no privilege and does not run as root: User=")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="this is for everybody else")
-def test_nobody_else_is_refused(tmp_path: Path) -> None:
-    assert serve(tmp_path).returncode == os.EX_OSERR
+def test_root_is_not_refused_where_that_is_said(pbs: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert got_so_far(pbs("serve", "--allow-root"))
+
+
+def test_nobody_else_is_refused(pbs: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert got_so_far(pbs("serve"))
