@@ -27,12 +27,12 @@ def parse_overrides(text: str) -> dict[tuple[str, str], dict[str, str]]:
     return overrides
 
 
-def parse_smtpds(text: str) -> Iterator[list[str]]:
-    """The columns of each entry of master.cf (postconf -M, master(5)) whose command is smtpd: name, type, private,
+def parse_entries(text: str, command: str) -> Iterator[list[str]]:
+    """The columns of each entry of master.cf (postconf -M, master(5)) that runs `command`: name, type, private,
     unprivileged, chroot, wakeup, maxproc, command, arguments."""
     for line in text.splitlines():
         columns = line.split(None, 8)
-        if len(columns) > 7 and columns[7].rpartition("/")[2] == "smtpd":
+        if len(columns) > 7 and columns[7].rpartition("/")[2] == command:
             yield columns
 
 

@@ -16,10 +16,12 @@ from pbs_policy.doctor import (
     last_login,
     postfix,
     postfix_lists,
+    proxy,
     script,
     service,
     store,
     store_places,
+    store_replicas,
     trial,
     use,
 )
@@ -54,6 +56,7 @@ CHECKS = {
     "postfix.delay_reject": "nothing is refused before RCPT, where the service is asked",
     "postfix.login_mismatch": "clients without SMTP AUTH may send as your users",
     "postfix.dns_list": "no DNS list refuses clients that may relay",
+    "postfix.upstream_proxy": "a proxy tells Postfix and Dovecot the clients' addresses, or neither",
     "dovecot.configuration": "doveconf can read Dovecot's configuration",
     "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script or by last_login",
     "dovecot.executable": "the `executable` lines are right",
@@ -78,6 +81,7 @@ CHECKS = {
     "store.persistence": "Redis takes writes; whether logins outlive a restart",
     "store.places": "each server that redis_url names answers, and all name one master",
     "store.replica": "Redis is the master, not a replica",
+    "store.replicas": "each replica is online and keeps up; whether there is one to fail over to",
     "store.exposure": "no stranger can write to Redis",
     "store.clock": "Redis' clock and ours agree",
     "store.ends": "each key has an end",
@@ -124,10 +128,12 @@ class Doctor:
     def examine(self) -> Iterator[Finding]:
         """Look at everything, part by part, and say each thing as it is found."""
         postfix_seen: list[PostfixConfig] = []
+        dovecot_seen: list[DovecotConfig] = []
         hooks: list[Hook] = []
         tables: list[LoginTable] = []
         yield from _guarded("postfix.configuration", self.examine_postfix(postfix_seen))
-        yield from _guarded("dovecot.configuration", self.examine_dovecot(hooks))
+        yield from _guarded("dovecot.configuration", self.examine_dovecot(hooks, dovecot_seen))
+        yield from _guarded(proxy.CHECK, self.examine_both(postfix_seen, dovecot_seen))
         yield from _guarded("store.reachable", self.examine_store(hooks, tables))
         answers = list(_guarded("service.answers", service.check_service(self.settings, self.values)))
         yield from answers
@@ -148,8 +154,8 @@ class Doctor:
         yield from postfix.check_relaying(config, self.settings.listen, self.host)
         yield from postfix_lists.check_lists(config, self.settings.listen)
 
-    def examine_dovecot(self, hooks: list[Hook]) -> Iterator[Finding]:
-        """The checks of Dovecot. How it runs the script is appended to `hooks`."""
+    def examine_dovecot(self, hooks: list[Hook], seen: list[DovecotConfig]) -> Iterator[Finding]:
+        """The checks of Dovecot. How it runs the script is appended to `hooks`, what was read to `seen`."""
         try:
             config = self._read_dovecot()
         except NotLookedAt as error:
@@ -159,6 +165,7 @@ class Doctor:
             file = f" -c {self.dovecot_file}" if self.dovecot_file else ""
             yield wrong("dovecot.configuration", str(error), error.place, f"doveconf -n{file}")
             return
+        seen.append(config)
         for file in config.unread:
             why = f"what stands in {file} is not known: Permission denied"
             yield not_looked_at("dovecot.configuration", why, file)
@@ -166,6 +173,10 @@ class Doctor:
         yield from dovecot.check_logins(config)
         yield from script.check_script(hooks, self.settings, self.values, self.host)
         yield from last_login.check_plugin(config, self.settings)
+
+    def examine_both(self, postfix_seen: list[PostfixConfig], dovecot_seen: list[DovecotConfig]) -> Iterator[Finding]:
+        """The check of Postfix and Dovecot together, on what the other two have read."""
+        yield from proxy.check_proxy(next(iter(postfix_seen), None), next(iter(dovecot_seen), None))
 
     def _read_dovecot(self) -> DovecotConfig:
         return read_dovecot(self.host, self.dovecot_file)
@@ -180,6 +191,7 @@ class Doctor:
             yield from store.check_read(table, self.settings, place)
             facts = gather(redis)
             yield from store.check_store(facts, place)
+            yield from store_replicas.check_replicas(facts, self.settings, place)
             yield from store.check_rights(facts, "service", self.settings, place)
             yield from store.check_ends(redis, self.settings)
             tables.append(table)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pbs_policy.doctor.finding import NotLookedAt
 from pbs_policy.doctor.host import Host
-from pbs_policy.postconf_output import is_submission, parse_assignments, parse_overrides, parse_pairs, parse_smtpds
+from pbs_policy.postconf_output import is_submission, parse_assignments, parse_entries, parse_overrides, parse_pairs
 
 # What takes the next word as its argument (postconf(5)).
 _WITH_ARGUMENT = re.compile(r"check_(?!relay_domains$)\w+|(?:reject|permit)_(?:rbl|rhsbl|dnswl|rhswl)_\w+|sleep")
@@ -36,7 +36,7 @@ class PolicyCheck(NamedTuple):
 
 @dataclass(frozen=True)
 class MasterService:
-    """One entry of master.cf that runs smtpd: `overrides` are its -o options, expanded."""
+    """One entry of master.cf that runs smtpd or postscreen: `overrides` are its -o options, expanded."""
 
     name: str
     kind: str
@@ -58,12 +58,13 @@ class MasterService:
 
 @dataclass(frozen=True)
 class PostfixConfig:
-    """Effective parameters, their places, and the smtpd entries of master.cf."""
+    """Effective parameters, their places, and the entries of master.cf that run smtpd, and postscreen."""
 
     main_cf: str
     values: dict[str, str]
     places: dict[str, str]
     services: tuple[MasterService, ...]
+    postscreens: tuple[MasterService, ...] = ()
 
     def value(self, name: str, service: MasterService | None = None) -> str:
         """The effective value of a parameter, for one entry of master.cf or for all."""
@@ -102,14 +103,18 @@ def read_postfix(host: Host, directory: str = "") -> PostfixConfig:
     jailed = values.get("compatibility_level", "0") == "0"  # what "-" means in the chroot column
     master_cf = f"{directory}/master.cf"
     entries = _master_lines(host, master_cf)
-    services = []
-    for columns in parse_smtpds(_ask(host, *where, "-M")):
-        key = (columns[0], columns[1])
-        place, option_places = entries.get(key, (master_cf, {}))
-        chrooted = columns[4] == "y" or (columns[4] == "-" and jailed)
-        services.append(MasterService(*key, chrooted, overrides.get(key, {}), place, option_places))
+    said = _ask(host, *where, "-M")
+
+    def running(command: str) -> Iterator[MasterService]:
+        for columns in parse_entries(said, command):
+            key = (columns[0], columns[1])
+            place, option_places = entries.get(key, (master_cf, {}))
+            chrooted = columns[4] == "y" or (columns[4] == "-" and jailed)
+            yield MasterService(*key, chrooted, overrides.get(key, {}), place, option_places)
+
     main_cf = f"{directory}/main.cf"
-    return PostfixConfig(main_cf, values, _main_places(host, main_cf), tuple(services))
+    places = _main_places(host, main_cf)
+    return PostfixConfig(main_cf, values, places, tuple(running("smtpd")), tuple(running("postscreen")))
 
 
 def parse_restrictions(text: str) -> list[Restriction]:

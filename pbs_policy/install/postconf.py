@@ -11,7 +11,7 @@ from pathlib import Path
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.install.files import InstallError
 from pbs_policy.log import printable
-from pbs_policy.postconf_output import is_submission, parse_assignments, parse_overrides, parse_pairs, parse_smtpds
+from pbs_policy.postconf_output import is_submission, parse_assignments, parse_entries, parse_overrides, parse_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ class PostfixConfiguration:
         if not self.master_cf.exists():
             return []
         overrides = parse_overrides(self.run("-Px").stdout)
-        entries = [(name, kind) for name, kind, *_ in parse_smtpds(self.run("-M").stdout) if kind in ("inet", "pass")]
+        smtpds = parse_entries(self.run("-M").stdout, "smtpd")
+        entries = [(name, kind) for name, kind, *_ in smtpds if kind in ("inet", "pass")]
         return [Smtpd("/".join(entry), overrides.get(entry, {})) for entry in entries]
 
     def lines_of(self, name: str) -> list[int]:

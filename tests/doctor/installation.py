@@ -19,8 +19,10 @@ from pathlib import Path
 
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.doctor import Doctor
+from pbs_policy.doctor.dovecot_config import DovecotConfig
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.host import Account, Host, Output, Owned
+from pbs_policy.doctor.postfix_config import PostfixConfig
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
 
@@ -77,8 +79,11 @@ class Case:
     def findings(self, host: Host | None = None) -> list[Finding]:
         """What doctor says of its Postfix and its Dovecot, places relative to the folder."""
         doctor = self.doctor(host)
-        found = list(doctor.examine_postfix([])) if self.has_postfix else []
-        found += list(doctor.examine_dovecot([])) if self.has_dovecot else []
+        postfix: list[PostfixConfig] = []
+        dovecot: list[DovecotConfig] = []
+        found = list(doctor.examine_postfix(postfix)) if self.has_postfix else []
+        found += list(doctor.examine_dovecot([], dovecot)) if self.has_dovecot else []
+        found += list(doctor.examine_both(postfix, dovecot)) if postfix and dovecot else []
         return [self._relative(finding) for finding in found]
 
     def _relative(self, finding: Finding) -> Finding:

@@ -64,7 +64,7 @@ class HidingHost(Host):
 def test_an_included_file_that_dovecots_own_tool_leaves_out_is_named(is_root: bool) -> None:
     config = read_dovecot(HidingHost(), "/etc/dovecot/dovecot.conf")
     assert config.unread == (() if is_root else ("/etc/dovecot/conf.d/secret.conf",))
-    findings = list(Doctor(SETTINGS, VALUES, host=HidingHost()).examine_dovecot([]))
+    findings = list(Doctor(SETTINGS, VALUES, host=HidingHost()).examine_dovecot([], []))
     told = [each for each in findings if each.check == "dovecot.configuration"]
     assert [(each.level, each.place, each.mend) for each in told] == (
         [] if is_root else [("not looked at", "/etc/dovecot/conf.d/secret.conf", AS_ROOT)]

@@ -27,6 +27,8 @@ def test_a_sentinel_that_is_down_is_said_while_the_others_serve(
     sound = found(places.url)
     assert sound["store.places"].level == "good"
     assert f"the master is 127.0.0.1:{places.master.port}" in sound["store.places"].seen
+    assert sound["store.replicas"].level == "warning"
+    assert "redis_url names Sentinels, and the master has no replica" in sound["store.replicas"].seen
     kill(places.sentinels[1])
     seen = found(places.url)
     assert seen["store.places"].level == "warning"

@@ -1,0 +1,102 @@
+"""The check of Postfix and Dovecot together: does a proxy tell both of them the client's address, or neither?
+
+Where only one is told, the address that is recorded is never the one that is asked for: docs/howto/haproxy.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+
+from pbs_policy.doctor.dovecot_config import DovecotConfig
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning
+from pbs_policy.doctor.postfix import main_service
+from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig, words
+
+CHECK = "postfix.upstream_proxy"
+_TRUSTED = "haproxy_trusted_networks"
+_XCLIENT = "smtpd_authorized_xclient_hosts"
+_LOGINS = ("service pop3-login", "service imap-login")
+_HOWTO = "docs/howto/haproxy.md"
+
+
+def check_proxy(postfix: PostfixConfig | None, dovecot: DovecotConfig | None) -> Iterator[Finding]:
+    """Whether both are told, or neither. None is what could not be read."""
+    if postfix is None or dovecot is None:
+        unread = [name for name, config in (("Postfix", postfix), ("Dovecot", dovecot)) if config is None]
+        yield not_looked_at(CHECK, f"the configuration of {' and '.join(unread)} was not read: this is about both")
+        return
+    service = main_service(postfix)
+    entry = next((each for each in postfix.services if _protocol_of(postfix, each)[0]), None)
+    dovecot_told, dovecot_place = _behind(dovecot)
+    if dovecot_told and entry is None and not _names_proxy(postfix, service, dovecot):
+        name = _parameter(service)
+        seen = (
+            f"Dovecot is told the clients' addresses by a proxy ({dovecot_told}, {dovecot_place}), Postfix is not:"
+            " behind the same proxy every client has the proxy's address, and nobody's login is found (or"
+            " everybody's, were that address recorded)"
+        )
+        mend = (
+            f"{name} = haproxy at the port that the proxy sends to, and send-proxy at the proxy: {_HOWTO};"
+            " nothing, where clients reach Postfix without it"
+        )
+        yield warning(CHECK, seen, service.place if service else postfix.main_cf, mend)
+    elif entry is not None and not dovecot_told and not dovecot.value((), "login_trusted_networks"):
+        if dovecot.unread:
+            yield not_looked_at(CHECK, f"what stands in {dovecot.unread[0]} is not known: Permission denied")
+            return
+        name, place = _protocol_of(postfix, entry)
+        seen = (
+            f"Postfix is told the clients' addresses by a proxy ({name}, {place}), Dovecot is not: behind the same"
+            " proxy every login is recorded with the proxy's address, and nobody's is found"
+        )
+        mend = (
+            f"haproxy = yes in a listener of pop3-login and imap-login, {_TRUSTED}, and send-proxy at the proxy:"
+            f" {_HOWTO}; nothing, where clients reach Dovecot without it"
+        )
+        yield warning(CHECK, seen, dovecot.file, mend)
+    else:
+        both = "a proxy tells Postfix and Dovecot" if dovecot_told or entry else "no proxy tells Postfix or Dovecot"
+        yield good(CHECK, f"{both} the clients' addresses")
+
+
+def _behind(dovecot: DovecotConfig) -> tuple[str, str]:
+    """What says that a proxy tells Dovecot the clients' addresses, and its place; twice "" where nothing does."""
+    for line in dovecot.effective:
+        listens = len(line.blocks) == 2 and line.blocks[0] in _LOGINS and line.blocks[1].startswith("inet_listener")
+        if listens and (line.name, line.value) == ("haproxy", "yes"):
+            return f"haproxy = yes in {line.blocks[0]}", dovecot.place(line.blocks, line.name)
+    networks = dovecot.value((), _TRUSTED)
+    return (f"{_TRUSTED} = {networks}", dovecot.place((), _TRUSTED)) if networks else ("", "")
+
+
+def _parameter(service: MasterService | None) -> str:
+    """What makes an entry expect the PROXY protocol: behind postscreen it is postscreen that reads it."""
+    behind_postscreen = service is not None and service.kind == "pass"
+    return f"{'postscreen' if behind_postscreen else 'smtpd'}_upstream_proxy_protocol"
+
+
+def _protocol_of(config: PostfixConfig, service: MasterService) -> tuple[str, str]:
+    """The parameter by which an entry for the world's mail expects the PROXY protocol, as set, and its place."""
+    name = _parameter(service)
+    for each in config.postscreens if service.kind == "pass" else (service,):
+        value = config.value(name, each)
+        if value and not each.is_submission:
+            return f"{name} = {value}", config.place(name, each)
+    return "", ""
+
+
+def _names_proxy(postfix: PostfixConfig, service: MasterService | None, dovecot: DovecotConfig) -> bool:
+    """Whether the proxy that Dovecot trusts may tell Postfix by XCLIENT. A name or a table may stand for it."""
+    for xclient in words(postfix.value(_XCLIENT, service)):
+        for trusted in words(dovecot.value((), _TRUSTED)) or [xclient]:
+            try:
+                ours, theirs = (ip_network(each.translate(_NO_BRACKETS), strict=False) for each in (xclient, trusted))
+            except ValueError:
+                return True
+            if ours.overlaps(theirs):
+                return True
+    return False
+
+
+_NO_BRACKETS = str.maketrans("", "", "[]")

@@ -1,0 +1,76 @@
+"""Doctor's check of a proxy in front of both, beyond `broken/` and `sound/`: what it cannot know, and XCLIENT."""
+
+from __future__ import annotations
+
+import pytest
+
+from pbs_policy.doctor.dovecot_config import DovecotConfig, Line
+from pbs_policy.doctor.finding import AS_ROOT, Finding
+from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig
+from pbs_policy.doctor.proxy import check_proxy
+
+PLAIN = MasterService("smtp", "inet", False, {}, "master.cf:2")
+PROXIED = MasterService("10025", "inet", False, {"smtpd_upstream_proxy_protocol": "haproxy"}, "master.cf:3")
+SUBMISSION = MasterService("submission", "inet", False, {"smtpd_upstream_proxy_protocol": "haproxy"}, "master.cf:4")
+
+
+def postfix(*services: MasterService, xclient: str = "") -> PostfixConfig:
+    return PostfixConfig("main.cf", {"smtpd_authorized_xclient_hosts": xclient}, {}, services)
+
+
+def dovecot(trusted: str = "", unread: tuple[str, ...] = (), listener: str = "") -> DovecotConfig:
+    lines = [Line((), "haproxy_trusted_networks", trusted, "dovecot.conf:1")] if trusted else []
+    if listener:
+        lines.append(Line((f"service {listener}", "inet_listener x"), "haproxy", "yes", "dovecot.conf:2"))
+    return DovecotConfig("dovecot.conf", tuple(lines), tuple(lines), unread)
+
+
+def found(there: PostfixConfig | None, here: DovecotConfig | None) -> Finding:
+    (finding,) = check_proxy(there, here)
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("xclient", "level"),
+    [
+        ("", "warning"),
+        ("127.0.0.0/8, [::1]", "warning"),
+        ("10.0.0.6", "warning"),
+        ("127.0.0.1 10.0.0.5", "good"),
+        ("10.0.0.0/24", "good"),
+        ("[2001:db8::5]", "good"),
+        ("proxy.example.com", "good"),
+        ("cidr:/etc/postfix/proxies", "good"),
+    ],
+)
+def test_a_proxy_that_may_use_xclient_needs_no_proxy_protocol(xclient: str, level: str) -> None:
+    assert found(postfix(PLAIN, xclient=xclient), dovecot("10.0.0.5 2001:db8::/64")).level == level
+
+
+def test_only_listeners_for_logins_that_are_recorded_count() -> None:
+    assert found(postfix(PLAIN), dovecot(listener="pop3-login")).level == "warning"
+    assert found(postfix(PLAIN), dovecot(listener="managesieve-login")).level == "good"
+
+
+def test_a_submission_service_behind_a_proxy_is_not_where_relay_attempts_come_in() -> None:
+    assert found(postfix(PLAIN, SUBMISSION), dovecot()).level == "good"
+    assert found(postfix(PLAIN, SUBMISSION), dovecot("10.0.0.5")).level == "warning"
+    assert found(postfix(PLAIN, PROXIED), dovecot("10.0.0.5")).level == "good"
+
+
+def test_without_both_configurations_nothing_was_looked_at() -> None:
+    for there, here, lack in (
+        (None, dovecot("10.0.0.5"), "Postfix was"),
+        (postfix(PROXIED), None, "Dovecot was"),
+        (None, None, "Postfix and Dovecot was"),
+    ):
+        finding = found(there, here)
+        assert finding.level == "not looked at"
+        assert lack in finding.seen
+
+
+def test_what_stands_in_a_file_that_we_may_not_read_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    finding = found(postfix(PROXIED), dovecot(unread=("/etc/dovecot/conf.d/50-haproxy.conf",)))
+    assert (finding.level, finding.mend) == ("not looked at", AS_ROOT)
+    assert "50-haproxy.conf" in finding.seen
