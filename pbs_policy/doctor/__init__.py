@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pbs_policy.doctor import (
     dovecot,
     last_login,
+    numbers,
     postfix,
     postfix_lists,
     proxy,
@@ -86,11 +87,13 @@ CHECKS = {
     "store.clock": "Redis' clock and ours agree",
     "store.ends": "each key has an end",
     "service.answers": "the service answers on every listener, asked as Postfix asks",
+    "service.version": "each running process of the service is of the version of this command",
     "service.observe_only": "the service permits, and does not only observe",
     "service.trial": "a login of the real script is permitted by the service, and no longer when it is gone",
     "use.private_addresses": "no gateway or load balancer stands for many clients",
     "use.shared_addresses": "no address is shared by many users",
     "use.address_families": "clients send over the protocol that they log in by",
+    "use.loopback": "no program on the mail host itself was refused in the last day",
 }
 """Every check, and what is the case when it is good."""
 
@@ -141,6 +144,7 @@ class Doctor:
         answered = all(each.level == "good" for each in answers if each.check == "service.answers")
         yield from _guarded("service.trial", self._examine_trial(hooks, table, answered))
         yield from _guarded("use.private_addresses", self._examine_use(table, postfix_seen))
+        yield from _guarded("service.version", numbers.check_numbers(table))
 
     def examine_postfix(self, seen: list[PostfixConfig]) -> Iterator[Finding]:
         """The checks of Postfix. What was read is appended to `seen`."""

@@ -1,0 +1,90 @@
+"""What doctor concludes from the numbers that the service writes, on fakeredis and on a real Redis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import fakeredis
+import pytest
+from redis import Redis
+
+from pbs_policy import __version__
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.doctor.finding import Finding
+from pbs_policy.doctor.numbers import check_numbers
+from pbs_policy.keys import Keys
+from pbs_policy.policy import DUNNO, OK
+from pbs_policy.redis_url import RedisUrl
+from pbs_policy.stats import Stats, no_counts
+from tests.stores import client_on, connect, table_on
+
+HOUR = 3600.0
+
+
+def write(redis: Redis, name: str, version: str, *reasons: tuple[str, str], ago: float = 0) -> None:
+    """A process of the service writes what it has decided."""
+    counts = no_counts()
+    for action, reason in reasons:
+        counts[action][reason] += 1
+    client_on(redis).ask(Stats(Keys("pbs:"), name, version, lambda: time.time() - ago).commands(counts, {}))
+
+
+def look(redis: Redis, check: str) -> list[Finding]:
+    return [each for each in check_numbers(table_on(redis, "pbs:")) if each.check == check]
+
+
+def test_processes_of_our_version_are_counted(redis: Redis) -> None:
+    write(redis, "mx1:7", __version__)
+    write(redis, "mx2:8", __version__)
+    (finding,) = look(redis, "service.version")
+    assert (finding.level, finding.seen) == ("good", f"processes of version {__version__}: 2")
+
+
+def test_each_process_of_another_version_is_named(redis: Redis) -> None:
+    write(redis, "mx1:7", __version__)
+    write(redis, "mx2:8", "0.0.9")
+    write(redis, "mx2:9", "9.9\x1b")
+    old, new = look(redis, "service.version")
+    assert (old.level, new.level) == ("warning", "warning")
+    assert old.seen == f"the service on mx2, process 8, is version 0.0.9, pbs-policy here is {__version__}"
+    assert "process 9" in new.seen
+    assert new.seen.isprintable()
+    assert old.mend == "systemctl restart pbs-policy on mx2"
+
+
+def test_where_no_process_is_known_versions_are_not_looked_at(redis: Redis) -> None:
+    write(redis, "mx1:7", "0.0.9", ago=HOUR)
+    (finding,) = look(redis, "service.version")
+    assert finding.level == "not looked at"
+
+
+def test_relay_attempts_from_the_mail_host_itself_are_counted(redis: Redis) -> None:
+    write(redis, "mx1:7", __version__, (DUNNO, "loopback"), (DUNNO, "loopback"), (OK, "login"))
+    write(redis, "mx2:8", __version__, (DUNNO, "loopback"), ago=23 * HOUR)
+    (finding,) = look(redis, "use.loopback")
+    assert finding.level == "warning"
+    assert finding.seen.startswith("3 relay attempts from the mail host itself were not permitted in the last day")
+    assert "permit_mynetworks" in finding.mend
+
+
+def test_without_an_attempt_from_the_host_itself_in_the_last_day_all_is_well(redis: Redis) -> None:
+    write(redis, "mx1:7", __version__, (DUNNO, "no_login"))
+    write(redis, "mx1:7", __version__, (DUNNO, "loopback"), ago=24.5 * HOUR)
+    (finding,) = look(redis, "use.loopback")
+    assert (finding.level, finding.seen) == ("good", "nobody asked from a loopback address in the last day")
+
+
+@pytest.mark.parametrize("world", ["fake", "real", "none"])
+def test_where_redis_is_away_numbers_are_not_looked_at(world: str, own_redis: Callable[..., PrivateRedis]) -> None:
+    table = None
+    if world == "fake":
+        away = fakeredis.FakeServer()
+        table = table_on(fakeredis.FakeRedis(server=away), "pbs:")
+        away.connected = False
+    elif world == "real":
+        server = own_redis()
+        table = table_on(connect(RedisUrl.parse(server.url)), "pbs:")
+        server.stop()
+    found = [(each.check, each.level) for each in check_numbers(table)]
+    assert found == [("service.version", "not looked at"), ("use.loopback", "not looked at")]
