@@ -25,6 +25,11 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$1/changes,workdir=$1/work" "$1
 cd "$1/root"
 mount -t tmpfs -o mode=1777 tmpfs tmp
 mount -t tmpfs -o mode=755 tmpfs run
+case "$3" in /tmp/*|/run/*)  # the checkout, and its interpreter, where these two hide it
+  mkdir "$1/checkout" "$1/checkout-work"
+  mkdir -p ".$3"
+  mount -t overlay overlay -o "lowerdir=$3,upperdir=$1/checkout,workdir=$1/checkout-work" ".$3" ;;
+esac
 mount --rbind /dev dev
 mount -t proc proc proc
 ip link set lo up
@@ -46,7 +51,7 @@ class PrivateRoot:
             subprocess.run(["cp", "--parents", "-t", checkout, *listed], cwd=TOP, check=True)
             unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
             self._process = subprocess.Popen(
-                [*unshare, "sh", "-c", _INSIDE, "sh", self._temporary.name, checkout],
+                [*unshare, "sh", "-c", _INSIDE, "sh", self._temporary.name, checkout, str(TOP)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
