@@ -106,7 +106,7 @@ def test_workers_that_do_nothing_but_hang_are_not_passed_off_as_life(start_watch
         return service.hears(lambda line: line == "WATCHDOG=1")
 
     stop_all()
-    wait_until(lambda: heard() and False, seconds=WATCHDOG / 2)  # what was said before
+    wait_until(lambda: heard() and False, seconds=WATCHDOG * 2)  # what was said before
     service.messages.clear()
     assert not wait_until(heard, seconds=WATCHDOG * 2)
 
