@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 
 # Below Linux' ephemeral range (32768-60999): no outgoing connection can be sitting on the port we picked.
 PORT_RANGE = range(20000, 32768)
+
+# Shuffled once, then handed out in turn: the second port asked for is never the first, which its daemon may not have
+# bound yet.
+_ports = itertools.cycle(random.sample(PORT_RANGE, len(PORT_RANGE)))
 
 
 def has_ipv6() -> bool:
@@ -22,10 +27,9 @@ def has_ipv6() -> bool:
 def free_port() -> int:
     """Return a port that nothing listens on, on 127.0.0.1 and, where there is IPv6, on ::1.
 
-    Raises OSError if a thousand random ports were all taken.
+    None is handed out twice before all others were. Raises OSError if a thousand of them are taken.
     """
-    for _ in range(1000):
-        port = random.choice(PORT_RANGE)
+    for port in itertools.islice(_ports, 1000):
         if _can_bind(socket.AF_INET, "127.0.0.1", port) and (
             not has_ipv6() or _can_bind(socket.AF_INET6, "::1", port)
         ):
