@@ -42,7 +42,7 @@ class Service(PrivateService):
         """Everything it has logged so far."""
         return self.log_text()
 
-    def waits_to_log(self, text: str, seconds: float = 5) -> bool:
+    def waits_to_log(self, text: str, seconds: float = 20) -> bool:
         """Whether `text` is in the log, now or within `seconds`."""
         return wait_until(lambda: text in self.log(), seconds=seconds)
 
