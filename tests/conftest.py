@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tests.certificates import Authority, Certificates
 from tests.redis_clients import Clients
 from tests.service import Service
 from tests.stores import connect
+from tests.tree_programs import OF_THE_TREE, tree_program
 
 hypothesis.settings.register_profile("pbs", deadline=None)  # a slow machine is no fault of the code
 hypothesis.settings.load_profile("pbs")
@@ -71,12 +72,19 @@ def own_redis(tmp_path: Path) -> Iterator[Callable[..., PrivateRedis]]:
     need("redis")
     with ExitStack() as stack:
 
-        def start(*arguments: str) -> PrivateRedis:
+        def start(*arguments: str, program: Sequence[str] = ()) -> PrivateRedis:
             # A unix socket's path is short, pytest's directories are not.
-            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-"))
-            return stack.enter_context(PrivateRedis(Path(directory), port=None, arguments=arguments))
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
+            return stack.enter_context(PrivateRedis(directory, port=None, arguments=arguments, program=program))
 
         yield start
+
+
+@pytest.fixture(params=["", *OF_THE_TREE], ids=lambda name: name or "installed")
+def each_redis(request: pytest.FixtureRequest) -> Sequence[str]:
+    """How Redis is run (`program` of `own_redis`): the one that is installed, and those of the tree that PBS_TREE
+    names."""
+    return tree_program(request.param) if request.param else ()
 
 
 @pytest.fixture(params=["fake", "real"])

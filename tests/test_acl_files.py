@@ -1,9 +1,12 @@
-"""The ACL users in redis-examples, on a real server: each role does its work, and nothing else."""
+"""The ACL users in redis-examples, on real servers: each role does its work, and nothing else. On the Redis that is
+installed, and on those of the tree that PBS_TREE names.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from pbs_policy.redis_client import StoreRefused, connect
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.shipped import shipped
 from tests.redis_clients import ALICE, BOB, Clients
+from tests.topology.servers import Sentinel, Watched
 
 NEEDED = {
     "script": {"set"},
@@ -29,10 +33,12 @@ NEEDED = {
         *("get", "mget", "pttl", "ttl", "scan", "set", "del", "watch", "multi", "exec", "hgetall", "scard"),
         *("sismember", "subscribe", "info", "time", "acl|whoami"),
     },
+    "sentinel": {"sentinel|get-master-addr-by-name"},
 }
-"""What each role says to Redis; besides, what everybody may say."""
+"""What each role says to Redis, the last one to a Sentinel; besides, what everybody may say."""
 
-ROLES = list(NEEDED)
+ROLES = ["script", "service", "administrator"]
+"""Of Redis."""
 
 OPEN_TO_EVERYBODY = {"auth", "hello", "quit", "reset"}
 """What may be said before a login is not asked for in the rights of a user."""
@@ -43,16 +49,31 @@ def line_of(role: str) -> str:
 
 
 @pytest.fixture
-def server(own_redis: Callable[..., PrivateRedis], tmp_path: Path) -> PrivateRedis:
+def server(own_redis: Callable[..., PrivateRedis], each_redis: Sequence[str], tmp_path: Path) -> PrivateRedis:
     """A Redis with the users as they are shipped, each with its role as password."""
     users = tmp_path / "users.acl"
     users.write_text("".join(f"{line_of(role)} >{role}\n" for role in ROLES))
     # What is switched off is refused whatever the rights, and would prove nothing.
-    return own_redis("--aclfile", str(users), "--enable-debug-command", "yes", "--enable-module-command", "yes")
+    switched_on = ("--enable-debug-command", "yes", "--enable-module-command", "yes")
+    return own_redis("--aclfile", str(users), *switched_on, program=each_redis)
 
 
-def client(server: PrivateRedis, role: str) -> Redis:
-    return Redis(host="127.0.0.1", port=server.port, username=f"pbs-{role}", password=role, protocol=2)
+@pytest.fixture
+def sentinel(server: PrivateRedis, each_redis: Sequence[str]) -> Iterator[Sentinel]:
+    """A Sentinel of the server, with its user."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pbs-") as directory,
+        Sentinel(Path(directory), server.port, f"{line_of('sentinel')} >sentinel", program=each_redis) as running,
+    ):
+        yield running
+
+
+def client(server: PrivateRedis | Sentinel, role: str) -> Redis:
+    """As this role; as the default user where it is empty."""
+    user = f"pbs-{role}" if role else None
+    client = Redis(host="127.0.0.1", port=server.port, username=user, password=role or None, protocol=2)
+    client.response_callbacks.clear()  # replies as they are on the wire
+    return client
 
 
 @pytest.fixture
@@ -70,11 +91,11 @@ def act_as(
 
 
 def test_without_a_password_nobody_is_one_of_these_users(
-    own_redis: Callable[..., PrivateRedis], tmp_path: Path
+    own_redis: Callable[..., PrivateRedis], each_redis: Sequence[str], tmp_path: Path
 ) -> None:
     users = tmp_path / "users.acl"
     users.write_text("".join(line_of(role) + "\n" for role in ROLES))
-    server = own_redis("--aclfile", str(users))
+    server = own_redis("--aclfile", str(users), program=each_redis)
     for role in ROLES:
         for password in ("", "x", role):
             with connect(RedisUrl.parse(server.url), "", "") as redis, pytest.raises(StoreRefused, match="WRONGPASS"):
@@ -117,23 +138,44 @@ def test_each_role_can_do_its_work(
         redis.execute_command("SUBSCRIBE", "pbs:events")
 
 
+def test_the_sentinels_user_finds_the_master(
+    clients: Clients, server: PrivateRedis, sentinel: Sentinel, password_file: Callable[[str], str]
+) -> None:
+    login = {"sentinel_user": "pbs-sentinel", "sentinel_password_file": password_file("sentinel")}
+    clients.point_at(Watched(server, [sentinel]).url, **login)
+    clients.assert_all_are_served()
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_every_other_command_of_every_category_is_refused(role: str, server: PrivateRedis) -> None:
+    tried = _try_every_other_command(server, role)
+    assert len(tried) > 20
+    assert all(tried.values()), tried
+
+
+def test_every_other_command_of_every_category_is_refused_to_the_sentinels_user(sentinel: Sentinel) -> None:
+    """A Sentinel has the same categories, many of them empty."""
+    tried = _try_every_other_command(sentinel, "sentinel")
+    assert tried.keys() >= {"admin", "connection", "dangerous", "fast", "pubsub", "slow"}
+    assert all(tried.values()), tried
+
+
+def _try_every_other_command(server: PrivateRedis | Sentinel, role: str) -> dict[str, int]:
+    """Say each command that the role does not need, as that role. How many there were in each category."""
     allowed = NEEDED[role] | OPEN_TO_EVERYBODY
     tried: dict[str, int] = {}
     passed = []
-    with connect(RedisUrl.parse(server.url), "", "") as default, client(server, role) as redis:
-        (commands,) = default.ask([(b"COMMAND",)])
-        arities = _arities(commands)
-        (categories,) = default.ask([(b"ACL", b"CAT")])
+    with client(server, "") as default, client(server, role) as redis:
+        arities = _arities(default.execute_command("COMMAND"))
         groups = {}
-        for category in categories:
-            (named,) = default.ask([(b"ACL", b"CAT", category)])
+        for category in default.execute_command("ACL", "CAT"):
+            named = default.execute_command("ACL", "CAT", category)
             groups[category.decode()] = {each.decode() for each in named} & set(arities)
-        # Redis 8 has commands of no category: those of its vector sets.
-        rest = set(arities) - allowed - set().union(*groups.values())
-        for group, names in [*groups.items(), *([("", rest)] if rest else [])]:
-            tried[group] = len(names - allowed)
+        # Commands of no category: those of modules that know none, such as the vector sets that Redis 8 brings.
+        groups["none"] = set(arities) - set().union(*groups.values())
+        for group, names in groups.items():
+            if names:
+                tried[group] = len(names - allowed)
             for name in sorted(names - allowed):
                 words = name.split("|")
                 try:
@@ -146,8 +188,7 @@ def test_every_other_command_of_every_category_is_refused(role: str, server: Pri
                 else:
                     passed.append(name)
     assert passed == [], passed
-    assert len(tried) > 20
-    assert all(tried.values()), tried
+    return tried
 
 
 def _arities(commands: list[Any]) -> dict[str, int]:

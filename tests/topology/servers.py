@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from pbs_policy.shipped import shipped
 from tests.certificates import Certificates
 
 SLOTS = 16384
-
-TREE = os.environ.get("PBS_TREE", "")  # read before a test takes our variables out of the environment
 
 
 @dataclass(frozen=True)
@@ -192,13 +189,3 @@ class Cluster:
     def url(self) -> str:
         """The master is not among those that are named, nor is its replica."""
         return "redis+cluster://" + ",".join(f"127.0.0.1:{each.port}" for each in self.others)
-
-
-def tree_program(name: str) -> list[str]:
-    """How `usr/bin/NAME` of the Debian tree that PBS_TREE names is run here, with the tree's own libraries."""
-    tree = Path(TREE)
-    libraries = ":".join(str(each) for each in (tree / "usr" / "lib").glob("*-linux-gnu"))
-    loader = next(iter(sorted((tree / "lib64").glob("ld-linux*"))), None) or next(
-        iter(sorted((tree / "lib").glob("ld-linux*")))
-    )
-    return [str(loader), "--library-path", libraries, str(tree / "usr" / "bin" / name)]

@@ -16,16 +16,13 @@ from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.policy import DEFER, OK
 from tests.redis_clients import ALICE, BOB, Clients, kill
 from tests.service import Service
-from tests.topology.servers import TREE, Cluster, Sentinel, Watched, tree_program
+from tests.topology.servers import Cluster, Sentinel, Watched
+from tests.tree_programs import OF_THE_TREE, tree_program
 
-pytestmark = pytest.mark.tree
 
-
-@pytest.fixture(params=["redis-server", "valkey-server"])
+@pytest.fixture(params=OF_THE_TREE)
 def program(request: pytest.FixtureRequest) -> list[str]:
     """How the tree's program of this name is run."""
-    if not TREE or not (Path(TREE) / "usr" / "bin" / request.param).exists():
-        pytest.skip(f"no {request.param} in a Debian tree: PBS_TREE=DIR, made as tests/trees/README.md says")
     return tree_program(request.param)
 
 
