@@ -23,7 +23,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy import resp
+from pbs_policy import lookups, redis_connector, resp
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.keys import GONE, NO_END
@@ -32,6 +32,7 @@ from pbs_policy.lookups import Lookups
 from pbs_policy.redis_line import TIMEOUT
 from pbs_policy.redis_url import RedisUrl
 from pbs_policy.resp import pack
+from tests.loop_clock import LoopClock
 
 PROBE = b"pbs:probe"
 
@@ -51,10 +52,17 @@ def run(request: pytest.FixtureRequest) -> Run:
         faults: list[dict[str, Any]] = []
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.get_loop().set_exception_handler(lambda _, fault: faults.append(fault))
-            runner.run(asyncio.wait_for(coroutine, 30))
+            runner.run(asyncio.wait_for(coroutine, 100))
         assert faults == []
 
     return run
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what must not lose a request: a machine that is busy elsewhere for half a second is not Redis' fault."""
+    for module in (lookups, redis_connector):
+        monkeypatch.setattr(module, "TIMEOUT", 30.0)
 
 
 class Session:
@@ -112,7 +120,7 @@ async def session(url: str, **login: str) -> AsyncIterator[Session]:
     opened.check()
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 5) -> bool:
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> bool:
     """Ask on the loop until the condition holds, at most for so many seconds; whether it held."""
     deadline = time.monotonic() + seconds
     while not await condition():
@@ -317,6 +325,7 @@ async def writer(url: str) -> AsyncIterator[Writer]:
         await opened.wait_closed()
 
 
+@pytest.mark.usefixtures("patient")
 def test_random_questions_have_their_own_answers(run: Run, any_url: str) -> None:
     async def story() -> None:
         chance = random.Random(20260101)
@@ -443,10 +452,10 @@ def test_an_answer_that_cannot_be_given_takes_no_other_with_it(run: Run, when: s
             asking.lookups.ask([b"a"], (), fail)
             third = asking.ask([b"a"])
             expected = UNAVAILABLE if when == "unavailable" else ([b"1"], [])
-            answered = await asyncio.wait_for(asyncio.gather(first, second, third), 3)
+            answered = await asyncio.wait_for(asyncio.gather(first, second, third), 20)
             assert list(answered) == [expected] * 3
             server.script = server.answer
-            assert await eventually(asking.is_available, 3)
+            assert await eventually(asking.is_available)
 
     run(story())
 
@@ -472,7 +481,7 @@ def test_a_reply_to_another_question_is_not_taken_for_an_answer(run: Run, reply:
         server.script = lambda peer, _: peer.transport.write(reply)
         async with server.running() as url, session(url) as asking:
             answers = [asking.ask([b"a"]), asking.ask([b"b"])]
-            assert await asyncio.wait_for(asyncio.gather(*answers), 3) == [UNAVAILABLE] * 2
+            assert await asyncio.wait_for(asyncio.gather(*answers), 20) == [UNAVAILABLE] * 2
 
     run(story())
 
@@ -488,15 +497,16 @@ def test_a_reply_to_another_question_is_not_taken_for_an_answer(run: Run, reply:
 )
 def test_a_server_of_another_protocol_is_unavailable_and_said_once(run: Run, banner: bytes) -> None:
     async def story() -> None:
+        clock = LoopClock()
         server = Server()
         server.banner = banner
         server.script = mute
         server.script_for_probe = True
         async with server.running() as url:
-            before = time.monotonic()
+            before = clock()
             async with session(url) as asking:
                 assert await asking.ask([b"a"]) == UNAVAILABLE
-                assert time.monotonic() - before < 2 * TIMEOUT
+                assert clock() - before < 2 * TIMEOUT
 
                 async def tried_again() -> bool:
                     return len(server.peers) >= 2
@@ -561,12 +571,13 @@ def test_a_reply_that_is_cut_off_is_asked_for_once_more(run: Run, after: int) ->
 @pytest.mark.parametrize("after", [0, 1, 4, 15])
 def test_a_reply_that_is_cut_off_twice_is_unavailable(run: Run, after: int) -> None:
     async def story() -> None:
+        clock = LoopClock()
         server = Server({b"a": b"1", b"b": b"22222222"})
         server.script = cutting(server, 2, after)
         async with server.running() as url, session(url) as asking:
-            before = time.monotonic()
+            before = clock()
             assert await asking.ask([b"a", b"b"]) == UNAVAILABLE
-            assert time.monotonic() - before < TIMEOUT
+            assert clock() - before < TIMEOUT
             assert await asking.value(b"a") == b"1"  # and the next one has a connection again
             assert len(server.peers) == 3
 
@@ -615,6 +626,7 @@ def test_part_of_a_round_that_was_cut_is_not_mixed_with_its_repetition(run: Run)
     run(story())
 
 
+@pytest.mark.usefixtures("patient")
 def test_an_idle_connection_that_is_closed_is_opened_anew(run: Run) -> None:
     async def story() -> None:
         server = Server({b"a": b"1"})
@@ -630,6 +642,7 @@ def test_an_idle_connection_that_is_closed_is_opened_anew(run: Run) -> None:
     run(story())
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("moment", ["accepted", "too many clients", "AUTH", "GET"])
 def test_a_server_that_hangs_up_while_the_connection_is_opened_is_tried_again(run: Run, moment: str) -> None:
     # As a proxy without a backend does, a Redis with all its maxclients, or one that is being shut down.
@@ -660,8 +673,8 @@ def test_a_server_that_hangs_up_while_the_connection_is_opened_is_tried_again(ru
             server.welcome = welcome
         async with server.running() as url:
             opened = Session(url[:-1] + "3", user="svc", password="secret")
-            await asyncio.wait_for(opened.lookups.open(), 3)
-            assert await eventually(opened.is_available, 4)
+            await asyncio.wait_for(opened.lookups.open(), 20)
+            assert await eventually(opened.is_available)
             assert await opened.value(b"a") == b"1"
             await opened.lookups.close()
             opened.check()
@@ -671,20 +684,22 @@ def test_a_server_that_hangs_up_while_the_connection_is_opened_is_tried_again(ru
 
 def test_refused_at_first_it_is_available_when_the_server_comes(run: Run) -> None:
     async def story() -> None:
+        clock = LoopClock()
         port = free_port()
         async with session(f"redis://127.0.0.1:{port}/0") as asking:
             for _ in range(10):
-                before = time.monotonic()
+                before = clock()
                 assert await asking.ask([b"a"]) == UNAVAILABLE
-                assert time.monotonic() - before < 0.2
+                assert clock() - before < 0.2
             async with Server({b"a": b"1"}).running(port):
-                assert await eventually(asking.is_available, 2)
+                assert await eventually(asking.is_available)
                 assert await asking.value(b"a") == b"1"
             assert asking.errors() == 1
 
     run(story())
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_server_that_goes_and_comes_back_in_time_costs_no_request(run: Run) -> None:
     async def story() -> None:
         port = free_port()
@@ -692,7 +707,7 @@ def test_a_server_that_goes_and_comes_back_in_time_costs_no_request(run: Run) ->
         async with session(f"redis://127.0.0.1:{port}/0") as asking:
             for _ in range(3):
                 async with server.running(port):
-                    assert await eventually(asking.is_available, 2)
+                    assert await eventually(asking.is_available)
                 answers = [asking.ask([b"a"]) for _ in range(5)]
                 await asyncio.sleep(0)
                 answers += [asking.ask([b"a"]) for _ in range(5)]
@@ -704,21 +719,22 @@ def test_a_server_that_goes_and_comes_back_in_time_costs_no_request(run: Run) ->
 
 def test_a_server_that_does_not_come_back_is_awaited_until_the_deadline_and_no_longer(run: Run) -> None:
     async def story() -> None:
+        clock = LoopClock()
         port = free_port()
         async with session(f"redis://127.0.0.1:{port}/0") as asking:
             server = Server()
             async with server.running(port):
-                assert await eventually(asking.is_available, 2)
-            before = time.monotonic()
+                assert await eventually(asking.is_available)
+            before = clock()
             assert await asking.ask([b"a"]) == UNAVAILABLE
-            assert time.monotonic() - before < TIMEOUT + 0.3
+            assert clock() - before < TIMEOUT + 0.3
 
             async def fails_at_once() -> bool:
-                sent = time.monotonic()
+                sent = clock()
                 assert await asking.ask([b"a"]) == UNAVAILABLE
-                return time.monotonic() - sent < 0.05
+                return clock() - sent < 0.05
 
-            assert await eventually(fails_at_once, 2)
+            assert await eventually(fails_at_once)
 
     run(story())
 
@@ -736,7 +752,7 @@ def test_a_server_that_is_still_loading_is_unavailable_until_it_has_loaded(run: 
         server.script = script
         async with server.running() as url, session(url) as asking:
             assert await asking.ask([b"a"]) == UNAVAILABLE
-            assert await eventually(asking.is_available, 3)
+            assert await eventually(asking.is_available)
             assert "LOADING" in asking.log()
             assert asking.errors() == 1
 
@@ -748,24 +764,26 @@ def test_a_server_that_is_still_loading_is_unavailable_until_it_has_loaded(run: 
 
 def test_a_mute_server_costs_one_deadline_and_then_none(run: Run) -> None:
     async def story() -> None:
+        clock = LoopClock()
         server = Server({b"a": b"1"})
         async with server.running() as url, session(url) as asking:
             assert await asking.value(b"a") == b"1"
             server.script = mute
             server.script_for_probe = True
-            before = time.monotonic()
+            before, began = clock(), time.monotonic()
             answers = [asking.ask([b"a"]) for _ in range(50)]
             await asyncio.sleep(0)
             answers += [asking.ask([b"a"]) for _ in range(50)]
             assert await asyncio.gather(*answers) == [UNAVAILABLE] * 100
-            assert TIMEOUT * 0.9 < time.monotonic() - before < TIMEOUT + 0.4
+            assert clock() - before < TIMEOUT + 0.4
+            assert time.monotonic() - began > TIMEOUT * 0.9
             for _ in range(20):
-                before = time.monotonic()
+                before = clock()
                 assert await asking.ask([b"a"]) == UNAVAILABLE
-                assert time.monotonic() - before < 0.1
+                assert clock() - before < 0.1
             assert asking.errors() == 1
             server.script = server.answer
-            assert await eventually(asking.is_available, 2)
+            assert await eventually(asking.is_available)
             assert await asking.value(b"a") == b"1"
 
     run(story())
@@ -773,36 +791,39 @@ def test_a_mute_server_costs_one_deadline_and_then_none(run: Run) -> None:
 
 def test_a_server_that_goes_mute_in_the_middle_of_a_reply_keeps_the_deadline(run: Run) -> None:
     async def story() -> None:
+        clock = LoopClock()
         server = Server({b"a": b"1"})
         server.script = lambda peer, command: peer.transport.write(server.reply(command)[:-1])
         async with server.running() as url, session(url) as asking:
-            before = time.monotonic()
+            before = clock()
             assert await asking.ask([b"a"]) == UNAVAILABLE
-            assert time.monotonic() - before < TIMEOUT + 0.4
+            assert clock() - before < TIMEOUT + 0.4
             server.script = server.answer
-            assert await eventually(asking.is_available, 2)
+            assert await eventually(asking.is_available)
 
     run(story())
 
 
 def test_opening_does_not_wait_for_a_mute_server(run: Run) -> None:
     async def story() -> None:
+        clock = LoopClock()
         server = Server()
         server.script = mute
         server.script_for_probe = True
         async with server.running() as url:
-            before = time.monotonic()
+            before = clock()
             async with session(url) as asking:
-                assert time.monotonic() - before < TIMEOUT + 0.4
-                before = time.monotonic()
+                assert clock() - before < TIMEOUT + 0.4
+                before = clock()
                 assert await asking.ask([b"a"]) == UNAVAILABLE
-                assert time.monotonic() - before < 0.1
+                assert clock() - before < 0.1
 
     run(story())
 
 
 def test_a_lost_connection_and_a_mute_one_together_keep_the_deadline(run: Run) -> None:
     async def story() -> None:
+        clock = LoopClock()
         server = Server({b"a": b"1"})
 
         def script(peer: Peer, command: list[bytes]) -> None:
@@ -811,9 +832,9 @@ def test_a_lost_connection_and_a_mute_one_together_keep_the_deadline(run: Run) -
 
         server.script = script
         async with server.running() as url, session(url) as asking:
-            before = time.monotonic()
+            before = clock()
             assert await asking.ask([b"a"]) == UNAVAILABLE
-            assert time.monotonic() - before < TIMEOUT + 0.4
+            assert clock() - before < TIMEOUT + 0.4
 
     run(story())
 
@@ -823,6 +844,7 @@ def test_a_lost_connection_and_a_mute_one_together_keep_the_deadline(run: Run) -
 
 def test_closing_answers_everybody_at_once(run: Run) -> None:
     async def story() -> None:
+        clock = LoopClock()
         server = Server()
         server.script = mute
         async with server.running() as url:
@@ -832,28 +854,29 @@ def test_closing_answers_everybody_at_once(run: Run) -> None:
                 answers.append(asking.ask([b"a"]))
                 await asyncio.sleep(0)
                 answers.append(asking.ask([b"a"]))  # its turn has not ended: nothing is sent yet
-                before = time.monotonic()
+                before = clock()
                 await asking.lookups.close()
                 assert await asyncio.gather(*answers) == [UNAVAILABLE] * 5
-                assert time.monotonic() - before < 0.2
+                assert clock() - before < 0.2
 
     run(story())
 
 
 def test_closing_answers_those_who_wait_for_a_connection(run: Run) -> None:
     async def story() -> None:
+        clock = LoopClock()
         port = free_port()
         async with session(f"redis://127.0.0.1:{port}/0") as asking:
             server = Server()
             async with server.running(port):
-                assert await eventually(asking.is_available, 2)
+                assert await eventually(asking.is_available)
             answers = [asking.ask([b"a"])]
             await asyncio.sleep(0)
             answers.append(asking.ask([b"a"]))
-            before = time.monotonic()
+            before = clock()
             await asking.lookups.close()
             assert await asyncio.gather(*answers) == [UNAVAILABLE] * 2
-            assert time.monotonic() - before < 0.2
+            assert clock() - before < 0.2
 
     run(story())
 
@@ -870,6 +893,7 @@ def test_closing_again_or_before_any_connection_is_harmless(run: Run) -> None:
 # --- what was written is what is read -----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("cuts", [False, True], ids=["undisturbed", "with cut connections"])
 def test_no_answer_is_older_than_the_last_write(run: Run, redis_server: PrivateRedis, *, cuts: bool) -> None:
     """2,000 times each: SET returned, then ask; DEL returned, then ask; while others keep asking."""
