@@ -91,7 +91,7 @@ class Manager(Service):
         """End it and start it again, as `systemctl restart` does: what is listened on and kept stays open."""
         process = self.process
         process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while process.poll() is None and time.monotonic() < deadline:
             self.listen(0.005)
         self.listen()
@@ -102,7 +102,7 @@ class Manager(Service):
         """SIGHUP, and wait until the reload is done."""
         self.messages.clear()
         self.process.send_signal(signal.SIGHUP)
-        assert wait_until(lambda: self.hears(lambda line: line == "READY=1"), seconds=10), self.messages
+        assert wait_until(lambda: self.hears(lambda line: line == "READY=1")), self.messages
 
     def hears(self, condition: Callable[[str], bool]) -> bool:
         """Whether one of the lines that it was told is such a one."""

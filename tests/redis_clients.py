@@ -21,8 +21,8 @@ SCRIPT = Path(__file__).parent.parent / "dovecot-hooks" / "pbs-postlogin"
 ALICE = "192.0.2.7"
 BOB = "198.51.100.8"
 
-LONGEST_LOGIN = 1.5
-"""Seconds. 0.5 s are meant, and the rest is the start of two processes on a noisy machine."""
+LONGEST_LOGIN = 5
+"""Seconds. 0.5 s are meant, and the rest is the start of two processes on a busy machine."""
 
 
 class Said(NamedTuple):

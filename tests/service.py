@@ -60,7 +60,7 @@ class Client:
     """One connection to a policy service."""
 
     def __init__(self, listener: Listener) -> None:
-        self.socket = connect(listener, 10)
+        self.socket = connect(listener, 20)
 
     def ask(self, client_address: str, **attributes: str) -> str:
         """Send one request, and return the action of the one reply."""

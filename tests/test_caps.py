@@ -557,7 +557,7 @@ def test_two_services_share_one_cap_and_warn_once(start_services: Callable[..., 
         assert seen == ["OK"] * 3 + ["DUNNO"] * 5
         again = [services[at % 2].ask(ADDRESS, instance="1.2", recipient=f"{at}@x.net") for at in range(8, 0, -1)]
         assert again == ["DUNNO"] * 6 + ["OK"] * 2
-        assert wait_until(lambda: sum(service.log().count("recipient=") for service in services) == 16, seconds=5)
+        assert wait_until(lambda: sum(service.log().count("recipient=") for service in services) == 16)
         log = "".join(service.log() for service in services)
         assert log.count("warning: ") == 1
         assert f"warning: address {ADDRESS} is over its cap of 3/1h" in log

@@ -134,7 +134,7 @@ def test_a_redis_that_is_down_is_69(bare: Pbs, command: list[str]) -> None:
     started = time.monotonic()
     result = bare("--set", f"redis_url=redis://127.0.0.1:{free_port()}", *command)
     assert is_one_error(result, 69, "Redis is unavailable: ")
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 5
 
 
 def test_an_address_that_needs_no_redis_is_answered_without_it(bare: Pbs) -> None:
@@ -147,7 +147,7 @@ def test_a_mute_redis_is_69_soon(bare: Pbs, own_redis: Callable[..., PrivateRedi
     started = time.monotonic()
     result = bare("--set", f"redis_url={server.url}", "check", "192.0.2.7")
     assert is_one_error(result, 69, "Redis is unavailable: ")
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 5
 
 
 def test_a_wrong_password_is_69(bare: Pbs, own_redis: Callable[..., PrivateRedis], tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: signal.Signals) -
     try:
         assert wait_until(lambda: b"ready, listening on" in log.read_bytes())
         service.send_signal(number)
-        assert service.wait(10) == 0
+        assert service.wait(20) == 0
     finally:
         service.kill()
         service.wait()

@@ -387,7 +387,7 @@ def test_a_reader_that_takes_its_time_gets_everything(start: Start) -> None:
     first = json.loads(process.stdout.readline())
     assert first["left"] <= HOUR
     # The pipe is full, the command waits.
-    assert wait_until(lambda: not _is_running(process.pid), seconds=20)
+    assert wait_until(lambda: not _is_running(process.pid))
     assert len(process.stdout.readlines()) == MANY - 1
     assert process.wait(timeout=30) == 0
 

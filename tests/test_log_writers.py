@@ -33,7 +33,7 @@ def directory() -> Iterator[Path]:
 def listen(path: Path) -> socket.socket:
     daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     daemon.bind(str(path))
-    daemon.settimeout(5)
+    daemon.settimeout(20)
     return daemon
 
 
@@ -188,7 +188,7 @@ def test_the_service_logs_to_syslog_as_json(directory: Path) -> None:
         while '"reason":"unavailable"' not in seen:
             seen = daemon.recv(4096).decode()
         service.terminate()
-        assert service.wait(10) == 0
+        assert service.wait(20) == 0
         assert service.stderr is not None
         assert service.stderr.read() == b""
     head, _, members = seen.partition("{")

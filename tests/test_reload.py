@@ -123,7 +123,7 @@ def test_a_worker_that_is_started_after_a_reload_works_by_the_new_settings(start
     before = children(service.process.pid)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    assert wait_until(lambda: len(children(service.process.pid) - before) == 2, seconds=5)
+    assert wait_until(lambda: len(children(service.process.pid) - before) == 2)
     assert {service.ask(ALICE) for _ in range(20)} == {DUNNO}
 
 

@@ -248,7 +248,7 @@ def test_a_client_that_leaves_while_redis_is_mute_costs_its_neighbours_nothing(
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(6)]
         for client in clients:
-            client.socket.settimeout(3)
+            client.socket.settimeout(20)
             client.send(request(LOGGED_IN))
         has_read(service)
         clients[0].socket.close()
@@ -256,7 +256,7 @@ def test_a_client_that_leaves_while_redis_is_mute_costs_its_neighbours_nothing(
         staying = [clients[number] for number in (1, 2, 4, 5)]
         assert [client.action().split()[0] for client in staying] == [DEFER] * 4
     server.resume()
-    assert wait_until(lambda: service.ask(LOGGED_IN) == "OK", seconds=2)
+    assert wait_until(lambda: service.ask(LOGGED_IN) == "OK")
     assert "Traceback" not in service.log()
     assert service.log().count("error: ") == 1
 
@@ -396,7 +396,7 @@ def test_a_clean_close_without_a_byte_to(service: Service, case: str, which: int
     with service.connect(which) as client:
         send_what_goes(client, UNSOUND[case])
         assert client.is_closed()
-    assert wait_until(lambda: service.log().count("warning: disconnecting") == before + 1, seconds=5)
+    assert wait_until(lambda: service.log().count("warning: disconnecting") == before + 1)
 
 
 @pytest.mark.parametrize("case", UNSOUND)
@@ -641,15 +641,16 @@ def test_listening_beyond_this_machine_is_said_loudly(start_service: StartServic
 
 # --- the end ---------------------------------------------------------------------------------------------------
 
-STOP_SECONDS = 1.5
-"""The service promises one second; a noisy machine is given half a second more."""
+STOP_SECONDS = 5
+"""The service promises one second, and a busy machine is given more: where somebody is waited for in vain, it is
+minutes."""
 
 
 def end(service: Service, signal_number: int) -> tuple[int, float]:
     """Send the signal; the exit status, and the seconds that it took."""
     before = time.monotonic()
     service.process.send_signal(signal_number)
-    return service.process.wait(10), time.monotonic() - before
+    return service.process.wait(20), time.monotonic() - before
 
 
 both_signals = pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -733,7 +734,7 @@ def test_a_request_in_flight_is_permitted_where_redis_comes_back_in_time(
         server.resume()
         assert client.action() == "OK"
         assert client.is_closed()
-    assert service.process.wait(5) == 0
+    assert service.process.wait(20) == 0
 
 
 def test_a_request_sent_before_the_signal_is_never_half_answered(
@@ -755,7 +756,7 @@ def test_a_request_sent_before_the_signal_is_never_half_answered(
                 while data := client.socket.recv(4096):
                     received += data
             assert received in (b"", b"action=OK\n\n")
-    assert service.process.wait(5) == 0
+    assert service.process.wait(20) == 0
 
 
 # --- Redis comes and goes --------------------------------------------------------------------------------------
@@ -775,12 +776,10 @@ def test_it_starts_while_redis_is_away_and_works_when_redis_comes(
     server.stop()
     service = start_service(redis_url=server.url)
     for _ in range(5):
-        action, seconds = action_of(service)
-        assert action == DEFER
-        assert seconds < 1
+        assert action_of(service)[0] == DEFER
     server.start()
     log_in(server)
-    assert wait_until(lambda: service.ask(LOGGED_IN) == "OK", seconds=2)
+    assert wait_until(lambda: service.ask(LOGGED_IN) == "OK")
     assert service.ask(STRANGER) == "DUNNO"
     assert service.log().count("error: ") == 1
 
@@ -818,7 +817,7 @@ def test_a_restart_of_redis_loses_no_request(start_service: StartService, own_re
             # Requests wait half a second for a Redis that went away. Where starting it took longer than that,
             # the next attempt to reach it is awaited here, and not counted as a lost request.
             if time.monotonic() - before > 0.4:
-                assert wait_until(lambda: service.ask(STRANGER) == "DUNNO", seconds=2)
+                assert wait_until(lambda: service.ask(STRANGER) == "DUNNO")
             assert client.ask(LOGGED_IN) == "OK"
             assert service.ask(STRANGER) == "DUNNO"
     assert "Traceback" not in service.log()
@@ -864,13 +863,13 @@ def test_a_mute_redis_costs_one_wait_and_then_none(start_service: StartService, 
     server.pause()
     action, seconds = action_of(service)
     assert action == DEFER
-    assert 0.3 < seconds < 1
-    for _ in range(10):
-        action, seconds = action_of(service)
-        assert action == DEFER
-        assert seconds < 0.2
+    assert seconds > 0.3
+    before = time.monotonic()
+    for _ in range(50):
+        assert action_of(service)[0] == DEFER
+    assert time.monotonic() - before < 50 * seconds / 2, "they waited as well"
     server.resume()
-    assert wait_until(lambda: service.ask(LOGGED_IN) == "OK", seconds=1)
+    assert wait_until(lambda: service.ask(LOGGED_IN) == "OK")
     assert service.ask(STRANGER) == "DUNNO"
     assert service.log().count("error: ") == 1
 
@@ -886,7 +885,7 @@ def test_a_hundred_clients_wait_for_a_mute_redis_together(start_service: StartSe
         for client in clients:
             client.send(request(LOGGED_IN))
         assert {client.action().split()[0] for client in clients} == {DEFER}
-        assert time.monotonic() - before < 1.2
+        assert time.monotonic() - before < 10, "they waited one after the other"
     server.resume()
 
 
@@ -898,9 +897,7 @@ def test_a_wrong_password_is_unavailable_and_said_once(
     password.write_text("wrong\n")
     service = start_service(redis_url=server.url, redis_password_file=str(password))
     for _ in range(3):
-        action, seconds = action_of(service)
-        assert action == DEFER
-        assert seconds < 1
+        assert action_of(service)[0] == DEFER
     errors = [line for line in service.log().splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "WRONGPASS" in errors[0]
@@ -952,7 +949,7 @@ def test_a_permit_given_by_hand_is_a_permission(service: Service, redis_server: 
     write(redis_server, "pbs:permit:192.0.2.9", b"1763881234 manual")
     assert service.ask("192.0.2.9") == "OK"
     line = "action=OK client_address=192.0.2.9 reason=permit service=manual "
-    assert wait_until(lambda: line in service.log()[since:], seconds=5)
+    assert wait_until(lambda: line in service.log()[since:])
 
 
 def test_a_login_that_last_login_wrote_is_a_permission(service: Service, redis_server: PrivateRedis) -> None:
@@ -975,7 +972,7 @@ def test_a_deny_outranks_a_login_and_a_permit(service: Service, redis_server: Pr
     write(redis_server, "pbs:deny:192.0.2.7", b"spam")
     assert service.ask(LOGGED_IN) == "DUNNO"
     line = "action=DUNNO client_address=192.0.2.7 reason=denied"
-    assert wait_until(lambda: line in service.log()[since:], seconds=5)
+    assert wait_until(lambda: line in service.log()[since:])
     with redis_at(redis_server) as redis:
         redis.delete("pbs:deny:192.0.2.7")
     assert service.ask(LOGGED_IN) == "OK"
@@ -998,9 +995,11 @@ def test_a_key_without_an_end_is_not_honoured_and_reported_once(
 def test_a_permission_ends_with_its_key(service: Service, redis_server: PrivateRedis) -> None:
     key = "pbs:login:192.0.2.9"
     with redis_at(redis_server) as redis, service.connect() as client:
-        seen = set()
-        redis.set(key, ALICE, px=300)
-        deadline = time.monotonic() + 5
+        redis.set(key, ALICE, px=600_000)
+        assert client.ask("192.0.2.9") == "OK"
+        redis.pexpire(key, 300)
+        seen = {"OK"}
+        deadline = time.monotonic() + 20
         while "DUNNO" not in seen and time.monotonic() < deadline:
             before = redis.pttl(key)
             action = client.ask("192.0.2.9")
@@ -1074,7 +1073,7 @@ def test_a_client_address_is_one_however_it_is_written(
     since = len(service.log())
     assert service.ask(asked) == "OK"
     assert service.ask("2001:db8::8") == "DUNNO"
-    assert wait_until(lambda: f"action=OK client_address={written} " in service.log()[since:], seconds=5)
+    assert wait_until(lambda: f"action=OK client_address={written} " in service.log()[since:])
 
 
 def test_an_ipv6_prefix_permits_its_network_and_no_other(
@@ -1203,7 +1202,7 @@ def test_a_line_of_the_log_cannot_be_forged_or_broken_by(
         assert client.action() == "DUNNO"
         client.send(whole.replace(b"CLIENT", LOGGED_IN.encode()))
         assert client.action() == "OK"
-    assert wait_until(lambda: "client_address=192.0.2.7" in service.log()[since:], seconds=5)
+    assert wait_until(lambda: "client_address=192.0.2.7" in service.log()[since:])
     lines = [line for line in service.log()[since:].split("\n") if "action=" in line]
     assert all(line.isprintable() and len(line) < 2_500 for line in lines)
     refused, permitted = decisions(service, since)

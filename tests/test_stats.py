@@ -360,7 +360,7 @@ def test_a_running_service_writes_what_it_decides(
             service.ask(address)
         wanted = {"OK login": 1, "DUNNO no_login": 2, "DUNNO loopback": 1}
         key = f"pbs:service:{process_name(service.pid)}"
-        assert wait_until(lambda: client.hget(key, "OK login") == b"1", seconds=10)
+        assert wait_until(lambda: client.hget(key, "OK login") == b"1")
         minutes = read_minutes(client_on(client), KEYS, time.time())
         assert sum((minute.counts for minute in minutes), Counter()) == wanted
         (state,) = read_services(client_on(client), KEYS, minutes)
@@ -390,6 +390,6 @@ def test_each_worker_is_a_process_of_its_own(
 ) -> None:
     with Redis(port=redis_server.port) as client:
         start_service(redis_url=redis_server.url, workers="2")
-        assert wait_until(lambda: len(list(client.scan_iter("pbs:service:*"))) == 2, seconds=10)
+        assert wait_until(lambda: len(list(client.scan_iter("pbs:service:*"))) == 2)
         services = read_services(client_on(client), KEYS, read_minutes(client_on(client), KEYS, time.time()))
         assert len({service.pid for service in services}) == 2

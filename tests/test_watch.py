@@ -455,7 +455,7 @@ def test_what_is_published_is_heard(follower: Follower, redis: Redis) -> None:
         heard.extend(follower.source.listen())
         return len(heard) >= 3
 
-    assert wait_until(has_heard, seconds=5)
+    assert wait_until(has_heard)
     assert heard == [b"0", b"1", b"2"]
 
 
@@ -473,12 +473,12 @@ def test_after_a_restart_of_redis_it_goes_on(own_redis: Callable[..., PrivateRed
             feed.step()
             return condition()
 
-        assert wait_until(lambda: steps(lambda: bool(state.trouble)), seconds=10)
+        assert wait_until(lambda: steps(lambda: bool(state.trouble)))
         assert state.answer_time is None
         server.start()
-        assert wait_until(lambda: steps(lambda: not state.trouble), seconds=10)
+        assert wait_until(lambda: steps(lambda: not state.trouble))
         client.publish("pbs:events", message(head(), decision()))
-        assert wait_until(lambda: steps(lambda: bool(state.services)), seconds=10)
+        assert wait_until(lambda: steps(lambda: bool(state.services)))
         follower.source.close()
 
 
@@ -499,13 +499,13 @@ def test_after_an_outage_it_subscribes_anew(own_redis: Callable[..., PrivateRedi
 
         before = subscriptions()
         server.pause()  # the connection for messages is not lost: it only says nothing
-        assert wait_until(lambda: steps(lambda: bool(state.trouble)), seconds=10)
+        assert wait_until(lambda: steps(lambda: bool(state.trouble)))
         server.resume()
-        assert wait_until(lambda: steps(lambda: not state.trouble), seconds=10)
+        assert wait_until(lambda: steps(lambda: not state.trouble))
         assert wait_until(lambda: len(subscriptions()) == 1)
         assert subscriptions() != before
         client.publish("pbs:events", message(head(), decision()))
-        assert wait_until(lambda: steps(lambda: bool(state.services)), seconds=10)
+        assert wait_until(lambda: steps(lambda: bool(state.services)))
 
 
 def test_without_redis_there_is_nothing_to_watch(tmp_path: Path) -> None:
@@ -594,7 +594,7 @@ class Tmux:
         return self._run("capture-pane", "-p", *options)
 
     def shows(self, text: str) -> bool:
-        return wait_until(lambda: text in self.text(), seconds=15)
+        return wait_until(lambda: text in self.text())
 
     def is_sane(self) -> bool:
         """Whether the terminal is as a shell wants it: lines, echo, a cursor, the first screen."""

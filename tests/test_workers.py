@@ -25,8 +25,9 @@ from tests.service import SERVE, Client, Service, request
 
 ALICE = "192.0.2.7"
 
-LONGEST_END = 1.5
-"""Seconds from SIGTERM to the end of the last process."""
+LONGEST_END = 5
+"""Seconds from SIGTERM to the end of the last process: within one on a machine that is not busy otherwise, and never,
+or 8 and more, where somebody is waited for in vain."""
 
 
 def children(pid: int) -> set[int]:
@@ -258,7 +259,7 @@ def end(crew: Crew) -> float:
     workers = crew.pids()
     started = time.monotonic()
     os.kill(crew.service.process.pid, signal.SIGTERM)
-    assert crew.service.process.wait(10) == 0
+    assert crew.service.process.wait(20) == 0
     took = time.monotonic() - started
     assert not any(is_alive(pid) for pid in workers), "a worker outlived its parent"
     return took
@@ -289,7 +290,7 @@ def test_a_signal_that_comes_with_readiness_ends_it_in_order(socket_path: Path) 
         "pbs_policy.log.Log = Hasty\n"
         f"main(['-c', '/dev/null', '--set', 'workers=2', '--set', 'listen=unix:{socket_path}', *{SERVE!r}])\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=10, check=False)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     assert "info: stopped" in result.stderr
     assert not socket_path.exists()
@@ -302,7 +303,7 @@ def test_a_signal_to_the_whole_group_ends_it_as_well(start_crew: Callable[..., C
     workers = crew.pids()
     started = time.monotonic()
     os.killpg(crew.service.process.pid, signal.SIGINT)
-    assert crew.service.process.wait(10) == 0
+    assert crew.service.process.wait(20) == 0
     assert time.monotonic() - started < LONGEST_END
     assert not any(is_alive(pid) for pid in workers)
     assert "Traceback" not in crew.service.log()
@@ -328,7 +329,7 @@ def test_workers_end_when_their_parent_is_killed(start_crew: Callable[..., Crew]
     idle = crew.one_for_each()
     crew.service.process.kill()
     crew.service.process.wait()
-    assert wait_until(lambda: not any(is_alive(pid) for pid in idle), seconds=LONGEST_END)
+    assert wait_until(lambda: not any(is_alive(pid) for pid in idle))
     assert all(connection.is_closed() for connection in idle.values())
     # The path that nobody was left to remove is no obstacle to the next service.
     port = crew.service.listeners[0].port
@@ -342,17 +343,26 @@ def test_workers_end_when_their_parent_is_killed(start_crew: Callable[..., Crew]
 class Supervised:
     """`supervise(number, work, within)` as a process; `work` is the text of a function of `index` and `lifeline`."""
 
-    def __init__(self, number: int, work: str, within: float, interval: float, output: IO[bytes]) -> None:
+    def __init__(
+        self, number: int, work: str, within: float, interval: float, output: IO[bytes], later: Path
+    ) -> None:
         program = (
             "import os, signal, sys, time\n"
+            "from types import SimpleNamespace\n"
             "from pbs_policy.log import Log\n"
             "from pbs_policy import workers\n"
+            "def now():\n"
+            f"    return time.monotonic() + {LATER} * os.path.exists({str(later)!r})\n"
+            "workers.time = SimpleNamespace(monotonic=now)\n"
             f"workers.RESTART_INTERVAL = {interval}\n"
             "def say(*words):\n    os.write(1, (' '.join(map(str, words)) + '\\n').encode())\n"
-            f"def work(index, lifeline):\n    say('start', index, os.getpid(), time.monotonic())\n    {work}\n"
-            f"workers.supervise({number}, work, {within}, Log())\n"
+            "class Telling(workers.Parent):\n"
+            "    def starting(self, index):\n        say('starting', index, time.monotonic())\n"
+            f"def work(index, lifeline):\n    say('start', index, os.getpid())\n    {work}\n"
+            f"workers.supervise({number}, work, {within}, Log(), Telling())\n"
             "say('end')\n"
         )
+        self._later = later
         self._output = output
         self.process = subprocess.Popen(
             [sys.executable, "-c", program], stdout=output, stderr=output, start_new_session=True
@@ -362,20 +372,27 @@ class Supervised:
         """All that it and its workers have said so far."""
         return os.pread(self._output.fileno(), 1 << 20, 0).decode()
 
-    def starts(self, index: int) -> list[tuple[int, float]]:
-        """Each start of a worker: process id and moment."""
-        found = re.findall(rf"^start {index} (\d+) ([0-9.]+)$", self.says(), re.MULTILINE)
-        return [(int(pid), float(moment)) for pid, moment in found]
+    def starts(self, index: int) -> list[int]:
+        """The process id of each start of a worker."""
+        return [int(pid) for pid in re.findall(rf"^start {index} (\d+)$", self.says(), re.MULTILINE)]
+
+    def moments(self, index: int) -> list[float]:
+        """When the parent was about to start a worker, each time."""
+        return [float(each) for each in re.findall(rf"^starting {index} ([0-9.]+)$", self.says(), re.MULTILINE)]
+
+    def let_time_pass(self) -> None:
+        """From now on its clock is `LATER` seconds ahead."""
+        self._later.touch()
 
     def has_started(self, number: int) -> bool:
         """Whether so many workers have been started, the dead ones among them, now or soon."""
-        return wait_until(lambda: self.says().count("start ") >= number, seconds=5)
+        return wait_until(lambda: len(re.findall("^start ", self.says(), re.MULTILINE)) >= number)
 
     def end(self, signal_number: int = signal.SIGTERM) -> float:
         """Signal the parent, which must return from `supervise`; how long that took."""
         started = time.monotonic()
         self.process.send_signal(signal_number)
-        assert self.process.wait(10) == 0, self.says()
+        assert self.process.wait(20) == 0, self.says()
         assert self.says().endswith("end\n")
         return time.monotonic() - started
 
@@ -387,12 +404,13 @@ class Supervised:
 
 
 @pytest.fixture
-def supervised() -> Iterator[Callable[..., Supervised]]:
+def supervised(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
     """Supervise workers that do what the text says."""
     with ExitStack() as stack:
 
         def start(number: int, work: str, within: float = 0.5, interval: float = 0.1) -> Supervised:
-            started = Supervised(number, work, within, interval, stack.enter_context(tempfile.TemporaryFile()))
+            output = stack.enter_context(tempfile.TemporaryFile())
+            started = Supervised(number, work, within, interval, output, tmp_path / "later")
             stack.callback(started.close)
             return started
 
@@ -400,31 +418,28 @@ def supervised() -> Iterator[Callable[..., Supervised]]:
 
 
 HANG = "signal.pause()"
+LATER = 1000
+"""Seconds by which the clock of `supervise` can be moved."""
 
 
 def test_workers_that_cannot_live_are_started_once_a_second_each(supervised: Callable[..., Supervised]) -> None:
     crew = supervised(2, "raise OSError('nothing to live on')", interval=RESTART_INTERVAL)
-    assert crew.has_started(2 * 3)
-    assert crew.end() < 0.5
+    assert wait_until(lambda: all(len(crew.starts(index)) >= 3 for index in (0, 1)))
+    assert crew.end() < LONGEST_END
     for index in (0, 1):
-        moments = [moment for _, moment in crew.starts(index)]
-        assert len(moments) == 3
-        for earlier, later in pairwise(moments):
-            assert RESTART_INTERVAL * 0.95 < later - earlier < RESTART_INTERVAL + 1
+        for earlier, later in pairwise(crew.moments(index)):
+            assert RESTART_INTERVAL <= later - earlier < RESTART_INTERVAL + LONGEST_END
     assert f"error: worker 1: {OSError('nothing to live on')!r}\n" in crew.says()
     assert f"error: worker 1 ended with status {os.EX_SOFTWARE}, starting another\n" in crew.says()
     assert "Traceback" not in crew.says()
 
 
-def test_a_worker_that_lived_for_a_second_is_replaced_at_once(supervised: Callable[..., Supervised]) -> None:
-    crew = supervised(1, HANG, interval=RESTART_INTERVAL)
+def test_a_worker_that_lived_for_the_interval_is_replaced_at_once(supervised: Callable[..., Supervised]) -> None:
+    crew = supervised(1, HANG, interval=LATER)
     assert crew.has_started(1)
-    ((pid, moment),) = crew.starts(0)
-    assert wait_until(lambda: time.monotonic() > moment + RESTART_INTERVAL)
-    os.kill(pid, signal.SIGKILL)
-    killed = time.monotonic()
+    crew.let_time_pass()
+    os.kill(crew.starts(0)[0], signal.SIGKILL)
     assert crew.has_started(2)
-    assert crew.starts(0)[1][1] - killed < 0.5
 
 
 def test_however_workers_end_it_is_said_and_they_are_replaced(supervised: Callable[..., Supervised]) -> None:
@@ -455,7 +470,7 @@ def test_a_signal_without_a_name_is_said_by_its_number(supervised: Callable[...,
 def test_all_dead_workers_are_noticed_though_signals_are_counted_once(supervised: Callable[..., Supervised]) -> None:
     crew = supervised(8, HANG)
     assert crew.has_started(8)
-    first = {crew.starts(index)[0][0] for index in range(8)}
+    first = {crew.starts(index)[0] for index in range(8)}
     assert children(crew.process.pid) == first
     crew.process.send_signal(signal.SIGSTOP)
     for pid in first:
@@ -481,18 +496,18 @@ def test_workers_that_end_when_asked_are_not_waited_for_longer(
 ) -> None:
     crew = supervised(3, HANG, within=8)
     assert crew.has_started(3)
-    assert crew.end(signal_number) < 2
+    assert crew.end(signal_number) < LONGEST_END
 
 
 def test_no_worker_holds_the_lifeline_of_another(supervised: Callable[..., Supervised]) -> None:
     """Nor its own: else it would never hear that the parent is gone."""
     crew = supervised(3, "os.read(lifeline, 1)")
     assert crew.has_started(3)
-    victim = crew.starts(1)[0][0]
+    (victim,) = crew.starts(1)
     os.kill(victim, signal.SIGKILL)
     assert crew.has_started(4)  # one that was started later, when the others' were there to be inherited
     workers = children(crew.process.pid)
     assert len(workers) == 3
     crew.process.kill()
     crew.process.wait()
-    assert wait_until(lambda: not any(is_alive(pid) for pid in workers), seconds=LONGEST_END)
+    assert wait_until(lambda: not any(is_alive(pid) for pid in workers))

@@ -86,7 +86,7 @@ def run(snippet: Snippet, place: PrivateRoot) -> None:
             assert command
             place.start(f"runuser -u {user[1]} -- {command[1]}")
             query = "pbs-policy query client_address=192.0.2.7"
-            assert wait_until(lambda asked=query: place.run(asked).returncode == 1, seconds=20)  # type: ignore[misc]  # mypy knows no default of a lambda
+            assert wait_until(lambda asked=query: place.run(asked).returncode == 1)  # type: ignore[misc]  # mypy knows no default of a lambda
         if line.startswith("systemctl disable --now ") and "pbs-policy" in line:
             place.run("pkill -u pbs-policy; while pgrep -u pbs-policy; do sleep 0.1; done")
         if any(re.match(left_out, line) for left_out in LINES_NOT_RUN):

@@ -101,11 +101,11 @@ def test_the_log_of_postfix_says_what_it_said_without_the_text(site: Site) -> No
 
 def test_while_redis_is_away_the_refusal_is_a_temporary_one_without_the_text(site: Site) -> None:
     site.redis.stop()
-    assert wait_until(lambda: attempt(site.postfix, RELAYED).code == 450, seconds=3)
+    assert wait_until(lambda: attempt(site.postfix, RELAYED).code == 450)
     assert OURS not in attempt(site.postfix, RELAYED).text
     assert attempt(site.postfix, LOCAL).code == 250
     site.redis.start()
-    assert wait_until(lambda: attempt(site.postfix, RELAYED).code == 554, seconds=3)
+    assert wait_until(lambda: attempt(site.postfix, RELAYED).code == 554)
     assert OURS in attempt(site.postfix, RELAYED).text
 
 

@@ -53,7 +53,7 @@ def install() -> Iterator[Callable[..., Site]]:
 
 def log_in(site: Site, user: str = ALICE, client_address: str = ADDRESS) -> None:
     """A login by POP3. The passwd-file is read again when a user is not in it and it has changed."""
-    assert wait_until(lambda: pop3_login(site.dovecot.pop3_port, client_address, user).succeeded, seconds=10)
+    assert wait_until(lambda: pop3_login(site.dovecot.pop3_port, client_address, user).succeeded)
 
 
 def decisions(service: PrivateService, number: int) -> list[str]:
@@ -62,7 +62,7 @@ def decisions(service: PrivateService, number: int) -> list[str]:
     def lines() -> list[str]:
         return [line for line in service.log_text().splitlines() if "action=" in line]
 
-    assert wait_until(lambda: len(lines()) >= number, seconds=5)
+    assert wait_until(lambda: len(lines()) >= number)
     return lines()
 
 
@@ -243,7 +243,7 @@ def test_a_device_relays_by_a_permit_to_where_it_may(install: Callable[..., Site
     site = install()
     conditions = ("--sender", "scanner@example.com", "--recipient-domain", "example.net")
     administer(site, "permit", "192.0.2.0/24", "--user", "scanner@example.com", *conditions)
-    assert wait_until(lambda: relay(site, "scanner@example.com") == 250, seconds=5)
+    assert wait_until(lambda: relay(site, "scanner@example.com") == 250)
     assert relay(site, ALICE) == 554
     assert offer(site.postfix, "scanner@example.com", ["x@example.org", "x@example.net"]) == [554, 250, 250]
     assert relay(site, "scanner@example.com", "198.51.100.7") == 554

@@ -30,7 +30,7 @@ def half_open(stage: Stage, scale: Scale, _: Marks) -> Iterator[Again | None]:
 def no_descriptors(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
     with stage.other_service("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}"):
         with peers("hold", stage.service.listeners[0], 400):
-            assert wait_until(lambda: "to make room for others" in stage.service.log_text(), seconds=15)
+            assert wait_until(lambda: "to make room for others" in stage.service.log_text())
             yield None
         assert wait_until(lambda: action(stage) == "OK")
 

@@ -167,7 +167,7 @@ def test_what_the_service_answers_is_noted_as_it_is(
 ) -> None:
     with liar(reply, hangs_up=hangs_up) as server:
         with Asking(server.place, tmp_path / "asked", rate=SHORT.rate, connections=5) as asking:
-            assert wait_until(lambda: server.requests >= 10, seconds=10)
+            assert wait_until(lambda: server.requests >= 10)
         asked = asking.asked()
     assert {each.answer for each in asked} == {answer}
     assert all(each.sent <= each.answered for each in asked)

@@ -138,7 +138,7 @@ def test_the_script_stays_until_dovecot_has_forgotten_it(place: Place) -> None:
         assert snapshot(dovecot.configuration) == before
         assert pop3_login(dovecot.pop3_port, CLIENT).succeeded
         os.kill(dovecot.pid, signal.SIGHUP)  # what doveadm reload does
-        assert wait_until(lambda: place.hook("--remove", "--apply").status == 0, seconds=10)
+        assert wait_until(lambda: place.hook("--remove", "--apply").status == 0)
         assert not script.exists()
         assert pop3_login(dovecot.pop3_port, CLIENT).succeeded
     assert not (place.top / "installed").exists()
@@ -153,6 +153,6 @@ def test_the_last_login_plugin_installed_permits_relaying(place: Place) -> None:
     with running(place.service, place.dovecot, place.postfix):
         assert place.relay(CLIENT) in (454, 554)
         assert pop3_login(place.dovecot.pop3_port, CLIENT).succeeded
-        assert wait_until(lambda: place.relay(CLIENT) == 250, seconds=5), place.dovecot.log_text()
+        assert wait_until(lambda: place.relay(CLIENT) == 250), place.dovecot.log_text()
         assert place.hook("--remove", "--apply").status == 0
     assert snapshot(place.dovecot.configuration) == before

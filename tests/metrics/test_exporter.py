@@ -89,7 +89,7 @@ def test_one_scrape_shows_the_sum_over_all_workers_wherever_it_lands(start: Star
     def sums() -> list[float]:
         return [Scrape(service).decisions().get("OK login", 0) for _ in range(6)]
 
-    assert wait_until(lambda: sums() == [40.0] * 6, seconds=15)
+    assert wait_until(lambda: sums() == [40.0] * 6)
     scrape = Scrape(service)
     assert (scrape.value("workers"), scrape.value("workers_wanted")) == (3, 3)
     assert scrape.value("request_seconds_count") == 40
@@ -98,7 +98,7 @@ def test_one_scrape_shows_the_sum_over_all_workers_wherever_it_lands(start: Star
     assert wait_until(lambda: len(children(service.process.pid) - pids) == 1)
     for _ in range(40):
         assert service.ask(ALICE) == "OK"
-    assert wait_until(lambda: sums() == [80.0] * 6, seconds=15)
+    assert wait_until(lambda: sums() == [80.0] * 6)
     assert Scrape(service).value("workers") == 3
 
 
@@ -170,9 +170,9 @@ def test_watchers_are_those_who_hear(start: Start, redis_server: PrivateRedis) -
         for each in (one, other):
             each.subscribe("pbs:events")
         redis.set("pbs:watching", "1", ex=60)
-        assert wait_until(lambda: Scrape(service).value("watchers") == 2, seconds=15)
+        assert wait_until(lambda: Scrape(service).value("watchers") == 2)
         redis.delete("pbs:watching")
-        assert wait_until(lambda: Scrape(service).value("watchers") == 0, seconds=15)
+        assert wait_until(lambda: Scrape(service).value("watchers") == 0)
 
 
 def test_a_unix_socket_has_the_mode_of_the_others_and_is_gone_at_the_end(start: Start) -> None:
