@@ -25,6 +25,9 @@ WANTED = ("3.11", "3.12", "3.13", "3.14")
 ABSENT = "not on this host"
 LOWEST = "the oldest versions that pyproject.toml allows"
 
+_FOR_TESTS = ("git", "runit", "openrc")
+"""What the tests take besides what is in each tree. Not there from the start: the story is of a host without them."""
+
 _PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly")
 
 
@@ -81,6 +84,9 @@ def in_tree(tree: Tree, tests: list[str]) -> Outcome:
     tar = ["tar", "-C", str(TOP), "-c", "--files-from=-"]
     packed = subprocess.run(tar, input=archive, capture_output=True, check=True).stdout
     subprocess.run(["tar", "-x", "-C", str(tree.path / "root/src")], input=packed, check=True)
+    tree.install(*_FOR_TESTS)
+    # Tests that copy the checkout ask git what belongs to it.
+    tree.run("sh", "-c", "cd /root/src && git init --quiet && git add --all")
     tree.run("sh", "-c", "python3 -m venv /root/venv && cd /root/src && "
              "/root/venv/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'")  # fmt: skip
     version = tree.run("/root/venv/bin/python", "-c", "import platform; print(platform.python_version())")
