@@ -116,7 +116,8 @@ def search(url: RedisUrl, places: Sequence[Place], login: Login, sentinel: Login
                 replicas.append(place)
         name = url.path or written(place)
         said = str(outcome) or NO_ANSWER
-        if not trouble or not said.startswith(NO_ANSWER):  # a reason says more than none
+        # A reason says more than none, and the Cluster's word for all of it more than that one node is down.
+        if not trouble or not (said.startswith(NO_ANSWER) or "CLUSTERDOWN " in trouble):
             trouble = f"{'Sentinel ' if url.master else ''}{name}: {said}"
     raise MasterUnknown(trouble, replicas)
 

@@ -21,7 +21,7 @@ from tests.certificates import Authority, Certificates
 from tests.redis_clients import Clients
 from tests.service import Service
 from tests.stores import connect
-from tests.tree_programs import OF_THE_TREE, tree_program
+from tests.tree_programs import names, program
 
 hypothesis.settings.register_profile("pbs", deadline=None)  # a slow machine is no fault of the code
 hypothesis.settings.load_profile("pbs")
@@ -68,23 +68,25 @@ def redis_server(shared_redis: PrivateRedis) -> PrivateRedis:
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[Callable[..., PrivateRedis]]:
-    """Start a real Redis of the test's own, with further arguments of redis-server, to be stopped, paused, filled."""
+    """Start a real Redis of the test's own, with further arguments of redis-server, to be stopped, paused, filled.
+
+    On a free port, or on `port`, which the arguments may make one for TLS."""
     need("redis")
     with ExitStack() as stack:
 
-        def start(*arguments: str, program: Sequence[str] = ()) -> PrivateRedis:
+        def start(*arguments: str, port: int | None = None, program: Sequence[str] = ()) -> PrivateRedis:
             # A unix socket's path is short, pytest's directories are not.
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
-            return stack.enter_context(PrivateRedis(directory, port=None, arguments=arguments, program=program))
+            return stack.enter_context(PrivateRedis(directory, port=port, arguments=arguments, program=program))
 
         yield start
 
 
-@pytest.fixture(params=["", *OF_THE_TREE], ids=lambda name: name or "installed")
-def each_redis(request: pytest.FixtureRequest) -> Sequence[str]:
+@pytest.fixture(params=names())
+def each_redis(request: pytest.FixtureRequest) -> list[str]:
     """How Redis is run (`program` of `own_redis`): the one that is installed, and those of the tree that PBS_TREE
     names."""
-    return tree_program(request.param) if request.param else ()
+    return program(request.param)
 
 
 @pytest.fixture(params=["fake", "real"])

@@ -87,7 +87,7 @@ class Clients:
         """The command line ends with 69, and says why."""
         status, out, err = self.check()
         assert status == os.EX_UNAVAILABLE
-        assert reason in out + err
+        assert reason in out + err, out + err
         assert "Traceback" not in err
 
     def assert_all_are_served(self) -> Service:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def line_of(role: str) -> str:
 
 
 @pytest.fixture
-def server(own_redis: Callable[..., PrivateRedis], each_redis: Sequence[str], tmp_path: Path) -> PrivateRedis:
+def server(own_redis: Callable[..., PrivateRedis], each_redis: list[str], tmp_path: Path) -> PrivateRedis:
     """A Redis with the users as they are shipped, each with its role as password."""
     users = tmp_path / "users.acl"
     users.write_text("".join(f"{line_of(role)} >{role}\n" for role in ROLES))
@@ -59,7 +59,7 @@ def server(own_redis: Callable[..., PrivateRedis], each_redis: Sequence[str], tm
 
 
 @pytest.fixture
-def sentinel(server: PrivateRedis, each_redis: Sequence[str]) -> Iterator[Sentinel]:
+def sentinel(server: PrivateRedis, each_redis: list[str]) -> Iterator[Sentinel]:
     """A Sentinel of the server, with its user."""
     with (
         tempfile.TemporaryDirectory(prefix="pbs-") as directory,
@@ -91,7 +91,7 @@ def act_as(
 
 
 def test_without_a_password_nobody_is_one_of_these_users(
-    own_redis: Callable[..., PrivateRedis], each_redis: Sequence[str], tmp_path: Path
+    own_redis: Callable[..., PrivateRedis], each_redis: list[str], tmp_path: Path
 ) -> None:
     users = tmp_path / "users.acl"
     users.write_text("".join(line_of(role) + "\n" for role in ROLES))

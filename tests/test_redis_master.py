@@ -95,6 +95,8 @@ def test_of_several_servers_the_first_master_is_meant(
          "a.example.com:1: it is a replica, which may be behind"),
         (f"redis://{PLACES}", {C: REPLICA}, "c.example.com:3: it is a replica, which may be behind"),
         ("redis+cluster://a.example.com:1", {A: hiredis.ReplyError("NOPERM x")}, "a.example.com:1: NOPERM x"),
+        (f"redis+cluster://{PLACES}", {B: hiredis.ReplyError("GET: CLUSTERDOWN The cluster is down")},
+         "b.example.com:2: GET: CLUSTERDOWN The cluster is down"),
     ],
 )  # fmt: skip
 def test_where_nobody_knows_the_master_it_is_said_why(url: str, outcomes: dict[Place, Any], said: str) -> None:

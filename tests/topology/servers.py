@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,37 @@ from tests.certificates import Certificates
 SLOTS = 16384
 
 
+def secure(certificates: Certificates, port: int) -> list[str]:
+    """Arguments of a Redis that speaks TLS alone, on this port, and asks for a certificate."""
+    return [
+        *("--port", "0", "--tls-port", str(port), "--tls-ca-cert-file", str(certificates.authority)),
+        *("--tls-cert-file", str(certificates.server.certificate), "--tls-key-file", str(certificates.server.key)),
+        *("--tls-auth-clients", "yes", "--tls-replication", "yes"),
+    ]
+
+
+def tls_settings(certificates: Certificates) -> dict[str, str]:
+    """Of whoever such a Redis lets in."""
+    return {
+        "redis_tls_ca_file": str(certificates.authority),
+        "redis_tls_cert_file": str(certificates.client_in_one_file),
+    }
+
+
 @dataclass(frozen=True)
 class Guard:
     """What a Sentinel asks of its clients: TLS with their certificate, a password of `pbs-sentinel`."""
 
     certificates: Certificates
     password: str
+
+    def settings(self, password_file: Callable[[str], str]) -> dict[str, str]:
+        """Of whoever is let in."""
+        return {
+            **tls_settings(self.certificates),
+            "sentinel_user": "pbs-sentinel",
+            "sentinel_password_file": password_file(self.password),
+        }
 
     def options(self, port: int) -> list[str]:
         """As lines of redis.conf, which are the same for Redis and Sentinel."""
@@ -117,12 +143,22 @@ class Watched:
 
 
 class Node(PrivateRedis):
-    """A node of a Cluster."""
+    """A node of a Cluster. With certificates it speaks TLS alone, with the other nodes as well."""
 
-    def __init__(self, directory: Path, arguments: Sequence[str] = (), program: Sequence[str] = ()) -> None:
-        self._bus = free_port()
-        own = ("--cluster-enabled", "yes", "--cluster-port", str(self._bus), "--cluster-node-timeout", "1000")
-        super().__init__(directory, port=None, arguments=[*own, *arguments], program=program)
+    def __init__(
+        self,
+        directory: Path,
+        arguments: Sequence[str] = (),
+        program: Sequence[str] = (),
+        certificates: Certificates | None = None,
+    ) -> None:
+        port, self._bus = free_port(), free_port()
+        self.tls = certificates is not None
+        own = ["--cluster-enabled", "yes", "--cluster-port", str(self._bus), "--cluster-node-timeout", "1000"]
+        own += ["--cluster-replica-validity-factor", "0"]  # a replica may take over however late it is
+        if certificates:
+            own += [*secure(certificates, port), "--tls-cluster", "yes"]
+        super().__init__(directory, port=port, arguments=[*own, *arguments], program=program)
 
     def ask(self, *command: str | int) -> Any:
         """The reply to one command, asked of this node alone."""
@@ -140,6 +176,12 @@ class Node(PrivateRedis):
         """Whether it takes itself for a master."""
         return bool(self.ask("ROLE")[0] == b"master")
 
+    def follows(self, master: Node) -> bool:
+        """Make it a replica of that one; whether it is."""
+        with contextlib.suppress(RedisError):
+            self.ask("CLUSTER", "REPLICATE", master.id)
+        return not self.is_master
+
     def meet(self, other: Node) -> None:
         """Make these two know one another, and all who know them."""
         self.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other._bus)
@@ -147,18 +189,18 @@ class Node(PrivateRedis):
 
 @dataclass(frozen=True)
 class Cluster:
-    """Three masters with a third of the slots each, and a replica of the one that has `{pbs}`."""
+    """Three masters with a third of the slots each, and a replica of the one that has `{pbs}`, or none."""
 
     master: Node
     others: list[Node]
-    replica: Node
+    replicas: list[Node]
 
     @classmethod
     def join(cls, nodes: Sequence[Node]) -> Cluster:
-        """Make one of four nodes that know nothing yet."""
+        """Make one of three or four nodes that know nothing yet."""
         slot = int(nodes[0].ask("CLUSTER", "KEYSLOT", "{pbs}"))
         share = SLOTS // 3
-        *masters, replica = nodes
+        masters, replicas = nodes[:3], nodes[3:]
         for number, node in enumerate(masters):
             last = SLOTS - 1 if number == 2 else (number + 1) * share - 1
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
@@ -166,26 +208,31 @@ class Cluster:
         for node in nodes[1:]:
             nodes[0].meet(node)
         master = masters[min(slot // share, 2)]
-        known = lambda: all(len(node.ask("CLUSTER", "NODES").splitlines()) == 4 for node in nodes)  # noqa: E731
-        assert wait_until(known)
 
-        def is_replica() -> bool:
-            with contextlib.suppress(RedisError):
-                replica.ask("CLUSTER", "REPLICATE", master.id)
-            return not replica.is_master
+        def all_are_known() -> bool:
+            return all(len(node.ask("CLUSTER", "NODES").splitlines()) == len(nodes) for node in nodes)
 
-        assert wait_until(is_replica)
-        cluster = cls(master, [each for each in masters if each is not master], replica)
+        assert wait_until(all_are_known)
+        for replica in replicas:
+            assert wait_until(partial(replica.follows, master))
+        cluster = cls(master, [each for each in masters if each is not master], list(replicas))
         assert wait_until(cluster.is_whole)
         return cluster
 
+    @property
+    def replica(self) -> Node:
+        """The one there is."""
+        (replica,) = self.replicas
+        return replica
+
     def is_whole(self) -> bool:
         """Whether every node serves, and the replica has what its master has."""
-        states = [node.ask("CLUSTER", "INFO") for node in (self.master, *self.others, self.replica)]
-        role = self.replica.ask("ROLE")
-        return all(b"cluster_state:ok" in state for state in states) and role[3] == b"connected"
+        states = [node.ask("CLUSTER", "INFO") for node in (self.master, *self.others, *self.replicas)]
+        linked = all(each.ask("ROLE")[3] == b"connected" for each in self.replicas)
+        return linked and all(b"cluster_state:ok" in state for state in states)
 
     @property
     def url(self) -> str:
         """The master is not among those that are named, nor is its replica."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{each.port}" for each in self.others)
+        scheme = "rediss+cluster" if self.master.tls else "redis+cluster"
+        return f"{scheme}://" + ",".join(f"127.0.0.1:{each.port}" for each in self.others)

@@ -13,8 +13,9 @@ from pbs_policy.demo.daemons import wait_until
 from pbs_policy.policy import DEFER, DUNNO, OK
 from pbs_policy.redis_client import connect_by
 from pbs_policy.settings import load
+from tests.certificates import Certificates
 from tests.redis_clients import ALICE, BOB, Clients, kill
-from tests.topology.servers import Cluster
+from tests.topology.servers import Cluster, tls_settings
 
 PREFIX = "{pbs}:"
 
@@ -33,17 +34,30 @@ def test_all_find_the_slots_master_from_any_node(clients: Clients, cluster: Call
         clients.assert_recorded(BOB)
 
 
+NAMED = ("--cluster-announce-hostname", "localhost", "--cluster-preferred-endpoint-type", "hostname")
+
+
+@pytest.mark.parametrize("speaks", ["plainly", "TLS", "TLS, by name"])
 def test_after_the_masters_death_all_go_on_with_its_replica(
-    clients: Clients, cluster: Callable[..., Cluster]
+    speaks: str, clients: Clients, cluster: Callable[..., Cluster], certificates: Certificates
 ) -> None:
-    nodes = cluster()
-    clients.point_at(nodes.url, key_prefix=PREFIX)
+    host = "127.0.0.1"
+    if speaks == "plainly":
+        nodes = cluster()
+        clients.point_at(nodes.url, key_prefix=PREFIX)
+    else:
+        host = "localhost" if speaks == "TLS, by name" else host
+        nodes = cluster(*(NAMED if host == "localhost" else ()), certificates=certificates)
+        clients.point_at(nodes.url, key_prefix=PREFIX, **tls_settings(certificates))
     service = clients.assert_all_are_served()
+    assert f"the master {host}:{nodes.master.port}" in service.log()
     assert wait_until(lambda: nodes.replica.ask("DBSIZE") == nodes.master.ask("DBSIZE"))
+    nodes.replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "yes")  # however slow we are, it waits
     kill(nodes.master)
     assert service.ask(ALICE) == DEFER
-    clients.assert_check_is_unavailable("127.0.0.1")
+    clients.assert_check_is_unavailable(host)
     clients.assert_not_recorded("")
+    nodes.replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "no")
     answers = []
 
     def is_permitted() -> bool:
@@ -52,6 +66,60 @@ def test_after_the_masters_death_all_go_on_with_its_replica(
 
     assert wait_until(is_permitted), service.log()
     assert set(answers) <= {OK, DEFER}, "a login that is known was refused"
+    clients.assert_recorded(BOB)
+    assert service.ask(BOB) == OK
+    assert clients.check(BOB).status == 0
+
+
+def test_over_tls_nobody_is_served_by_a_node_that_is_not_of_our_authority(
+    clients: Clients, cluster: Callable[..., Cluster], certificates: Certificates
+) -> None:
+    nodes = cluster(certificates=certificates)
+    stranger = {**tls_settings(certificates), "redis_tls_ca_file": str(certificates.stranger.certificate)}
+    clients.point_at(nodes.url, key_prefix=PREFIX, **stranger)
+    service = clients.start()
+    assert service.ask(ALICE) == DEFER
+    assert service.waits_to_log("certificate verify failed")
+    clients.assert_check_is_unavailable("certificate verify failed")
+    clients.assert_not_recorded("")  # it may have no time left to say more, with three to shake hands with
+
+
+def test_three_masters_without_a_replica_defer_while_one_is_down_and_go_on_when_it_is_back(
+    clients: Clients, cluster: Callable[..., Cluster]
+) -> None:
+    nodes = cluster(replica=False)
+    clients.point_at(nodes.url, key_prefix=PREFIX)
+    service = clients.assert_all_are_served()
+    kill(nodes.master)
+    assert service.ask(ALICE) == DEFER
+    clients.assert_check_is_unavailable("127.0.0.1")
+    clients.assert_not_recorded("")
+    nodes.master.start()  # it has kept nothing but its place in the Cluster
+    assert wait_until(nodes.is_whole)
+    assert wait_until(lambda: service.ask(ALICE) == DUNNO), service.log()
+    clients.assert_recorded()
+    assert service.ask(ALICE) == OK
+    assert clients.check().status == 0
+
+
+@pytest.mark.parametrize("covers", ["all or nothing", "what is left"])
+def test_a_master_of_slots_that_are_not_ours_takes_all_with_it_unless_the_cluster_is_told_otherwise(
+    covers: str, clients: Clients, cluster: Callable[..., Cluster]
+) -> None:
+    nodes = cluster("--cluster-require-full-coverage", "no" if covers == "what is left" else "yes", replica=False)
+    clients.point_at(nodes.url, key_prefix=PREFIX)
+    service = clients.assert_all_are_served()
+    other = nodes.others[1]
+    kill(other)
+    told = b"master,fail "
+    assert wait_until(lambda: told in nodes.master.ask("CLUSTER", "NODES"))
+    if covers == "all or nothing":
+        assert wait_until(lambda: service.ask(ALICE) == DEFER)
+        assert service.waits_to_log("CLUSTERDOWN")
+        clients.assert_check_is_unavailable("CLUSTERDOWN")
+        other.start()
+        assert wait_until(nodes.is_whole)
+    assert wait_until(lambda: service.ask(ALICE) == OK), service.log()
     clients.assert_recorded(BOB)
     assert service.ask(BOB) == OK
     assert clients.check(BOB).status == 0

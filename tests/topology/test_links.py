@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -36,8 +36,9 @@ class ServiceOn(Service):
 class Site:
     """A master `east` and its replica `west`, three Sentinels at the hub, and a host `mail`."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, program: Sequence[str]) -> None:
         self._stack = stack
+        self._program = program
         self.network = stack.enter_context(Network("east", "west", "mail"))
         self.east = self._redis("east")
         self.west = self._redis("west", "--replicaof", self.network.address("east"), str(PORT))
@@ -75,7 +76,7 @@ class Site:
         return result.stderr
 
     def _redis(self, host: str, *arguments: str) -> PrivateRedis:
-        program = [*self.network.on(host), *redis_program()]
+        program = [*self.network.on(host), *self._program]
         options = ("--bind", "0.0.0.0", "--protected-mode", "no", "--repl-diskless-sync-delay", "0")  # noqa: S104
         server = PrivateRedis(
             self.directory(), port=PORT, arguments=[*options, "--repl-timeout", "5", *arguments], program=program
@@ -83,7 +84,7 @@ class Site:
         return self._stack.enter_context(server)
 
     def _sentinel(self) -> Sentinel:
-        host, program = self.network.address("hub"), [*self.network.on("hub"), *redis_program()]
+        host, program = self.network.address("hub"), [*self.network.on("hub"), *self._program]
         sentinel = Sentinel(
             self.directory(), PORT, "", host=host, master_host=self.network.address("east"), program=program
         )
@@ -91,10 +92,10 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(each_redis: list[str]) -> Iterator[Site]:
     need("redis", "iproute2")
     with ExitStack() as stack:
-        yield Site(stack)
+        yield Site(stack, each_redis or redis_program())
 
 
 def collect(service: Service, until: Callable[[], bool]) -> set[str]:

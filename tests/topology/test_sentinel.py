@@ -16,16 +16,7 @@ from pbs_policy.demo.ports import free_port
 from pbs_policy.policy import DEFER, DUNNO, OK
 from tests.certificates import Certificates
 from tests.redis_clients import ALICE, BOB, Clients, kill
-from tests.topology.servers import Guard, Watched
-
-
-def secure(certificates: Certificates, port: int) -> list[str]:
-    """Arguments of a Redis that speaks TLS alone, and asks for a certificate."""
-    return [
-        *("--port", "0", "--tls-port", str(port), "--tls-ca-cert-file", str(certificates.authority)),
-        *("--tls-cert-file", str(certificates.server.certificate), "--tls-key-file", str(certificates.server.key)),
-        *("--tls-auth-clients", "yes", "--tls-replication", "yes"),
-    ]
+from tests.topology.servers import Guard, Watched, secure
 
 
 @pytest.mark.parametrize("master", ["open to everybody", "with a password"])
@@ -106,15 +97,9 @@ def test_sentinels_with_a_login_of_their_own_and_tls_lead_to_a_master_with_tls_a
 ) -> None:
     guard = Guard(certificates, "of-sentinel")
     port = free_port()
-    master = own_redis(*secure(certificates, port), "--requirepass", "of redis")
-    places = watched(master, 'sentinel auth-pass mymaster "of redis"', guard, port, count=1)
-    settings = {
-        "redis_tls_ca_file": str(certificates.authority),
-        "redis_tls_cert_file": str(certificates.client_in_one_file),
-        "redis_password_file": password_file("of redis"),
-        "sentinel_user": "pbs-sentinel",
-        "sentinel_password_file": password_file("of-sentinel"),
-    }
+    master = own_redis(*secure(certificates, port), "--requirepass", "of redis", port=port)
+    places = watched(master, 'sentinel auth-pass mymaster "of redis"', guard, count=1)
+    settings = {**guard.settings(password_file), "redis_password_file": password_file("of redis")}
     clients.point_at(places.url, **settings)
     service = clients.start()
     assert service.ask(ALICE) == DUNNO, service.log()
@@ -135,20 +120,41 @@ def test_sentinels_with_a_login_of_their_own_and_tls_lead_to_a_master_with_tls_a
         clients.assert_not_recorded("")  # it may have no time left to say more, with three to shake hands with
 
 
-@pytest.mark.parametrize("end", ["killed", "stopped"])
+@pytest.fixture
+def pair(own_redis: Callable[..., PrivateRedis]) -> Callable[..., tuple[PrivateRedis, PrivateRedis]]:
+    """A master and its replica, with TLS where there are certificates."""
+
+    def start(certificates: Certificates | None) -> tuple[PrivateRedis, PrivateRedis]:
+        ports = free_port(), free_port()
+        options = [secure(certificates, port) if certificates else [] for port in ports]
+        master = own_redis("--repl-diskless-sync-delay", "0", *options[0], port=ports[0])
+        replica = own_redis("--replicaof", "127.0.0.1", str(ports[0]), *options[1], port=ports[1])
+        with Redis(unix_socket_path=str(replica.socket_path)) as new:
+            assert wait_until(lambda: new.info("replication")["master_link_status"] == "up")
+        return master, replica
+
+    return start
+
+
+@pytest.mark.parametrize(("end", "speaks"), [("killed", "plainly"), ("stopped", "plainly"), ("killed", "TLS")])
 def test_after_a_failover_all_go_on_with_the_new_master(
     end: str,
+    speaks: str,
     clients: Clients,
-    own_redis: Callable[..., PrivateRedis],
+    pair: Callable[..., tuple[PrivateRedis, PrivateRedis]],
     watched: Callable[..., Watched],
+    certificates: Certificates,
+    password_file: Callable[[str], str],
 ) -> None:
-    master = own_redis("--repl-diskless-sync-delay", "0")
-    replica = own_redis("--replicaof", "127.0.0.1", str(master.port))
-    with Redis(host="127.0.0.1", port=master.port) as old, Redis(host="127.0.0.1", port=replica.port) as new:
-        assert wait_until(lambda: new.info("replication")["master_link_status"] == "up")
-        places = watched(master)
+    guard = Guard(certificates, "of-sentinel") if speaks == "TLS" else None
+    master, replica = pair(guard and guard.certificates)
+    with (
+        Redis(unix_socket_path=str(master.socket_path)) as old,
+        Redis(unix_socket_path=str(replica.socket_path)) as new,
+    ):
+        places = watched(master, guard=guard)
         assert wait_until(lambda: {each.knows() for each in places.sentinels} == {(1, 2)})
-        clients.point_at(places.url)
+        clients.point_at(places.url, **(guard.settings(password_file) if guard else {}))
         service = clients.assert_all_are_served()
         assert old.wait(1, 5000) == 1  # the login is with the replica, too
         if end == "killed":
