@@ -21,7 +21,7 @@ from tests.certificates import Authority, Certificates
 from tests.redis_clients import Clients
 from tests.service import Service
 from tests.stores import connect
-from tests.tree_programs import names, program
+from tests.tree_programs import command, names
 
 hypothesis.settings.register_profile("pbs", deadline=None)  # a slow machine is no fault of the code
 hypothesis.settings.load_profile("pbs")
@@ -82,11 +82,11 @@ def own_redis(tmp_path: Path) -> Iterator[Callable[..., PrivateRedis]]:
         yield start
 
 
-@pytest.fixture(params=names())
+@pytest.fixture(params=names("redis-server", "valkey-server"))
 def each_redis(request: pytest.FixtureRequest) -> list[str]:
     """How Redis is run (`program` of `own_redis`): the one that is installed, and those of the tree that PBS_TREE
     names."""
-    return program(request.param)
+    return command(request.param, ())
 
 
 @pytest.fixture(params=["fake", "real"])

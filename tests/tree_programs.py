@@ -1,10 +1,11 @@
-"""Redis and Valkey of another Debian than this one, such as Redis 8 and Valkey 8: programs of the tree that PBS_TREE
+"""Programs of another Debian than this one, such as Redis 8, Valkey 8, HAProxy 3: those of the tree that PBS_TREE
 names, run here with the tree's own libraries.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 TREE = os.environ.get("PBS_TREE", "")  # read before a test takes our variables out of the environment
@@ -12,23 +13,22 @@ TREE = os.environ.get("PBS_TREE", "")  # read before a test takes our variables 
 INSTALLED = "installed"
 
 
-def names() -> list[str]:
-    """What `program` knows: the Redis that is installed, and those that the tree has."""
-    tree = [name for name in ("redis-server", "valkey-server") if TREE and _path(name).exists()]
-    return [INSTALLED, *tree]
+def names(*programs: str) -> list[str]:
+    """What can be run: the one that is installed here, and those of these programs that the tree has."""
+    return [INSTALLED, *(name for name in programs if TREE and _paths(name))]
 
 
-def program(name: str) -> list[str]:
-    """How this one is run (`program` of PrivateRedis); nothing where it is the one that is installed."""
+def command(name: str, installed: Sequence[str]) -> list[str]:
+    """How this one is run: `installed` for the one that is installed here."""
     if name == INSTALLED:
-        return []
+        return list(installed)
     tree = Path(TREE)
     libraries = ":".join(str(each) for each in (tree / "usr" / "lib").glob("*-linux-gnu"))
     loader = next(iter(sorted((tree / "lib64").glob("ld-linux*"))), None) or next(
         iter(sorted((tree / "lib").glob("ld-linux*")))
     )
-    return [str(loader), "--library-path", libraries, str(_path(name))]
+    return [str(loader), "--library-path", libraries, str(_paths(name)[0])]
 
 
-def _path(name: str) -> Path:
-    return Path(TREE) / "usr" / "bin" / name
+def _paths(name: str) -> list[Path]:
+    return [path for folder in ("bin", "sbin") if (path := Path(TREE) / "usr" / folder / name).exists()]

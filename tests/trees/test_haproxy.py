@@ -1,4 +1,6 @@
-"""docs/howto/haproxy.md on a booted Debian: its own snippets, a real HAProxy on a third host, both PROXY versions."""
+"""docs/howto/haproxy.md on a booted Debian: its own snippets, a real HAProxy on a third host (the one that is
+installed here, and the tree's), both PROXY versions.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import pytest
 
 from pbs_policy.demo.daemons import wait_until
 from tests.pages import TOP, snippets
+from tests.tree_programs import command, names
 from tests.trees.faults import install
 from tests.trees.host import CLIENT, MAIL, OTHER, PASSWORD, PROXY, USER, MailHost
 
@@ -40,12 +43,18 @@ def proxied(host: MailHost) -> MailHost:
     return host
 
 
+@pytest.fixture(params=names("haproxy"))
+def haproxy(request: pytest.FixtureRequest) -> list[str]:
+    """How HAProxy is run, in the foreground, before the name of its file."""
+    return [*command(request.param, ["haproxy"]), "-db", "-f"]
+
+
 @pytest.fixture(params=["send-proxy-v2", "send-proxy"])
-def balancer(request: pytest.FixtureRequest, proxied: MailHost) -> Iterator[MailHost]:
+def balancer(request: pytest.FixtureRequest, haproxy: list[str], proxied: MailHost) -> Iterator[MailHost]:
     file = proxied.place / "haproxy.cfg"
     file.write_text(here(BALANCER.text).replace("send-proxy-v2", request.param))
     proxied.run("redis-cli flushall")
-    with subprocess.Popen(proxied.in_space(PROXY, "haproxy", "-db", "-f", str(file))) as running:
+    with subprocess.Popen(proxied.in_space(PROXY, *haproxy, str(file))) as running:
         try:
             assert wait_until(lambda: "220 " in send(proxied, CLIENT), seconds=20)
             yield proxied
@@ -78,7 +87,7 @@ def test_a_login_through_haproxy_permits_its_client_and_nobody_else_who_comes_th
     assert "Relay access denied" in send(balancer, OTHER)
 
 
-def test_without_the_proxy_protocol_at_dovecot_nobody_is_permitted(balancer: MailHost) -> None:
+def test_without_the_proxy_protocol_at_dovecot_nobody_is_permitted(balancer: MailHost, haproxy: list[str]) -> None:
     plain = balancer.place / "plain.cfg"
     plain.write_text(f"""
 defaults
@@ -92,7 +101,7 @@ listen imaps
 """)
     balancer.run("redis-cli flushall")
     words = f"curl -sS -m 10 --insecure --user {USER}:{PASSWORD} imaps://{PROXY}:1993/"
-    with subprocess.Popen(balancer.in_space(PROXY, "haproxy", "-db", "-f", str(plain))) as running:
+    with subprocess.Popen(balancer.in_space(PROXY, *haproxy, str(plain))) as running:
         try:
             assert wait_until(lambda: "LIST" in balancer.elsewhere(words).stdout, seconds=20)
         finally:
