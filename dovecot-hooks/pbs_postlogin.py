@@ -1,13 +1,16 @@
 # What pbs-postlogin records of a login, and how it tells Redis. Loaded by that script from beside it, never imported
-# by the package; it runs in the time and under the last word of that script, which lets the session go on anyway.
+# by the package; the script lets the session go on whatever happens here.
 #
 # It stands alone, in modules that are built into the interpreter, since it runs at every login: `import socket`
 # alone would double the cost. What it shares with the package (settings file, canonical addresses, keys and
 # records) is held equal by tests that run the script and read back through the package.
+import _signal
 import _socket
+import _thread
 import posix
 import time
 
+LOGIN_SECONDS = 0.5  # for everything: settings, the name server, Redis
 REDIS_SECONDS = 0.3  # for all that is said to Redis
 TLS = {}  # the context of this login, where there is one
 BLANKS = " \t\r\n\v\f"
@@ -15,6 +18,50 @@ BLANKS = " \t\r\n\v\f"
 
 class Failure(Exception):
     """Why this login is not recorded, as a sentence for Dovecot's log."""
+
+
+class NoEnd(BaseException):
+    """LOGIN_SECONDS are over. No Exception, since nothing that is tried next may catch it."""
+
+
+def record(session, file, service):
+    """Record this login within LOGIN_SECONDS, or say in one line why not."""
+    if not session:
+        say("usage: script-login .../pbs-postlogin [-c FILE] SERVICE (by Dovecot, with a session to go on to)")
+        posix._exit(64)
+    former = _signal.signal(_signal.SIGALRM, end)
+    try:
+        _signal.setitimer(_signal.ITIMER_REAL, LOGIN_SECONDS)
+        try:
+            record_login(file, service, posix.environ)
+        finally:
+            _signal.setitimer(_signal.ITIMER_REAL, 0)  # exec would leave it running
+    except Failure as error:
+        complain(str(error))
+    except NoEnd:
+        complain(f"no end within {LOGIN_SECONDS} s")
+    except Exception as error:  # noqa: BLE001 - whatever it is, its kind is worth knowing, and the session goes on
+        complain(f"{type(error).__name__}: {error}")
+    _signal.signal(_signal.SIGALRM, former)
+    if posix.environ.get(b"LC_CTYPE") == b"C.UTF-8":
+        posix.unsetenv(b"LC_CTYPE")  # put there by Python itself (PEP 538): no business of the session's
+
+
+def end(*_):
+    raise NoEnd
+
+
+def complain(reason):
+    say("this login is not recorded: " + reason)
+
+
+def say(text):
+    # One write, ended by a newline: Dovecot loses a last line without one.
+    text = "".join([letter if " " <= letter <= "~" else "?" for letter in text[:500]])
+    try:
+        posix.write(2, ("pbs-postlogin: error: " + text + "\n").encode())
+    except OSError:
+        pass
 
 
 def record_login(file, service, environment):
@@ -127,7 +174,11 @@ def read_settings(file):
 def read_file(path):
     file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
-        return posix.read(file, 1 << 20).decode("utf-8", "surrogateescape")  # a comment may be in Latin-1
+        data = piece = posix.read(file, 65536)
+        while piece and len(data) < 1 << 20:
+            piece = posix.read(file, 65536)
+            data += piece
+        return data.decode("utf-8", "surrogateescape")  # a comment may be in Latin-1
     finally:
         posix.close(file)
 
@@ -205,11 +256,11 @@ def tell_redis(settings, commands):
         try:
             if name:
                 place, share = find_master(place, name, settings, share), deadline
-            refusal = say(place, settings, commands, share)
+            refusal = tell(place, settings, commands, share)
             if refusal and kind == "cluster" and refusal[1].startswith(b"-MOVED "):
                 host, _, port = refusal[1].split(b" ")[-1].decode().rpartition(":")
                 place = f"[{host or split_place(place)[0]}]:{port}"
-                refusal = say(place, settings, commands, deadline)
+                refusal = tell(place, settings, commands, deadline)
             if not refusal:
                 return
             command, line = refusal
@@ -228,7 +279,7 @@ def log_in(user, file):
     return [(b"AUTH", user.encode(), password) if user else (b"AUTH", password)]
 
 
-def say(place, settings, commands, deadline):
+def tell(place, settings, commands, deadline):
     """Send the commands to one server. Returns the first that is not answered +OK, and its answer, or None."""
     answer = converse(connect(place, "6379", settings, deadline), commands, len(commands), deadline)
     for command, line in zip(commands, answer):
@@ -291,7 +342,7 @@ def connect(place, port, settings, deadline):
     url = settings["redis_url"]
     if place[0] == "/":
         return open_first([(_socket.AF_UNIX, place)], url, deadline)
-    connection = open_first(resolve(place, port), url, deadline)
+    connection = open_first(resolve(place, port, deadline), url, deadline)
     if url.startswith(("rediss", "valkeys")):
         return over_tls(connection, split_place(place)[0], deadline)
     return connection
@@ -305,16 +356,37 @@ def split_place(place):
     return host, port
 
 
-def resolve(place, port):
+def resolve(place, port, deadline):
     host, own_port = split_place(place)
     port = int(own_port or port)
     try:
         pack(host)
     except Failure:
-        # As bytes: for text, getaddrinfo loads a codec for international names, which costs the login 8 ms.
-        found = _socket.getaddrinfo(host.encode(), port, 0, _socket.SOCK_STREAM)
-        return [(each[0], each[4]) for each in found]
+        return ask_name_server(host, port, deadline)
     return [(_socket.AF_INET6 if ":" in host else _socket.AF_INET, (host, port))]
+
+
+def ask_name_server(host, port, deadline):
+    """In a thread, because nothing else can leave a getaddrinfo behind, no signal either: exec ends it."""
+    answers = []
+
+    def ask():
+        try:
+            # As bytes: for text, getaddrinfo loads a codec for international names, which costs the login 8 ms.
+            answers.append(_socket.getaddrinfo(host.encode(), port, 0, _socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001 - it is raised again where the answer is waited for
+            answers.append(error)
+        answered.release()
+
+    answered = _thread.allocate_lock()
+    answered.acquire()
+    _thread.stack_size(262144)
+    _thread.start_new_thread(ask, ())
+    if not answered.acquire(True, seconds_left(deadline)):
+        raise Failure(f"the name server does not answer for {host}")
+    if isinstance(answers[0], Exception):
+        raise answers[0]
+    return [(each[0], each[4]) for each in answers[0]]
 
 
 def open_first(targets, url, deadline):
@@ -368,7 +440,11 @@ def find_master(sentinel, name, settings, deadline):
 
 
 def patience(connection, deadline):
+    connection.settimeout(seconds_left(deadline))
+
+
+def seconds_left(deadline):
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    connection.settimeout(left)
+    return left

@@ -111,7 +111,8 @@ def log_in(
     environment: dict[bytes, bytes], *options: str, session: tuple[str, ...] = SESSION
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the script as Dovecot does: the arguments configured, then those of the session; no other environment."""
-    return subprocess.run([SCRIPT, *options, *session], env=environment, capture_output=True, check=False)
+    command = [SCRIPT, *options, *session]
+    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
 
 
 def went_on(result: subprocess.CompletedProcess[bytes], environment: dict[bytes, bytes]) -> bool:

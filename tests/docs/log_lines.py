@@ -45,7 +45,7 @@ def script_lines() -> set[str]:
             if isinstance(call.func, ast.Name) and call.func.id in ("say", "complain", "Failure"):
                 before = "" if call.func.id == "say" else "this login is not recorded: "
                 text = _text(call.args[0])
-                if text.strip(". ") and text != "this login is not recorded: ...":
+                if text.strip(".: ") and text != "this login is not recorded: ...":
                     found.add(f"pbs-postlogin: error: {before}{text}")
     return found
 
@@ -53,10 +53,10 @@ def script_lines() -> set[str]:
 def exit_statuses() -> set[int]:
     """What the command line and the script can end with."""
     found = {0}
-    for file in [*(TOP / "pbs_policy").rglob("*.py"), TOP / "dovecot-hooks" / "pbs-postlogin"]:
+    for file in [*(TOP / "pbs_policy").rglob("*.py"), TOP / "dovecot-hooks" / "pbs_postlogin.py"]:
         source = file.read_text()
         found |= {getattr(os, name) for name in re.findall(r"os\.(EX_\w+)", source)}
-        found |= set(map(int, re.findall(r"^\s+sys\.exit\((\d+)\)", source, re.MULTILINE)))
+        found |= set(map(int, re.findall(r"^\s+(?:sys\.|posix\._)exit\((\d+)\)", source, re.MULTILINE)))
         for numbers in re.findall(r'^[A-Z_, ]+ = ([\d, ]+)\n"""Exit status', source, re.MULTILINE):
             found |= set(map(int, numbers.split(",")))
     command_line = "\n".join(file.read_text() for file in (TOP / "pbs_policy" / "cli").glob("*.py"))
