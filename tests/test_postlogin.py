@@ -111,7 +111,7 @@ def log_in(
     environment: dict[bytes, bytes], *options: str, session: tuple[str, ...] = SESSION
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the script as Dovecot does: the arguments configured, then those of the session; no other environment."""
-    command = [SCRIPT, *options, *session]
+    command: list[str | Path] = [SCRIPT, *options, *session]
     return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
 
 
