@@ -26,10 +26,10 @@ from benchmarks.load import Load
 from benchmarks.load import run as run_load
 from benchmarks.policy_client import PolicyClient
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.keys import Keys
-from pbs_policy.question import Command
-from pbs_policy.redis_client import RedisClient, StoreUnavailable, connect
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_client import RedisClient, StoreUnavailable, connect
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import Keys
 
 LOAD_CONNECTIONS = 4
 """Enough that a round to Redis is always under way when a trial asks; few enough that a trial takes under 1 ms."""

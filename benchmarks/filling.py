@@ -13,9 +13,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
 
-from pbs_policy.keys import Keys
-from pbs_policy.records import Record, serialise_record
-from pbs_policy.senders import names_of_user
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.records import Record, serialise_record
+from pbs_policy.table.users import names_of_user
 
 LOGGED_IN = "198.18.0.0"
 NOT_LOGGED_IN = "198.19.0.0"

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Self
 
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 
 REQUEST = Path(__file__).parent.parent / "tests" / "captures" / "policy" / "v4-delay-reject-yes.1.RCPT"
 """A request that Postfix 3.7 sent at a RCPT command: 29 attributes."""

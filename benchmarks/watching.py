@@ -17,15 +17,15 @@ from benchmarks.figures import Bar, CannotRun, Section, at_most, median, megabyt
 from benchmarks.filling import LOGGED_IN, NOT_LOGGED_IN, RUN
 from benchmarks.load import Disturbances, Load, Measured, seeded
 from benchmarks.processes import PINNED, cpu_seconds, on_cores, place, rss
-from pbs_policy.case import Candidate
+from pbs_policy.decision.case import Candidate
+from pbs_policy.decision.policy import NO_LOGIN, OK, Decision
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.events import INTERVAL, MOST, Events
-from pbs_policy.keys import Keys
-from pbs_policy.policy import NO_LOGIN, OK, Decision
-from pbs_policy.protocol import Request
-from pbs_policy.redis_client import connect
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.resp import pack
+from pbs_policy.postfix.protocol import Request
+from pbs_policy.service.events import INTERVAL, MOST, Events
+from pbs_policy.store.redis_client import connect
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.store.resp import pack
+from pbs_policy.table.keys import Keys
 
 NOBODY, WATCHED, STALLED = "nobody watches", "watched", "watched by one that stands still"
 CONNECTIONS = 100

@@ -16,7 +16,7 @@ from benchmarks.load import Disturbances, Load, Measured, Outcome, seeded
 from benchmarks.load import run as run_load
 from benchmarks.processes import CORES, UNPINNED, tree
 from pbs_policy import settings
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 
 CONNECTIONS = 100
 _RESTART_SECONDS = 5.0  # for the killed worker to be replaced

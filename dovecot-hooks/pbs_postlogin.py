@@ -89,7 +89,7 @@ def record_login(file, service, environment):
     name = user.lower()
     if name and not name.startswith(b"@"):  # @example.com would pass for everybody there
         if settings["user_domain"] and b"@" not in name:
-            name += b"@" + settings["user_domain"].encode().lower()  # ASCII only, as senders.complete_user
+            name += b"@" + settings["user_domain"].encode().lower()  # ASCII only, as users.complete_user
         keys.append(key + b"," + name)
         local_part, _, domain = name.rpartition(b"@")
         if local_part and domain and settings["sender_match"] == "domain":  # nothing else reads it
@@ -317,7 +317,7 @@ def converse(connection, commands, lines, deadline):
 
 def read_url(url):
     """The kind of redis_url, its places, the master's name where they are Sentinels, and the database. See
-    pbs_policy/redis_url.py."""
+    pbs_policy/store/redis_url.py."""
     scheme, _, rest = url.partition("://")
     if scheme == "unix" and rest.startswith("/"):
         path, _, database = rest.partition("?db=")

@@ -12,23 +12,19 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pbs_policy import listener, redis_url
 from pbs_policy.address import ClientAddresses, Network, parse_network
-from pbs_policy.caps import EXPECTED as CAP
-from pbs_policy.caps import Cap
+from pbs_policy.cap import EXPECTED as CAP
+from pbs_policy.cap import Cap
+from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.sender_maps import SenderMaps, SenderMapsError
+from pbs_policy.decision.senders import SenderRules, parse_recipient_delimiter, parse_user_domain
 from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
-from pbs_policy.listener import Listener
-from pbs_policy.policy import Rules
-from pbs_policy.redis_url import Login, RedisUrl, TlsFiles, in_one_slot
-from pbs_policy.senders import (
-    SenderMaps,
-    SenderMapsError,
-    SenderRules,
-    parse_recipient_delimiter,
-    parse_user_domain,
-)
+from pbs_policy.postfix import listener
+from pbs_policy.postfix.listener import Listener
 from pbs_policy.sources import SettingsError, Value, did_you_mean, from_environment, from_file, from_overrides
+from pbs_policy.store import redis_url
+from pbs_policy.store.redis_url import Login, RedisUrl, TlsFiles, in_one_slot
 
 
 def _items(text: str) -> list[str]:

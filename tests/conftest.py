@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis, missing
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.store.redis_url import RedisUrl
 from tests.certificates import Authority, Certificates
 from tests.redis_clients import Clients
 from tests.service import Service

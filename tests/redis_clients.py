@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from pbs_policy.cli import run
+from pbs_policy.decision.policy import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateDaemon
-from pbs_policy.policy import DEFER, DUNNO, OK
 from tests.service import Service
 
 SCRIPT = Path(__file__).parent.parent / "dovecot-hooks" / "pbs-postlogin"

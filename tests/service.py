@@ -14,8 +14,8 @@ from typing import Self
 
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.demo.service import PrivateService
-from pbs_policy.listener import Listener
-from pbs_policy.query import connect
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.query import connect
 
 CLI = [sys.executable, "-m", "pbs_policy"]
 """The command line, from the environment that runs the tests."""

@@ -9,10 +9,10 @@ from typing import Any
 import fakeredis
 from redis import Redis, RedisError, ResponseError
 
-from pbs_policy.question import Command
-from pbs_policy.redis_client import Connector, Line, RedisClient, StoreRefused, StoreUnavailable
-from pbs_policy.redis_url import Login, RedisUrl
-from pbs_policy.table import LoginTable
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_client import Connector, Line, RedisClient, StoreRefused, StoreUnavailable
+from pbs_policy.store.redis_url import Login, RedisUrl
+from pbs_policy.table.login_table import LoginTable
 
 
 def connect(url: RedisUrl, user: str = "", password: str = "") -> Redis:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pbs_policy.acl import missing_right
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.question import Command
-from pbs_policy.redis_client import StoreRefused, connect
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.store.acl import missing_right
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_client import StoreRefused, connect
+from pbs_policy.store.redis_url import RedisUrl
 
 
 @pytest.mark.parametrize(

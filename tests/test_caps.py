@@ -14,20 +14,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy import caps, policy
 from pbs_policy.address import ClientAddresses, networks_of
-from pbs_policy.caps import Cap, Count, Verdict
-from pbs_policy.case import Case
+from pbs_policy.cap import Cap
+from pbs_policy.decision import caps, policy
+from pbs_policy.decision.caps import Count, Verdict
+from pbs_policy.decision.case import Case
+from pbs_policy.decision.policy import Decision, Rules
+from pbs_policy.decision.sender_maps import SenderMaps
+from pbs_policy.decision.senders import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.keys import NO_END
-from pbs_policy.networks import parse_lengths
-from pbs_policy.policy import Decision, Rules
-from pbs_policy.protocol import Request
-from pbs_policy.question import Answer, Procedure, carry_out
-from pbs_policy.records import Permit
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.senders import SenderMaps, SenderRules
-from pbs_policy.table import LoginTable
+from pbs_policy.postfix.protocol import Request
+from pbs_policy.store.question import Answer, Procedure, carry_out
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import NO_END
+from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.networks import parse_lengths
+from pbs_policy.table.records import Permit
 from tests.service import Service, request
 from tests.stores import connect, table_on
 

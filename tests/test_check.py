@@ -12,10 +12,10 @@ import pytest
 from redis import Redis
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.explain import ORDER
-from pbs_policy.keys import Keys
-from pbs_policy.records import Permit, Record, serialise_permit, serialise_record
-from pbs_policy.senders import names_of_user
+from pbs_policy.decision.explain import ORDER
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.records import Permit, Record, serialise_permit, serialise_record
+from pbs_policy.table.users import names_of_user
 from tests.commands import Result, commands_with, own_settings, put_behind
 
 KEYS = Keys("pbs:")
@@ -298,7 +298,7 @@ def test_wrong_usage_is_status_64(check: Check, arguments: list[str], text: str)
 
 def test_each_reason_is_in_words() -> None:
     from pbs_policy.cli.check import WHY
-    from pbs_policy.policy import _NEARNESS
+    from pbs_policy.decision.policy import _NEARNESS
 
     assert {*_NEARNESS, "login", "permit", "denied"} <= set(WHY)
     excluded = {ClientAddresses().parse(text).excluded for text in ("::", "::1", "fe80::1", "ff02::1")}

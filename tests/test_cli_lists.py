@@ -20,16 +20,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy import bulk
 from pbs_policy.address import ClientAddresses
-from pbs_policy.caps import Cap
+from pbs_policy.cap import Cap
 from pbs_policy.cli import lists, output
 from pbs_policy.cli.output import FORMATS, Column
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.keys import Keys
-from pbs_policy.records import Permit, Record
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.table import LoginTable
+from pbs_policy.store import bulk
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.records import Permit, Record
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.service import CLI
 from tests.stores import connect, table_on
@@ -283,7 +283,7 @@ def test_what_waits_for_the_reader_grows_older(table: LoginTable, monkeypatch: p
     entries = (entry for entry in table.entries() if entry.target != "192.0.2.9")
     assert 990 < (next(entries).left or 0) <= 1000
     now = time.monotonic
-    monkeypatch.setattr("pbs_policy.listing.time.monotonic", lambda: now() + 500)
+    monkeypatch.setattr("pbs_policy.table.listing.time.monotonic", lambda: now() + 500)
     assert 490 < (next(entries).left or 0) <= 500
     assert next(entries, None) is None
 

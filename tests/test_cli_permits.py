@@ -9,15 +9,15 @@ import pytest
 from redis import Redis
 
 from pbs_policy.address import ClientAddress
-from pbs_policy.caps import Cap
-from pbs_policy.check import check
-from pbs_policy.keys import EVERYBODY, Keys
-from pbs_policy.networks import parse_lengths
-from pbs_policy.policy import Rules
-from pbs_policy.protocol import Request, RequestParser
-from pbs_policy.query import serialise_request
-from pbs_policy.records import Permit, Record, parse_permit
-from pbs_policy.table import LoginTable
+from pbs_policy.cap import Cap
+from pbs_policy.decision.check import check
+from pbs_policy.decision.policy import Rules
+from pbs_policy.postfix.protocol import Request, RequestParser
+from pbs_policy.postfix.query import serialise_request
+from pbs_policy.table.keys import EVERYBODY, Keys
+from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.networks import parse_lengths
+from pbs_policy.table.records import Permit, Record, parse_permit
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.stores import table_on
 

@@ -27,7 +27,7 @@ def test_the_compiled_hot_path_passes_the_tests_of_its_source(tmp_path: Path) ->
     if lack := compiled.missing():
         pytest.skip(lack)
     environment = {**os.environ, "PYTHONPATH": str(compiled.build(tmp_path)), "PYTHONSAFEPATH": "1"}
-    where = "import pbs_policy.connection as it; print(it.__file__)"
+    where = "import pbs_policy.service.connection as it; print(it.__file__)"
     found = subprocess.run([sys.executable, "-c", where], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip().endswith(".so")
     # `append`: the checkout is where the tests are, and not where the package is looked for first.

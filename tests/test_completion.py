@@ -23,10 +23,10 @@ from pbs_policy.address import ClientAddresses
 from pbs_policy.cli import cli, completion
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
-from pbs_policy.keys import Keys
-from pbs_policy.records import Permit, Record
-from pbs_policy.redis_url import RedisUrl
 from pbs_policy.settings import defaults
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.records import Permit, Record
 from tests.commands import Pbs, commands_on
 from tests.service import CLI
 from tests.stores import connect, table_on

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pbs_policy import decision_line
-from pbs_policy.case import Candidate
-from pbs_policy.decision_line import as_json, as_text
+from pbs_policy.decision.case import Candidate
+from pbs_policy.decision.policy import DEFER, NO_LOGIN, OK, Decision, observed
 from pbs_policy.log import printable
-from pbs_policy.policy import DEFER, NO_LOGIN, OK, Decision, observed
-from pbs_policy.protocol import Request, RequestParser
-from pbs_policy.records import Permit, Record, serialise_record
+from pbs_policy.postfix.protocol import Request, RequestParser
+from pbs_policy.service import decision_line
+from pbs_policy.service.decision_line import as_json, as_text
+from pbs_policy.table.records import Permit, Record, serialise_record
 from tests.service import request
 from tests.test_log import read_fields
 

@@ -32,20 +32,21 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from pbs_policy import policy
 from pbs_policy.address import ClientAddresses, Target, networks_of
-from pbs_policy.caps import Cap
-from pbs_policy.case import Case
+from pbs_policy.cap import Cap
+from pbs_policy.decision import policy
+from pbs_policy.decision.case import Case
+from pbs_policy.decision.policy import Decision, Rules
+from pbs_policy.decision.sender_maps import SenderMaps
+from pbs_policy.decision.senders import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.keys import NO_END
-from pbs_policy.networks import Lengths, parse_lengths
-from pbs_policy.policy import Decision, Rules
-from pbs_policy.protocol import Request
-from pbs_policy.question import carry_out
-from pbs_policy.records import Permit
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.senders import SenderMaps, SenderRules
-from pbs_policy.table import LoginTable
+from pbs_policy.postfix.protocol import Request
+from pbs_policy.store.question import carry_out
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import NO_END
+from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.networks import Lengths, parse_lengths
+from pbs_policy.table.records import Permit
 from tests.service import request
 from tests.stores import connect, table_on
 from tests.test_caps import advance

@@ -18,19 +18,20 @@ import fakeredis
 import pytest
 from redis import Redis
 
-from pbs_policy import policy
 from pbs_policy.address import ClientAddresses, Target
-from pbs_policy.caps import Cap
-from pbs_policy.check import check, make_case
+from pbs_policy.cap import Cap
+from pbs_policy.decision import policy
+from pbs_policy.decision.check import check, make_case
+from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.sender_maps import SenderMaps
+from pbs_policy.decision.senders import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.policy import Rules
-from pbs_policy.protocol import Request
-from pbs_policy.question import carry_out
-from pbs_policy.records import Permit
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.senders import SenderMaps, SenderRules
+from pbs_policy.postfix.protocol import Request
 from pbs_policy.shipped import shipped
-from pbs_policy.table import LoginTable, StoreUnavailable
+from pbs_policy.store.question import carry_out
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.table.records import Permit
 from tests.service import Service, request
 from tests.stores import connect, table_on
 

@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy import events as module
-from pbs_policy.case import Candidate
+from pbs_policy.decision.case import Candidate
+from pbs_policy.decision.policy import DEFER, NO_LOGIN, OK, Decision
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.events import MOST, Events, Publisher
 from pbs_policy.log import Log
-from pbs_policy.lookups import Lookups
-from pbs_policy.policy import DEFER, NO_LOGIN, OK, Decision
-from pbs_policy.protocol import Request, RequestParser
-from pbs_policy.question import Command
-from pbs_policy.records import Permit
-from pbs_policy.redis_line import Answered
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.postfix.protocol import Request, RequestParser
+from pbs_policy.service import events as module
+from pbs_policy.service.events import MOST, Events, Publisher
+from pbs_policy.store.lookups import Lookups
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_line import Answered
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.records import Permit
 from tests.service import Service, request
 
 BY_LOGIN = Candidate(b"pbs:login:192.0.2.7", "192.0.2.7", b"1700000000 pop3 alice@example.com", b"alice@example.com")

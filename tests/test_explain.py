@@ -11,20 +11,22 @@ from typing import Any, Literal
 import pytest
 from redis import Redis
 
-from pbs_policy import policy
 from pbs_policy.address import ClientAddresses, parse_network
-from pbs_policy.caps import Cap
-from pbs_policy.check import check
+from pbs_policy.cap import Cap
+from pbs_policy.decision import policy
+from pbs_policy.decision.check import check
+from pbs_policy.decision.explain import MOST_OTHERS, ORDER, Explanation, explain
+from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.sender_maps import SenderMaps
+from pbs_policy.decision.senders import SenderRules
+from pbs_policy.decision.steps import Step
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.explain import MOST_OTHERS, ORDER, Explanation, explain
-from pbs_policy.policy import Rules
-from pbs_policy.protocol import Request
-from pbs_policy.query import serialise_request
-from pbs_policy.records import Permit, serialise_permit
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.senders import SenderMaps, SenderRules, names_of_user
-from pbs_policy.steps import Step
-from pbs_policy.table import LoginTable
+from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.query import serialise_request
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.records import Permit, serialise_permit
+from pbs_policy.table.users import names_of_user
 from tests.stores import connect, table_on
 
 NOW = 1_700_000_000

@@ -14,11 +14,11 @@ from pbs_policy.demo import dovecot
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.dovecot import imap_login, pop3_login
 from pbs_policy.demo.real import installation
-from pbs_policy.keys import Keys
-from pbs_policy.records import parse_record
-from pbs_policy.redis_client import RedisClient, connect
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.senders import names_of_user
+from pbs_policy.store.redis_client import RedisClient, connect
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.records import parse_record
+from pbs_policy.table.users import names_of_user
 from tests.conftest import need
 from tests.test_postlogin import log_in, went_on
 

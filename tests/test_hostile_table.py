@@ -11,8 +11,8 @@ import pytest
 
 from pbs_policy.cli import run
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.redis_client import RedisClient, connect
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.store.redis_client import RedisClient, connect
+from pbs_policy.store.redis_url import RedisUrl
 
 HOSTILE = (
     b"\x1b[2J\x1b]0;title\x07", b"\n\naction=OK\n\n", b"\r\n", b"\xff\xfe\xff", b"a\tb", b"\xe2\x80\xae",

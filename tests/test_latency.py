@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pbs_policy.latency import BOUNDS, Latency
 from pbs_policy.log import Log
-from pbs_policy.redis_line import Batch
+from pbs_policy.store.latency import BOUNDS, Latency
+from pbs_policy.store.redis_line import Batch
 
 
 class Clock:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 
 PATH_107 = "/" + "x" * 106
 

@@ -17,9 +17,9 @@ from subprocess import PIPE
 
 import pytest
 
-from pbs_policy.listener import Listener
 from pbs_policy.log import Log
-from pbs_policy.log_writers import Journal, Stream, Syslog, writer_to
+from pbs_policy.log.writers import Journal, Stream, Syslog, writer_to
+from pbs_policy.postfix.listener import Listener
 from tests.service import CLI, SERVE, Client
 
 

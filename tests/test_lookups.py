@@ -23,15 +23,15 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy import lookups, redis_connector, resp
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.keys import GONE, NO_END
 from pbs_policy.log import Log
-from pbs_policy.lookups import Lookups
-from pbs_policy.redis_line import TIMEOUT
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.resp import pack
+from pbs_policy.store import lookups, redis_connector, resp
+from pbs_policy.store.lookups import Lookups
+from pbs_policy.store.redis_line import TIMEOUT
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.store.resp import pack
+from pbs_policy.table.keys import GONE, NO_END
 from tests.loop_clock import LoopClock
 
 PROBE = b"pbs:probe"

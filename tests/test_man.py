@@ -17,9 +17,9 @@ import pytest
 from pbs_policy.cli import cli
 from pbs_policy.cli.check import WHY
 from pbs_policy.cli.commands import PLACES
-from pbs_policy.keys import Keys
-from pbs_policy.records import Permit
 from pbs_policy.settings import defaults, meaning
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.records import Permit
 
 TOP = Path(__file__).parent.parent
 MAN = TOP / "docs" / "man"

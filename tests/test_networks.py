@@ -16,12 +16,12 @@ from redis import Redis
 
 from pbs_policy.address import AddressError, ClientAddresses, Network, Target, networks_of, parse_network
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.networks import Lengths, parse_lengths, serialise_lengths
-from pbs_policy.question import Command
-from pbs_policy.records import Permit
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.table import LoginTable
-from pbs_policy.upkeep import INTERVAL
+from pbs_policy.service.upkeep import INTERVAL
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.networks import Lengths, parse_lengths, serialise_lengths
+from pbs_policy.table.records import Permit
 from tests.service import Client, Service
 from tests.stores import client_on, connect, table_on
 

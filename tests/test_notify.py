@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.notify import Notify
+from pbs_policy.service.notify import Notify
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.connection import IDLE_LIMIT, REQUEST_LIMIT, SWEEP_INTERVAL, Connection
-from pbs_policy.keys import Keys
+from pbs_policy.decision.policy import Rules
 from pbs_policy.log import Log
-from pbs_policy.policy import Rules
-from pbs_policy.server import PolicyServer
+from pbs_policy.service.connection import IDLE_LIMIT, REQUEST_LIMIT, SWEEP_INTERVAL, Connection
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.table.keys import Keys
 from tests.service import request
 
 POSTFIX_KEEPS_IDLE_CONNECTIONS = 300

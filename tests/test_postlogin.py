@@ -29,11 +29,11 @@ from pbs_policy import duration, log, settings, sources
 from pbs_policy.address import AddressError, ClientAddresses
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.keys import Keys
-from pbs_policy.records import Record, parse_record
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.senders import names_of_user
-from pbs_policy.table import Entry, LoginTable
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.login_table import Entry, LoginTable
+from pbs_policy.table.records import Record, parse_record
+from pbs_policy.table.users import names_of_user
 from tests.conftest import CAPTURES
 from tests.stores import connect, table_on
 

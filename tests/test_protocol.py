@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pbs_policy.protocol import (
+from pbs_policy.postfix.protocol import (
     MAX_LINE_SIZE,
     MAX_REQUEST_SIZE,
     ProtocolError,

@@ -16,9 +16,9 @@ from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.listener import Listener
-from pbs_policy.protocol import MAX_REQUEST_SIZE, RequestParser
-from pbs_policy.query import Connection, ask, serialise_request
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, RequestParser
+from pbs_policy.postfix.query import Connection, ask, serialise_request
 from tests.commands import Pbs, Result, commands_with, own_settings
 from tests.conftest import CAPTURES
 from tests.service import Service
@@ -253,7 +253,7 @@ def test_where_nobody_answers_it_is_said_which_listener(pbs: Pbs, tmp_path: Path
 
 
 def test_a_service_that_hangs_is_given_up(pbs: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pbs_policy.query.TIMEOUT", 0.05)
+    monkeypatch.setattr("pbs_policy.postfix.query.TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         result = pbs("query", "--listener", f"inet:127.0.0.1:{mute.getsockname()[1]}", *ASKED)
     assert (result.status, result.out) == (69, "")

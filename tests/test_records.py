@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.caps import Cap
-from pbs_policy.records import Permit, Record, parse_permit, permit_from_fields, serialise_permit
+from pbs_policy.cap import Cap
+from pbs_policy.table.records import Permit, Record, parse_permit, permit_from_fields, serialise_permit
 
 NOW = 1_700_000_000
 

@@ -7,8 +7,8 @@ from typing import Any
 import hiredis
 import pytest
 
-from pbs_policy.redis_master import MasterUnknown, Step, is_elsewhere, is_replica, log_in, search
-from pbs_policy.redis_url import NOBODY, Login, Place, RedisUrl
+from pbs_policy.store.redis_master import MasterUnknown, Step, is_elsewhere, is_replica, log_in, search
+from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl
 
 A, B, C = ("a.example.com", 1), ("b.example.com", 2), ("c.example.com", 3)
 PLACES = "a.example.com:1,b.example.com:2,c.example.com:3"

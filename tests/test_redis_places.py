@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 from redis import Redis
 
+from pbs_policy.decision.policy import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.policy import DUNNO, OK
 from tests.certificates import Certificate, Certificates
 from tests.redis_clients import ALICE, Clients
 

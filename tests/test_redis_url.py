@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.redis_url import RedisUrl, in_one_slot
+from pbs_policy.store.redis_url import RedisUrl, in_one_slot
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from pbs_policy.decision.policy import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.policy import DUNNO, OK
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.reload import CHANGEABLE, Configuration, Renewal, values_of_message
+from pbs_policy.service.reload import CHANGEABLE, Configuration, Renewal, values_of_message
 from pbs_policy.settings import defaults, load
 from pbs_policy.sources import SettingsError
+from pbs_policy.store.redis_url import RedisUrl
 from tests.manager import Manager
 from tests.service import Client
 from tests.stores import connect

@@ -15,8 +15,8 @@ from redis import Redis
 from pbs_policy.cli.replay import _from_capture
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.protocol import MAX_LINE_SIZE, MAX_REQUEST_SIZE
-from pbs_policy.smtpd_log import SmtpdLog
+from pbs_policy.postfix.protocol import MAX_LINE_SIZE, MAX_REQUEST_SIZE
+from pbs_policy.postfix.smtpd_log import SmtpdLog
 from tests.commands import Pbs
 from tests.conftest import CAPTURES
 from tests.service import CLI, Service

@@ -13,14 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.case import Candidate
 from pbs_policy.cli.check import WHY
-from pbs_policy.keys import Keys
+from pbs_policy.decision.case import Candidate
+from pbs_policy.decision.policy import DEFER, DUNNO, OK, Decision, Rules
 from pbs_policy.log import Log
-from pbs_policy.policy import DEFER, DUNNO, OK, Decision, Rules
-from pbs_policy.protocol import Request, serialise_reply
-from pbs_policy.records import Permit
-from pbs_policy.server import PolicyServer
+from pbs_policy.postfix.protocol import Request, serialise_reply
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.records import Permit
 from tests.fuzz.targets import service
 
 REPLY = re.compile(rb"action=(?:OK|DUNNO|DEFER_IF_REJECT(?: [\x21-\x7e]+)*)\n\n")

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.ports import free_port
-from pbs_policy.usage import Usage
+from pbs_policy.table.usage import Usage
 from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
 
 DAY = 86_400

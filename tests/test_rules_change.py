@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.keys import Keys
+from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.senders import SenderRules
 from pbs_policy.log import Log
-from pbs_policy.policy import Rules
-from pbs_policy.redis_line import Answered
-from pbs_policy.senders import SenderRules
-from pbs_policy.server import PolicyServer
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.store.redis_line import Answered
+from pbs_policy.table.keys import Keys
 from tests.service import request
 from tests.test_patience import Transport
 

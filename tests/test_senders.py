@@ -17,23 +17,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pbs_policy import senders
-from pbs_policy.demo.daemons import missing
-from pbs_policy.demo.postfix import PrivatePostfix
-from pbs_policy.senders import (
+from pbs_policy.decision import senders
+from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps, SenderMapsError
+from pbs_policy.decision.senders import (
     LONGEST_SENDER,
-    MOST_USERS,
-    SenderMaps,
-    SenderMapsError,
     SenderRules,
-    complete_user,
-    names_of_user,
     names_to_match,
     parse_recipient_delimiter,
     parse_user_domain,
     sender_is_user,
     unquote_sender,
 )
+from pbs_policy.demo.daemons import missing
+from pbs_policy.demo.postfix import PrivatePostfix
+from pbs_policy.table.users import complete_user, names_of_user
 
 ADDRESS = SenderRules("address")
 DOMAIN = SenderRules("domain")

@@ -28,7 +28,7 @@ from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port, has_ipv6
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.store.redis_url import RedisUrl
 from tests.service import CLI, SERVE, Client, Service, pieces, request
 from tests.stores import connect
 

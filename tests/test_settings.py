@@ -12,15 +12,16 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pbs_policy import redis_url, sources
+from pbs_policy import sources
 from pbs_policy.address import ClientAddresses
-from pbs_policy.caps import Cap
-from pbs_policy.listener import Listener
-from pbs_policy.policy import Rules
-from pbs_policy.redis_url import RedisUrl, TlsFiles
-from pbs_policy.senders import SenderRules
+from pbs_policy.cap import Cap
+from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.senders import SenderRules
+from pbs_policy.postfix.listener import Listener
 from pbs_policy.settings import Settings, defaults, load, meaning
 from pbs_policy.sources import SettingsError, Value, logical_lines
+from pbs_policy.store import redis_url
+from pbs_policy.store.redis_url import RedisUrl, TlsFiles
 
 BAD_SETTINGS = sorted((Path(__file__).parent / "bad_settings").glob("*.conf"))
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pbs_policy import policy, shortcut
 from pbs_policy.address import ClientAddress
-from pbs_policy.case import Case
-from pbs_policy.keys import Keys
-from pbs_policy.policy import Decision, Rules
-from pbs_policy.protocol import Request
-from pbs_policy.question import Answer, Question, carry_out
-from pbs_policy.senders import SenderRules, own_names
+from pbs_policy.decision import policy, shortcut
+from pbs_policy.decision.case import Case
+from pbs_policy.decision.policy import Decision, Rules
+from pbs_policy.decision.senders import SenderRules, own_names
+from pbs_policy.postfix.protocol import Request
+from pbs_policy.store.question import Answer, Question, carry_out
+from pbs_policy.table.keys import Keys
 
 KEYS = Keys("pbs:")
 CLIENT = "192.0.2.7"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy import policy
-from pbs_policy.query import serialise_request
+from pbs_policy.decision import policy
+from pbs_policy.postfix.query import serialise_request
+from pbs_policy.postfix.smtpd_log import ACCEPTED, Attempt, SmtpdLog
 from pbs_policy.shipped import shipped
-from pbs_policy.smtpd_log import ACCEPTED, Attempt, SmtpdLog
 
 LOGS = Path(__file__).parent / "logs"
 HEADER = "Nov  3 20:11:16 mx postfix/smtpd[123]: "

@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from pbs_policy.decision.policy import DUNNO, OK
 from pbs_policy.demo.daemons import DaemonError, PrivateRedis, wait_until
-from pbs_policy.listener import Listener, listener_of
-from pbs_policy.policy import DUNNO, OK
+from pbs_policy.postfix.listener import Listener, listener_of
 from tests.manager import Manager
 from tests.service import CLI, SERVE, Client, Service, request
 

@@ -15,13 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy import stats as module
+from pbs_policy.decision.policy import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
-from pbs_policy.keys import Keys
-from pbs_policy.policy import DEFER, DUNNO, OK
-from pbs_policy.question import Command
-from pbs_policy.stats import (
+from pbs_policy.service import stats as module
+from pbs_policy.service.stats import (
     KEPT,
     MINUTES,
     SERVICE_KEPT,
@@ -32,6 +30,8 @@ from pbs_policy.stats import (
     read_minutes,
     read_services,
 )
+from pbs_policy.store.question import Command
+from pbs_policy.table.keys import Keys
 from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
 from tests.service import Service
 from tests.stores import client_on
@@ -243,7 +243,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.fixture
 def pbs(redis: Redis, bare: Pbs, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Pbs:
-    from pbs_policy import table
+    from pbs_policy.table import login_table as table
 
     class Table(table.LoginTable):
         def __init__(self, *arguments: Any, **flags: Any) -> None:

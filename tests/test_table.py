@@ -19,12 +19,12 @@ from redis import Redis
 from pbs_policy.address import Target
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.keys import NO_END, Keys
-from pbs_policy.records import Permit, Record, parse_permit, parse_record, serialise_record
-from pbs_policy.redis_client import connect
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.senders import names_of_user
-from pbs_policy.table import Entry, LoginTable, StoreUnavailable
+from pbs_policy.store.redis_client import connect
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import NO_END, Keys
+from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
+from pbs_policy.table.records import Permit, Record, parse_permit, parse_record, serialise_record
+from pbs_policy.table.users import names_of_user
 from tests.stores import table_on
 
 NOW = 1_700_000_000

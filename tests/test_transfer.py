@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.caps import Cap
-from pbs_policy.importing import Import
-from pbs_policy.keys import Keys
-from pbs_policy.records import Permit, Record
-from pbs_policy.table import LoginTable, StoreUnavailable
-from pbs_policy.transfer import LONGEST_LINE, export_lines, parse_line, parse_lines, read_lines
+from pbs_policy.cap import Cap
+from pbs_policy.table.importing import Import
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.table.records import Permit, Record
+from pbs_policy.table.transfer import LONGEST_LINE, export_lines, parse_line, parse_lines, read_lines
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.stores import table_on
 
@@ -424,7 +424,7 @@ def test_an_export_that_fails_leaves_the_last_one(pbs: Pbs, tmp_path: Path, monk
     def fail(*_: object, **__: object) -> None:
         raise StoreUnavailable("gone")
 
-    monkeypatch.setattr("pbs_policy.listing.read_keys", fail)
+    monkeypatch.setattr("pbs_policy.table.listing.read_keys", fail)
     assert is_one_error(pbs("export", str(file)), os.EX_UNAVAILABLE, "Redis is unavailable: gone")
     assert file.read_text() == "the last one"
     assert [each.name for each in tmp_path.iterdir() if "jsonl" in each.name] == ["table.jsonl"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pbs_policy.service.trust import find_doubts
 from pbs_policy.settings import load
 from pbs_policy.sources import SettingsError
-from pbs_policy.trust import find_doubts
 from tests.service import CLI, SERVE, Service
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy import usage as module
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.question import Command
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.usage import MOST_PAIRS, OTHERS, PAIRS_AT_ONCE, PAIRS_IN_MEMORY, Usage, Use, read_uses
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table import usage as module
+from pbs_policy.table.usage import MOST_PAIRS, OTHERS, PAIRS_AT_ONCE, PAIRS_IN_MEMORY, Usage, Use, read_uses
 from tests.stores import client_on, connect
 
 DAY = 86_400

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from pbs_policy.decision.policy import DUNNO
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.log import Log
-from pbs_policy.notify import Notify
-from pbs_policy.policy import DUNNO
-from pbs_policy.reload import Configuration
-from pbs_policy.service import Service
+from pbs_policy.service.notify import Notify
+from pbs_policy.service.reload import Configuration
+from pbs_policy.service.service import Service
 from pbs_policy.settings import defaults, load, parse_values
 from tests.manager import Manager
 from tests.test_workers import children
@@ -51,7 +51,7 @@ class Stuck(Manager):
         program = (
             "import os, time\n"
             "from pbs_policy.cli import main\n"
-            "from pbs_policy.upkeep import Upkeep\n"
+            "from pbs_policy.service.upkeep import Upkeep\n"
             "async def look(self):\n"
             f"    while os.path.exists({str(self.directory / 'stuck')!r}):\n"
             "        time.sleep(0.01)\n"

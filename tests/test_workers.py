@@ -18,9 +18,9 @@ from typing import IO
 
 import pytest
 
+from pbs_policy.decision.policy import DUNNO
 from pbs_policy.demo.daemons import DaemonError, PrivateRedis, wait_until
-from pbs_policy.policy import DUNNO
-from pbs_policy.workers import RESTART_INTERVAL
+from pbs_policy.service.workers import RESTART_INTERVAL
 from tests.service import SERVE, Client, Service, request
 
 ALICE = "192.0.2.7"

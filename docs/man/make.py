@@ -20,11 +20,12 @@ sys.path.insert(0, str(TOP))
 
 import click  # noqa: E402
 
-from pbs_policy import __version__, keys, records, settings  # noqa: E402
+from pbs_policy import __version__, settings  # noqa: E402
 from pbs_policy.cli import cli  # noqa: E402
 from pbs_policy.cli.check import WHY  # noqa: E402
 from pbs_policy.cli.commands import PLACES  # noqa: E402
-from pbs_policy.reload import CHANGEABLE  # noqa: E402
+from pbs_policy.service.reload import CHANGEABLE  # noqa: E402
+from pbs_policy.table import keys, records  # noqa: E402
 
 TITLES = {
     "pbs-policy.1": "POP-before-SMTP commands",

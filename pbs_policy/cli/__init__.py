@@ -87,9 +87,9 @@ def explain(error: Exception) -> tuple[str, int]:
     """What to say of `error`, and the exit status of sysexits.h for it."""
     from pbs_policy.address import AddressError
     from pbs_policy.demo.daemons import DaemonError
-    from pbs_policy.listener import ListenError
+    from pbs_policy.postfix.listener import ListenError
     from pbs_policy.sources import SettingsError
-    from pbs_policy.table import StoreUnavailable
+    from pbs_policy.table.login_table import StoreUnavailable
 
     if isinstance(error, SettingsError):
         return "\n".join(error.faults), os.EX_CONFIG

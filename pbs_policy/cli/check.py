@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pbs_policy.address import ClientAddress
-    from pbs_policy.explain import Explanation
-    from pbs_policy.policy import Decision
-    from pbs_policy.protocol import Request
-    from pbs_policy.steps import Step
+    from pbs_policy.decision.explain import Explanation
+    from pbs_policy.decision.policy import Decision
+    from pbs_policy.decision.steps import Step
+    from pbs_policy.postfix.protocol import Request
 
 NOT_OK = 1
 """Exit status for an address that may not relay."""
@@ -51,9 +51,9 @@ def check(
       pbs-policy check 192.0.2.7
       pbs-policy check 2001:db8::7 --sender alice@example.com --recipient bob@example.net --tls
     """
-    from pbs_policy import policy
-    from pbs_policy.check import check as check_relay
-    from pbs_policy.explain import explain
+    from pbs_policy.decision import policy
+    from pbs_policy.decision.check import check as check_relay
+    from pbs_policy.decision.explain import explain
 
     settings, table = session.open_table()
     maps = settings.load_sender_maps()
@@ -76,8 +76,8 @@ def check(
 
 
 def _make_request(**attributes: str) -> Request:
-    from pbs_policy.protocol import ProtocolError, RequestParser
-    from pbs_policy.query import serialise_request
+    from pbs_policy.postfix.protocol import ProtocolError, RequestParser
+    from pbs_policy.postfix.query import serialise_request
 
     try:
         request = RequestParser().next_request(serialise_request(attributes))
@@ -113,7 +113,7 @@ def _answer_as_text(client: ClientAddress, decision: Decision) -> str:
 
 
 def _as_text(explanation: Explanation) -> list[str]:
-    from pbs_policy.explain import ORDER
+    from pbs_policy.decision.explain import ORDER
 
     lines = [_answer_as_text(explanation.client, explanation.decision)]
     width = max(map(len, ORDER))

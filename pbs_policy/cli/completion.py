@@ -132,9 +132,9 @@ def _read(
     settings: Settings, beginning: bytes, targets: tuple[str, ...], users: tuple[str, ...], found: set[str]
 ) -> None:
     """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
-    from pbs_policy.bulk import BATCH, escape_glob, scan_command
-    from pbs_policy.redis_client import StoreUnavailable, connect_by
     from pbs_policy.sources import SettingsError
+    from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
+    from pbs_policy.store.redis_client import StoreUnavailable, connect_by
 
     prefix = settings.key_prefix.encode()
     pattern = escape_glob(prefix) + b"*[:,]" + beginning + b"*"  # a plain word's letters mean themselves

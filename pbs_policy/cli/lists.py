@@ -16,7 +16,7 @@ from pbs_policy.cli.who import parse_who
 
 if TYPE_CHECKING:
     from pbs_policy.cli.who import Who
-    from pbs_policy.table import Entry, LoginTable
+    from pbs_policy.table.login_table import Entry, LoginTable
 
 NO = 1
 """Exit status of `show` where there is nothing to show."""

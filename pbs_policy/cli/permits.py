@@ -15,9 +15,9 @@ from pbs_policy.cli.who import parse_one_or_all
 
 if TYPE_CHECKING:
     from pbs_policy.address import Target
-    from pbs_policy.caps import Cap
+    from pbs_policy.cap import Cap
     from pbs_policy.cli.who import Who
-    from pbs_policy.table import LoginTable
+    from pbs_policy.table.login_table import LoginTable
 
 T = TypeVar("T")
 
@@ -46,31 +46,31 @@ def _duration(text: str) -> int:
 
 
 def _cap(text: str) -> Cap:
-    from pbs_policy.caps import Cap
+    from pbs_policy.cap import Cap
 
     return Cap.parse(text)
 
 
 def _text(text: str) -> str:
-    from pbs_policy.permits import parse_text
+    from pbs_policy.table.permits import parse_text
 
     return parse_text(text)
 
 
 def _user(text: str) -> str:
-    from pbs_policy.permits import parse_user
+    from pbs_policy.table.permits import parse_user
 
     return parse_user(text)
 
 
 def _sender(text: str) -> str:
-    from pbs_policy.permits import parse_sender
+    from pbs_policy.table.permits import parse_sender
 
     return parse_sender(text)
 
 
 def _domain(text: str) -> str:
-    from pbs_policy.permits import parse_domain
+    from pbs_policy.table.permits import parse_domain
 
     return parse_domain(text)
 
@@ -111,7 +111,7 @@ def permit(
       pbs-policy permit 192.0.2.0/28 --user scanners@example.com --sender @example.com --cap 20/1h
     """
     from pbs_policy.duration import format_duration
-    from pbs_policy.records import Permit
+    from pbs_policy.table.records import Permit
 
     settings, table = session.open_table()
     target = settings.addresses.parse_target(who)

@@ -12,7 +12,7 @@ from pbs_policy.cli.completion import suggest_listener
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
-    from pbs_policy.listener import Listener
+    from pbs_policy.postfix.listener import Listener
 
 listener_option = click.option(
     "--listener", "address", metavar="ADDRESS", default="",
@@ -32,7 +32,7 @@ class ServiceUnreachable(click.ClickException):
 
 def find_listener(session: Session, address: str) -> Listener:
     """The listener that `--listener` names, else the first of the settings. Raises SettingsError, BadParameter."""
-    from pbs_policy.listener import Listener
+    from pbs_policy.postfix.listener import Listener
 
     if not address:
         return session.load()[0].listen[0]
@@ -69,7 +69,7 @@ def query(session: Session, address: str, attributes: tuple[str, ...]) -> int:
       pbs-policy query --listener unix:/var/spool/postfix/pbs-policy/policy - <request
     """
     from pbs_policy.log import printable
-    from pbs_policy.query import ask_once, only_looking
+    from pbs_policy.postfix.query import ask_once, only_looking
 
     request = _read_request(sys.stdin.buffer) if attributes == ("-",) else _make_request(attributes)
     listener = find_listener(session, address)
@@ -83,7 +83,7 @@ def query(session: Session, address: str, attributes: tuple[str, ...]) -> int:
 
 def _make_request(attributes: tuple[str, ...]) -> bytes:
     from pbs_policy.log import printable
-    from pbs_policy.query import serialise_request
+    from pbs_policy.postfix.query import serialise_request
 
     pairs: dict[str, str] = {}
     for attribute in attributes:
@@ -100,7 +100,7 @@ def _make_request(attributes: tuple[str, ...]) -> bytes:
 
 
 def _read_request(stream: BinaryIO) -> bytes:
-    from pbs_policy.protocol import MAX_REQUEST_SIZE, ProtocolError, RequestParser
+    from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, ProtocolError, RequestParser
 
     data = stream.read(MAX_REQUEST_SIZE + 1)
     # A request that was copied by hand often lacks the empty line at its end.

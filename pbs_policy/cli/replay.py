@@ -17,10 +17,10 @@ from pbs_policy.cli.session import Session
 if TYPE_CHECKING:
     from io import BufferedReader
 
-    from pbs_policy.listener import Listener
-    from pbs_policy.protocol import Request
-    from pbs_policy.query import Connection
-    from pbs_policy.smtpd_log import SmtpdLog
+    from pbs_policy.postfix.listener import Listener
+    from pbs_policy.postfix.protocol import Request
+    from pbs_policy.postfix.query import Connection
+    from pbs_policy.postfix.smtpd_log import SmtpdLog
 
 _GZIP = b"\x1f\x8b"
 
@@ -55,7 +55,7 @@ def replay(session: Session, address: str, as_json: bool, files: tuple[str, ...]
       pbs-policy replay /var/log/mail.log.1.gz /var/log/mail.log
       journalctl -u 'postfix*' | pbs-policy replay --json - | jq 'select(.differs)'
     """
-    from pbs_policy.smtpd_log import SmtpdLog
+    from pbs_policy.postfix.smtpd_log import SmtpdLog
 
     listener = find_listener(session, address)
     log, counts = SmtpdLog(), Counter[str]()
@@ -81,7 +81,7 @@ class _Service:
     def ask(self, request: bytes) -> str:
         """The action of the reply. Raises ServiceUnreachable where there is none, on a new connection neither."""
         from pbs_policy.log import printable
-        from pbs_policy.query import Connection
+        from pbs_policy.postfix.query import Connection
 
         if self._connection:
             try:
@@ -126,7 +126,7 @@ def _opened(name: str) -> Iterator[Iterable[bytes | None]]:
 
 def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
     """Each line without its end; None for one that is longer than any of Postfix is."""
-    from pbs_policy.protocol import MAX_LINE_SIZE
+    from pbs_policy.postfix.protocol import MAX_LINE_SIZE
 
     while line := stream.readline(MAX_LINE_SIZE):
         if len(line) < MAX_LINE_SIZE or line.endswith(b"\n"):
@@ -152,7 +152,7 @@ def _read(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
 
 
 def _from_log(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
-    from pbs_policy.query import only_looking, serialise_request
+    from pbs_policy.postfix.query import only_looking, serialise_request
 
     for line in lines:
         if line is None:
@@ -176,8 +176,8 @@ def _from_log(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
 def _from_capture(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
     from itertools import chain
 
-    from pbs_policy.protocol import MAX_REQUEST_SIZE
-    from pbs_policy.query import only_looking
+    from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE
+    from pbs_policy.postfix.query import only_looking
 
     kept: list[bytes] = []
     size = 0
@@ -197,7 +197,7 @@ def _from_capture(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Ask
 
 def _sound_request(data: bytes) -> _Asked | None:
     """The request in these bytes, or None where the service would close the connection upon it."""
-    from pbs_policy.protocol import ProtocolError, RequestParser
+    from pbs_policy.postfix.protocol import ProtocolError, RequestParser
 
     try:
         request: Request | None = RequestParser().next_request(data)

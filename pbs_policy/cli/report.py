@@ -11,7 +11,7 @@ from pbs_policy.cli.session import Session
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pbs_policy.usage import Use
+    from pbs_policy.table.usage import Use
 
 SINCE = 7 * 86_400
 """Seconds that are looked back where --since is absent: who sends at all sends within a week."""
@@ -51,7 +51,7 @@ def report(session: Session, since: int | None, by_address: bool, as_json: bool)
 
     from pbs_policy.duration import write_duration
     from pbs_policy.sources import SettingsError
-    from pbs_policy.usage import OTHERS, read_uses
+    from pbs_policy.table.usage import OTHERS, read_uses
 
     settings, table = session.open_table()
     kept = settings.usage_kept
@@ -117,7 +117,7 @@ def _row(group: Sequence[Use], now: float) -> tuple[str, ...]:
 
 
 def _summary_of_others(others: Sequence[Use], now: float) -> list[str]:
-    from pbs_policy.usage import MOST_PAIRS
+    from pbs_policy.table.usage import MOST_PAIRS
 
     return [
         f"others, beyond {MOST_PAIRS:,} users and addresses on one day: {_count(use.recipients, 'recipient')}, "
@@ -159,7 +159,7 @@ def _show_json(known: Sequence[Use], others: Sequence[Use]) -> None:
 
 
 def _as_json(use: Use) -> dict[str, Any]:
-    from pbs_policy.records import Record
+    from pbs_policy.table.records import Record
 
     return {
         "user": Record(use.last_use, user=use.user).user_text,

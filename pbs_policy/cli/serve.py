@@ -34,10 +34,10 @@ def serve(session: Session, allow_root: bool) -> None:
       pbs-policy --set listen=inet:127.0.0.1:10041 serve
     """
     from pbs_policy.log import Log
-    from pbs_policy.log_writers import writer_to
-    from pbs_policy.serve import run
+    from pbs_policy.log.writers import writer_to
+    from pbs_policy.service.serve import run
+    from pbs_policy.service.trust import find_doubts
     from pbs_policy.sources import DEFAULT_FILE
-    from pbs_policy.trust import find_doubts
 
     settings, values = session.load()
     if os.geteuid() == 0 and not allow_root:

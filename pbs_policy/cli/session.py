@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pbs_policy.settings import Settings
     from pbs_policy.sources import Value
-    from pbs_policy.table import LoginTable
+    from pbs_policy.table.login_table import LoginTable
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Session:
 
     def open_table(self) -> tuple[Settings, LoginTable]:
         """The settings and the login table they name. Nothing is sent to Redis yet. Raises SettingsError."""
-        from pbs_policy.redis_client import connect_by
-        from pbs_policy.table import LoginTable
+        from pbs_policy.store.redis_client import connect_by
+        from pbs_policy.table.login_table import LoginTable
 
         settings, _ = self.load()
         return settings, LoginTable(connect_by(settings), settings.key_prefix, user_domain=settings.user_domain)

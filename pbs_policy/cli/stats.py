@@ -13,7 +13,7 @@ import click
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
-    from pbs_policy.stats import Minute, ServiceState
+    from pbs_policy.service.stats import Minute, ServiceState
 
 _HOUR = 60  # minutes
 _HALF_HOUR = 30  # minutes of a column in the plot of the day
@@ -36,7 +36,7 @@ def stats(session: Session, as_json: bool) -> int:
       pbs-policy stats
       pbs-policy stats --json | jq '.last_hour["OK login"]'
     """
-    from pbs_policy.stats import read_minutes, read_services
+    from pbs_policy.service.stats import read_minutes, read_services
 
     _, table = session.open_table()
     minutes = read_minutes(table.redis, table.keys, table.now())

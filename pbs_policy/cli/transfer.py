@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pbs_policy.address import ClientAddresses
-    from pbs_policy.transfer import Item
+    from pbs_policy.table.transfer import Item
 
 MOST_FAULTS = 20
 """Faults of a file that are shown."""
@@ -36,7 +36,7 @@ def export_table(session: Session, file: str) -> None:
       pbs-policy export | ssh mail2.example.com pbs-policy import
     """
     from pbs_policy.cli.output import Output
-    from pbs_policy.transfer import export_lines
+    from pbs_policy.table.transfer import export_lines
 
     settings, table = session.open_table()
     left_out: Counter[str] = Counter()
@@ -65,9 +65,9 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
       pbs-policy import --dry-run /var/backups/pbs-policy.jsonl
       pbs-policy import /var/backups/pbs-policy.jsonl
     """
-    from pbs_policy.bulk import pieces
     from pbs_policy.cli.output import Progress
-    from pbs_policy.importing import BATCH, Import
+    from pbs_policy.store.bulk import pieces
+    from pbs_policy.table.importing import BATCH, Import
 
     settings, table = session.open_table()
     addresses = settings.addresses
@@ -89,7 +89,7 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
 
 def _show_faults(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float) -> int:
     from pbs_policy.log import printable
-    from pbs_policy.transfer import parse_lines, read_lines
+    from pbs_policy.table.transfer import parse_lines, read_lines
 
     count = 0
     for number, found in parse_lines(read_lines(stream), addresses, now):
@@ -105,7 +105,7 @@ def _show_faults(stream: IO[bytes], name: str, addresses: ClientAddresses, now: 
 
 
 def _items(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float) -> Iterator[Item]:
-    from pbs_policy.transfer import parse_lines, read_lines
+    from pbs_policy.table.transfer import parse_lines, read_lines
 
     for number, found in parse_lines(read_lines(stream), addresses, now):
         if isinstance(found, ValueError):

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from pbs_policy.demo.ports import free_port
-from pbs_policy.listener import LONGEST_PATH
+from pbs_policy.postfix.listener import LONGEST_PATH
 
 START_SECONDS = 20.0
 """How long a daemon may take to answer: far more than any of them needs, because test machines are noisy."""

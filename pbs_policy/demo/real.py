@@ -20,7 +20,7 @@ from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import PrivatePostfix, attempt_relay
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.demo.story import Say, Seen
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 from pbs_policy.shipped import shipped
 
 SCRIPT = "/usr/local/lib/pbs-policy/pbs-postlogin"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pbs_policy.demo.daemons import PrivateDaemon
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 
 _READY = re.compile(r"ready, listening on ([^;]*);")
 

@@ -20,12 +20,12 @@ from pbs_policy.demo.daemons import DaemonError, PrivateRedis, missing
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.demo.story import Say, Seen
-from pbs_policy.query import ask
-from pbs_policy.redis_client import connect
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.postfix.query import ask
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
-from pbs_policy.table import LoginTable, StoreUnavailable
+from pbs_policy.store.redis_client import connect
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 
 
 def run(settings: Settings, say: Say) -> bool:

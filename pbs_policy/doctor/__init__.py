@@ -34,10 +34,10 @@ from pbs_policy.doctor.postfix_config import PostfixConfig, read_postfix
 from pbs_policy.doctor.store_facts import gather
 from pbs_policy.settings import Settings
 from pbs_policy.sources import SettingsError, Value
-from pbs_policy.table import LoginTable, StoreUnavailable
+from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 
 if TYPE_CHECKING:
-    from pbs_policy.redis_client import RedisClient
+    from pbs_policy.store.redis_client import RedisClient
 
 CHECKS = {
     "settings": "the settings file is sound",
@@ -102,14 +102,14 @@ Connect = Callable[[Settings], "RedisClient"]
 
 def connect(settings: Settings) -> RedisClient:
     """The Redis that `settings` name, as their user. Raises SettingsError for an unreadable password file."""
-    from pbs_policy.redis_client import connect_by
+    from pbs_policy.store.redis_client import connect_by
 
     return connect_by(settings, even_replica=True)
 
 
 def connect_as_script(settings: Settings) -> RedisClient:
     """The same for a user who may only write."""
-    from pbs_policy.redis_client import connect_by
+    from pbs_policy.store.redis_client import connect_by
 
     return connect_by(settings, even_replica=True, probe=store.trial_write(settings))
 

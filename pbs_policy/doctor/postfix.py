@@ -22,7 +22,7 @@ from pbs_policy.doctor.postfix_config import (
     words,
 )
 from pbs_policy.duration import parse_duration
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 
 RELAY = "smtpd_relay_restrictions"
 LISTS = (RELAY, *(f"smtpd_{when}_restrictions" for when in ("client", "helo", "sender", "recipient", "data",

@@ -13,7 +13,13 @@ from typing import NamedTuple
 
 from pbs_policy.doctor.finding import NotLookedAt
 from pbs_policy.doctor.host import Host
-from pbs_policy.postconf_output import is_submission, parse_assignments, parse_entries, parse_overrides, parse_pairs
+from pbs_policy.postfix.postconf_output import (
+    is_submission,
+    parse_assignments,
+    parse_entries,
+    parse_overrides,
+    parse_pairs,
+)
 
 # What takes the next word as its argument (postconf(5)).
 _WITH_ARGUMENT = re.compile(r"check_(?!relay_domains$)\w+|(?:reject|permit)_(?:rbl|rhsbl|dnswl|rhswl)_\w+|sleep")

@@ -9,7 +9,7 @@ from pbs_policy.address import Network
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.postfix import LISTS, REFUSALS, RELAY, find_ours, main_service
 from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig, words
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 
 _WIDEST = {4: 7, 6: 15}  # bits: no network of one's own is as wide
 _PRIVATE = tuple(ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))

@@ -13,9 +13,9 @@ from pbs_policy import settings as all_settings
 from pbs_policy.doctor.dovecot import Hook
 from pbs_policy.doctor.finding import Finding, NotLookedAt, good, not_looked_at, warning, where, wrong
 from pbs_policy.doctor.host import EXECUTE, READ, WRITE, Account, Host
-from pbs_policy.redis_url import RedisUrl
 from pbs_policy.settings import Settings
 from pbs_policy.sources import DEFAULT_FILE, SettingsError, Value
+from pbs_policy.store.redis_url import RedisUrl
 
 _SHARED = ("key_prefix", "ipv6_prefix", "redis_url", "sender_match", "user_domain", "services", "ttl", "never_record")
 _HARMLESS = ("ttl", "never_record")  # the service does not use the one, and applies the other by itself

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
-from pbs_policy import policy
+from pbs_policy.decision import policy
 from pbs_policy.doctor.finding import AS_ROOT, Finding, good, warning, where, wrong
-from pbs_policy.listener import Listener
 from pbs_policy.log import printable
-from pbs_policy.query import ask
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.query import ask
 from pbs_policy.settings import Settings
 from pbs_policy.sources import Value
 

@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from pbs_policy.acl import missing_right
-from pbs_policy.bulk import escape_glob, scan_command
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.store_facts import StoreFacts
-from pbs_policy.keys import NO_END, Keys
 from pbs_policy.log import printable
-from pbs_policy.question import Command
-from pbs_policy.redis_client import StoreRefused, StoreUnavailable
 from pbs_policy.settings import Settings
-from pbs_policy.table import LoginTable
+from pbs_policy.store.acl import missing_right
+from pbs_policy.store.bulk import escape_glob, scan_command
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_client import StoreRefused, StoreUnavailable
+from pbs_policy.table.keys import NO_END, Keys
+from pbs_policy.table.login_table import LoginTable
 
 if TYPE_CHECKING:
-    from pbs_policy.redis_client import RedisClient
+    from pbs_policy.store.redis_client import RedisClient
 
 OLDEST = (6, 2)
 MOST_KEYS = 10_000

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pbs_policy.log import printable
-from pbs_policy.redis_client import StoreRefused
+from pbs_policy.store.redis_client import StoreRefused
 
 if TYPE_CHECKING:
-    from pbs_policy.redis_client import RedisClient
+    from pbs_policy.store.redis_client import RedisClient
 
 Answer = TypeVar("Answer")
 

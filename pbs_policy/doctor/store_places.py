@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from pbs_policy.doctor.finding import Finding, good, warning, wrong
 from pbs_policy.log import printable
-from pbs_policy.redis_client import StoreUnavailable, find_master_by
-from pbs_policy.redis_url import Place, written
 from pbs_policy.settings import Settings
+from pbs_policy.store.redis_client import StoreUnavailable, find_master_by
+from pbs_policy.store.redis_url import Place, written
 
 Named = tuple[Place, Place | StoreUnavailable]
 """A server, and the master that it names or is; or why it does not."""

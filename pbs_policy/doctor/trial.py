@@ -18,19 +18,19 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import NamedTuple
 
-from pbs_policy import policy
 from pbs_policy.address import ClientAddress
-from pbs_policy.check import check
+from pbs_policy.decision import policy
+from pbs_policy.decision.check import check
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.doctor.dovecot import Hook
 from pbs_policy.doctor.finding import Finding, NotLookedAt, good, not_looked_at, wrong
 from pbs_policy.doctor.host import Account, Host
 from pbs_policy.log import printable
-from pbs_policy.protocol import Request
-from pbs_policy.query import ask_once, serialise_request
+from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.query import ask_once, serialise_request
 from pbs_policy.settings import Settings
 from pbs_policy.sources import DEFAULT_FILE, SettingsError
-from pbs_policy.table import LoginTable, StoreUnavailable
+from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 
 TTL = 10
 """Seconds: the script waits 0.5 s and the service 0.5 s, on a machine that may be busy."""

@@ -9,7 +9,7 @@ from itertools import islice
 
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.log import printable
-from pbs_policy.table import Entry
+from pbs_policy.table.login_table import Entry
 
 MOST_ENTRIES = 20_000
 """How many logins are looked at."""

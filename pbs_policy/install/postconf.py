@@ -11,7 +11,13 @@ from pathlib import Path
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.install.files import InstallError
 from pbs_policy.log import printable
-from pbs_policy.postconf_output import is_submission, parse_assignments, parse_entries, parse_overrides, parse_pairs
+from pbs_policy.postfix.postconf_output import (
+    is_submission,
+    parse_assignments,
+    parse_entries,
+    parse_overrides,
+    parse_pairs,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,8 @@ from pbs_policy.install.restrictions import (
     split_words,
     stands_right,
 )
-from pbs_policy.listener import Listener
 from pbs_policy.log import printable
+from pbs_policy.postfix.listener import Listener
 from pbs_policy.shipped import shipped
 from pbs_policy.sources import logical_lines
 

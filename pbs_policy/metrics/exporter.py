@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from pbs_policy.latency import Latency
 from pbs_policy.log import printable
 from pbs_policy.metrics.board import POST_INTERVAL, Board, Post, total
 from pbs_policy.metrics.exposition import CONTENT_TYPE, About, render
 from pbs_policy.metrics.http import HttpServer, Reply
 from pbs_policy.metrics.numbers import Numbers, take
 from pbs_policy.metrics.redis_sets import ASK_INTERVAL, count_sets
-from pbs_policy.redis_line import RedisRefused
-from pbs_policy.redis_master import MasterUnknown
-from pbs_policy.server import PolicyServer
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.store.latency import Latency
+from pbs_policy.store.redis_line import RedisRefused
+from pbs_policy.store.redis_master import MasterUnknown
 
 
 class Exporter:

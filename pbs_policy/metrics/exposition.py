@@ -19,8 +19,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from pbs_policy import __version__
-from pbs_policy.latency import BOUNDS
 from pbs_policy.metrics.numbers import DECISIONS, LATENCY, Numbers
+from pbs_policy.store.latency import BOUNDS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `render` makes: any Prometheus reads it."""

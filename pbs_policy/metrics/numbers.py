@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-from pbs_policy.server import PolicyServer
-from pbs_policy.stats import flatten
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.service.stats import flatten
 
 DECISIONS = "decisions "
 """A counter for each `<action> <reason>` begins with it."""

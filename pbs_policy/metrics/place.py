@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from pbs_policy.listener import listener_of
 from pbs_policy.log import Log
 from pbs_policy.metrics.board import Board
+from pbs_policy.postfix.listener import listener_of
+from pbs_policy.service.sockets import open_at
 from pbs_policy.settings import Settings
-from pbs_policy.sockets import open_at
 from pbs_policy.sources import SettingsError
 
 try:

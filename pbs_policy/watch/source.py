@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pbs_policy.bulk import BATCH, escape_glob, scan_command
-from pbs_policy.keys import GONE, NO_END
 from pbs_policy.log import printable
-from pbs_policy.records import Record, parse_permit, parse_record
-from pbs_policy.redis_client import StoreUnavailable
+from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
+from pbs_policy.store.redis_client import StoreUnavailable
+from pbs_policy.table.keys import GONE, NO_END
+from pbs_policy.table.records import Record, parse_permit, parse_record
 from pbs_policy.watch.state import LOGIN, PERMIT, Relay, Table
 
 if TYPE_CHECKING:
-    from pbs_policy.redis_client import RedisClient
-    from pbs_policy.table import LoginTable
+    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.table.login_table import LoginTable
 
 WATCHING = 5
 """Seconds that the services go on publishing without hearing of us."""

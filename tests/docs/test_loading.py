@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pbs_policy import settings
+from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.demo.dovecot import dovecot_version
-from pbs_policy.senders import SenderMaps
 from tests.conftest import need
 from tests.pages import TOP, Snippet, every_snippet
 

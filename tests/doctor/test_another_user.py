@@ -10,9 +10,9 @@ from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.dovecot_config import read_dovecot
 from pbs_policy.doctor.finding import AS_ROOT, NotLookedAt, not_looked_at
 from pbs_policy.doctor.host import Host, Output
-from pbs_policy.redis_client import RedisClient, StoreUnavailable
 from pbs_policy.settings import Settings, load
 from pbs_policy.sources import SettingsError
+from pbs_policy.store.redis_client import RedisClient, StoreUnavailable
 
 SETTINGS, VALUES = load(Path("/dev/null"), {}, ["redis_url=unix:///run/redis/redis.sock"])
 

@@ -23,7 +23,7 @@ from pbs_policy.doctor.postfix_config import (
     read_postfix,
     words,
 )
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 
 LISTS = st.text(alphabet="ab ,{}=\t\n", max_size=60)
 

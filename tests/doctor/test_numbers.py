@@ -10,13 +10,13 @@ import pytest
 from redis import Redis
 
 from pbs_policy import __version__
+from pbs_policy.decision.policy import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.numbers import check_numbers
-from pbs_policy.keys import Keys
-from pbs_policy.policy import DUNNO, OK
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.stats import Stats, no_counts
+from pbs_policy.service.stats import Stats, no_counts
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import Keys
 from tests.stores import client_on, connect, table_on
 
 HOUR = 3600.0

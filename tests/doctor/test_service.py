@@ -21,10 +21,10 @@ from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.host import Host
 from pbs_policy.doctor.service import check_listener, check_service
 from pbs_policy.doctor.trial import check_trial
-from pbs_policy.listener import Listener
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.postfix.listener import Listener
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
+from pbs_policy.store.redis_url import RedisUrl
 from tests.service import Service
 from tests.stores import connect, table_on
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import pytest
 
 from pbs_policy.doctor.use import check_use
-from pbs_policy.records import Record
-from pbs_policy.table import Entry
+from pbs_policy.table.login_table import Entry
+from pbs_policy.table.records import Record
 
 
 def entries(logins: Iterable[tuple[str, str]]) -> list[Entry]:

@@ -17,7 +17,7 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 from tests.faults.clients import DENIED, LOGGED_IN, STRANGERS
 from tests.service import request
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 from tests.service import request
 
 _BEGUN = request("192.0.2.10")[:60]  # the beginning of a request

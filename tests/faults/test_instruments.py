@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.figures import Bar
 from pbs_policy.demo.daemons import wait_until
-from pbs_policy.listener import Listener
+from pbs_policy.postfix.listener import Listener
 from tests.faults import kept
 from tests.faults.asking import MAY_RELAY, Asked, Asking
 from tests.faults.every import FAULTS

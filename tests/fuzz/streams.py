@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from pbs_policy.address import ClientAddresses, parse_network
-from pbs_policy.keys import Keys
+from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.senders import SenderRules
 from pbs_policy.log import Log
-from pbs_policy.policy import Rules
-from pbs_policy.question import Command
-from pbs_policy.redis_line import Answered
-from pbs_policy.senders import SenderRules
-from pbs_policy.server import PolicyServer
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_line import Answered
+from pbs_policy.table.keys import Keys
 
 CAPTURES = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "captures" / "policy").iterdir())]
 REPLY = re.compile(rb"action=(OK|DUNNO|DEFER_IF_REJECT [\x20-\x7e]+)\n\n")

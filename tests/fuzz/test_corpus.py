@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbs_policy import protocol, records
-from pbs_policy.protocol import Request
+from pbs_policy.postfix import protocol
+from pbs_policy.postfix.protocol import Request
+from pbs_policy.table import records
 from tests.fuzz.run import CORPUS
 from tests.fuzz.targets import TARGETS, load
 

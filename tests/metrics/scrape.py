@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from pbs_policy.listener import Listener
-from pbs_policy.query import connect
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.query import connect
 from tests.service import Service
 
 Labels = frozenset[tuple[str, str]]

@@ -22,7 +22,7 @@ from pbs_policy.metrics.board import STALE, Board
 from pbs_policy.metrics.exporter import Exporter
 from pbs_policy.metrics.exposition import About
 from pbs_policy.metrics.numbers import Numbers
-from pbs_policy.redis_url import RedisUrl
+from pbs_policy.store.redis_url import RedisUrl
 from tests.metrics.scrape import Scrape, get, metrics_listener
 from tests.service import CLI, SERVE, Service
 from tests.stores import connect

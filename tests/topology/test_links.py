@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from pbs_policy.decision.policy import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, redis_program, wait_until
-from pbs_policy.policy import DEFER, DUNNO, OK
 from tests.conftest import need
 from tests.redis_clients import ALICE, SCRIPT
 from tests.service import Service

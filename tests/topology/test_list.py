@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from pbs_policy.decision.policy import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.policy import DEFER, DUNNO, OK
 from tests.redis_clients import ALICE, BOB, Clients, kill
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
+from pbs_policy.decision.policy import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
-from pbs_policy.policy import DEFER, DUNNO, OK
 from tests.certificates import Certificates
 from tests.redis_clients import ALICE, BOB, Clients, kill
 from tests.topology.servers import Guard, Watched, secure

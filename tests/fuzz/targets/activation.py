@@ -11,11 +11,11 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
-from pbs_policy import passed
-from pbs_policy.handover import room_for_connections
-from pbs_policy.listener import ListenError
-from pbs_policy.notify import Notify
-from pbs_policy.passed import CONNECTION
+from pbs_policy.postfix.listener import ListenError
+from pbs_policy.service import passed
+from pbs_policy.service.handover import room_for_connections
+from pbs_policy.service.notify import Notify
+from pbs_policy.service.passed import CONNECTION
 from tests.fuzz.targets import Supply
 
 WORDS = (

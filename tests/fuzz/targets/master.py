@@ -8,8 +8,8 @@ from typing import Any
 
 import hiredis
 
-from pbs_policy.redis_master import MasterUnknown, search, without_password
-from pbs_policy.redis_url import Login, RedisUrl
+from pbs_policy.store.redis_master import MasterUnknown, search, without_password
+from pbs_policy.store.redis_url import Login, RedisUrl
 from tests.fuzz.targets import Supply
 
 WORDS = (

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from pbs_policy.protocol import MAX_REQUEST_SIZE, ProtocolError, Request, RequestParser
+from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, ProtocolError, Request, RequestParser
 from tests.fuzz.targets import Supply
 
 WORDS = (

@@ -12,9 +12,9 @@ import hiredis
 
 from pbs_policy import log, settings
 from pbs_policy.address import AddressError
-from pbs_policy.keys import Keys
-from pbs_policy.records import parse_record
-from pbs_policy.senders import names_of_user
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.records import parse_record
+from pbs_policy.table.users import names_of_user
 from tests.fuzz.targets import Supply, load_recorder
 
 WORDS = (

@@ -11,15 +11,15 @@ from io import BytesIO
 from typing import Any
 
 from pbs_policy.address import ClientAddresses, parse_network
-from pbs_policy.caps import Cap
-from pbs_policy.events import Events
-from pbs_policy.keys import Keys
+from pbs_policy.cap import Cap
+from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.senders import SenderRules
 from pbs_policy.log import Log
-from pbs_policy.policy import Rules
-from pbs_policy.question import Command
-from pbs_policy.redis_line import Answered, Batch, Line
-from pbs_policy.senders import SenderRules
-from pbs_policy.server import PolicyServer
+from pbs_policy.service.events import Events
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_line import Answered, Batch, Line
+from pbs_policy.table.keys import Keys
 from tests.fuzz.targets import Supply
 
 _ONE = b"request=smtpd_access_policy\nclient_address=%s\nsender=%s\nrecipient=bob@example.net\ninstance=%s\n\n"

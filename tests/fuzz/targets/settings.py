@@ -11,12 +11,14 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from pbs_policy import senders, settings
+from pbs_policy import settings
 from pbs_policy.address import AddressError, Network
-from pbs_policy.redis_url import RedisUrl
-from pbs_policy.senders import SenderMaps, SenderMapsError, SenderRules
+from pbs_policy.decision import sender_maps, senders
+from pbs_policy.decision.sender_maps import SenderMaps, SenderMapsError
+from pbs_policy.decision.senders import SenderRules
 from pbs_policy.settings import Settings
 from pbs_policy.sources import SettingsError
+from pbs_policy.store.redis_url import RedisUrl
 from tests.fuzz.targets import load_recorder
 
 WORDS = (
@@ -121,13 +123,13 @@ def _read_maps(data: bytes) -> None:
     file: Any = "MAPS"
     maps = SenderMaps(file, "example.com")
     try:
-        maps._users = senders._parse(data, "MAPS", "example.com")
+        maps._users = sender_maps.parse(data, "MAPS", "example.com")
     except SenderMapsError as error:
         assert error.faults
         assert all(fault.isprintable() for fault in error.faults)
         return
     for sender, users in maps._users.items():
-        assert 0 < len(users) <= senders.MOST_USERS
+        assert 0 < len(users) <= sender_maps.MOST_USERS
         assert not any(user.startswith(b"@") for user in users)
         if not sender.startswith(b"@"):
             names = senders.names_to_match(sender, SenderRules("address", "example.com"), maps)

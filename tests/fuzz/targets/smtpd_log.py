@@ -4,7 +4,7 @@ part stands in what was read; what is remembered stays within its bound, and wha
 
 from __future__ import annotations
 
-from pbs_policy.smtpd_log import ACCEPTED, SmtpdLog
+from pbs_policy.postfix.smtpd_log import ACCEPTED, SmtpdLog
 from tests.fuzz.targets import Supply
 
 WORDS = (

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 
-from pbs_policy import records, transfer
 from pbs_policy.address import ClientAddresses, parse_network
 from pbs_policy.log import printable
-from pbs_policy.networks import parse_lengths, serialise_lengths
-from pbs_policy.permits import refuse_permit
-from pbs_policy.records import Permit, Record
+from pbs_policy.table import records, transfer
+from pbs_policy.table.networks import parse_lengths, serialise_lengths
+from pbs_policy.table.permits import refuse_permit
+from pbs_policy.table.records import Permit, Record
 from pbs_policy.watch.state import State
 
 WORDS = (

@@ -1,0 +1,291 @@
+"""One connection from Postfix: each request looked up, decided, answered and logged.
+
+A Postfix smtpd keeps one connection and sends one request at a time; a peer that sends more is answered in order, and
+is read no further while it has requests waiting, so that what it can make us keep is bounded. Whoever breaks the
+protocol gets no reply and is disconnected (SMTPD_POLICY_README).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pbs_policy.address import AddressError, ClientAddress
+from pbs_policy.decision import policy, shortcut
+from pbs_policy.decision.case import Candidate, Case
+from pbs_policy.decision.policy import Decision
+from pbs_policy.decision.senders import own_names
+from pbs_policy.log import printable
+from pbs_policy.postfix.protocol import ProtocolError, Request, RequestParser, serialise_reply
+from pbs_policy.prompt_writer import PromptWriter
+from pbs_policy.service.handover import bytes_waiting
+from pbs_policy.store.question import Answer, Procedure
+
+if TYPE_CHECKING:
+    from pbs_policy.service.server import PolicyServer
+
+IDLE_LIMIT = 1_200
+"""Seconds without a request after which a connection is closed. Postfix keeps an idle one for 300 s
+(smtpd_policy_service_max_idle) and any for 1,000 s (..._max_ttl): what is older has no Postfix behind it."""
+
+REQUEST_LIMIT = 10
+"""Seconds for a request that has begun, or for answers to be read, and one sweep more. Postfix does each at once."""
+
+SWEEP_INTERVAL = 5
+"""Seconds between two looks at every connection: no connection has a timer of its own."""
+
+_REPLIES = {action: serialise_reply(action) for action in (policy.OK, policy.DUNNO, policy.DEFER)}
+_UNKNOWN = ClientAddress("unknown")
+
+
+class Connection(asyncio.Protocol):
+    """At most one request of a connection is being decided at any time."""
+
+    __slots__ = (
+        "_begun", "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_login", "_parser",
+        "_paused", "_procedure", "_request", "_server", "_stalled", "_transport", "_write",
+    )  # fmt: skip
+
+    def __init__(self, server: PolicyServer) -> None:
+        self._server = server
+        self._parser = RequestParser()
+        self._idle_sweeps = 0  # since the last complete request
+        self._begun_sweeps = 0  # of them, those that saw the beginning of a request, or answers that nobody reads
+        self._busy = False  # a request waits for Redis
+        self._paused = False  # we do not read: requests are waiting already
+        self._stalled = False  # the peer does not read
+        self._ended = False  # the peer will send no more
+        self._client = _UNKNOWN
+        self._login: Candidate
+        self._case: Case | None = None
+        self._procedure: Procedure[Decision]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A stream's protocol is always given a Transport; the base class's signature does not say so.
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._write = PromptWriter(self._transport).write
+        self._server.add(self)
+        if self._server.stopping:
+            self.leave()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._server.forget(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._busy and not self._stalled:
+            self._take_requests(data)
+            return
+        self._parser.receive(data)
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. What it has asked is still answered: True keeps our half open until then."""
+        self._ended = True
+        return self._busy or self._stalled
+
+    def pause_writing(self) -> None:
+        self._stalled = True
+
+    def resume_writing(self) -> None:
+        self._stalled = False
+        if not self._busy:
+            self._take_requests()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that it asked is being decided."""
+        return not self._busy
+
+    @property
+    def silent_sweeps(self) -> int:
+        """How many sweeps have passed since the last complete request."""
+        return self._idle_sweeps
+
+    def hold_case(self) -> None:
+        """The rules are about to change: what is being decided goes on by those it began with."""
+        if self._busy and self._case is None:
+            self._case = Case(self._client, self._request, self._server.rules, self._server.keys)
+
+    def leave(self) -> None:
+        """The server stops: go to its successor, or be closed; but not before the answer that Postfix waits for, or
+        while a request is on its way. To be called again when that is done."""
+        if self._busy or (self._parser.has_bytes and not self._stalled):
+            return
+        handover = self._server.handover
+        if handover is not None and handover.keep(self._transport):
+            self._transport.abort()
+        elif self._stalled or not (self._is_new or bytes_waiting(self._transport)):
+            self._transport.close()
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether it has just been opened: Postfix does that when it has something to ask."""
+        return self._client is _UNKNOWN and not self._idle_sweeps
+
+    def abort(self) -> None:
+        """Close now, whatever waits."""
+        self._transport.abort()
+
+    def sweep(self) -> None:
+        """Every SWEEP_INTERVAL: close where a request is never completed, an answer never read, or the last request
+        is too long ago."""
+        self._idle_sweeps += 1
+        if self._busy and self._idle_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
+            self._disconnect(f"no decision within {REQUEST_LIMIT} s")  # a fault of ours, which is in the log
+        if self._busy:
+            return
+        self._begun_sweeps = self._begun_sweeps + 1 if self._stalled or self._parser.has_bytes else 0
+        if self._begun_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
+            what = "it reads no answers" if self._stalled else "no complete request"
+            self._disconnect(f"{what} within {REQUEST_LIMIT} s")
+        elif self._idle_sweeps * SWEEP_INTERVAL > IDLE_LIMIT:
+            self._transport.close()
+
+    def _take_requests(self, data: bytes = b"") -> None:
+        """Decide the requests that are complete with `data`, until one has to wait for Redis."""
+        try:
+            while not self._stalled and (request := self._parser.next_request(data)) is not None:
+                self._begin(request)
+                if self._busy:
+                    return
+                data = b""
+        except ProtocolError as error:
+            self._disconnect(str(error))
+            return
+        if self._ended and not self._stalled:
+            self._transport.close()
+        elif self._server.stopping:
+            self.leave()
+        elif self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _begin(self, request: Request) -> None:
+        server = self._server
+        self._idle_sweeps = self._begun_sweeps = 0
+        self._request = request
+        self._client = _UNKNOWN
+        try:
+            client = self._client = server.addresses.parse(request.only(b"client_address").decode("ascii"))
+        except (AddressError, UnicodeDecodeError):
+            self._reply(policy.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
+            return
+        if client.excluded:
+            self._reply(policy.refuse_excluded(client))
+            return
+        # Nearly nobody is logged in: where the first keys do not depend on more, the case is made when it is one.
+        self._case = server.case(client, request) if server.is_elaborate else None
+        self._busy = True
+        server.lookups.ask(self._case.keys if self._case else server.keys.relay(client.text), (), self._found)
+
+    def _found(self, values: Sequence[bytes | None] | None, _: Sequence[Any]) -> None:
+        server = self._server
+        if values is None:
+            self._settle(policy.unavailable(server.rules))
+        elif not any(values):
+            self._settle(policy.NO_LOGIN)  # nearly always
+        else:
+            if server.latency is not None:
+                self._begun = server.latency.go_on()
+            self._weigh(values)
+
+    def _weigh(self, values: Sequence[bytes | None]) -> None:
+        """There is a permission. Whether it holds takes another round, the short way where that is enough."""
+        server, client, request = self._server, self._client, self._request
+        if self._case is not None:
+            self._decide(self._case, values)
+        elif login := shortcut.find_login(server.rules, server.keys, client.text, values):
+            self._login = login
+            try:
+                names = own_names(request.only(b"sender"), server.rules.senders)
+            except ProtocolError as error:
+                self._disconnect(str(error))
+                return
+            against, about = shortcut.keys_against(server.keys, login, names), shortcut.commands_about(login)
+            server.lookups.ask_further(against, about, self._confirmed)
+        else:
+            self._decide(Case(client, request, server.rules, server.keys), values)
+
+    def _confirmed(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
+        """What stands against the login that was found on the short way is known."""
+        server = self._server
+        if values is None:
+            self._settle_late(policy.unavailable(server.rules))
+        elif decision := shortcut.permit(self._login, values, replies[0]):
+            self._settle_late(decision)
+        else:
+            case = self._case or Case(self._client, self._request, server.rules, server.keys)
+            self._decide(case, (None, self._login.value))
+
+    def _decide(self, case: Case, values: Sequence[bytes | None]) -> None:
+        self._procedure = policy.decide(case, values)
+        self._go_on(None)
+
+    def _answered(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
+        if values is None:
+            self._procedure.close()
+            self._settle_late(policy.unavailable(self._server.rules))
+        else:
+            self._go_on(Answer(values, replies))
+
+    def _go_on(self, answer: Answer | None) -> None:
+        """Carry the decision on to its next question, or to its end."""
+        try:
+            question = self._procedure.send(answer) if answer else next(self._procedure)
+        except StopIteration as end:
+            self._settle_late(end.value)
+        except ProtocolError as error:
+            self._disconnect(str(error))
+        else:
+            self._server.lookups.ask_further(question.keys, question.commands, self._answered)
+
+    def _settle_late(self, decision: Decision) -> None:
+        latency = self._server.latency
+        if latency is not None:
+            latency.settle(self._begun)
+        self._settle(decision)
+
+    def _settle(self, decision: Decision) -> None:
+        """Answer the request that waited for Redis, and go on with what arrived meanwhile."""
+        self._busy = False
+        if not self._reply(decision):
+            return  # the peer left without waiting
+        if self._parser.has_bytes or self._paused or self._ended:
+            self._take_requests()
+        elif self._server.stopping:
+            self.leave()
+
+    def _reply(self, decision: Decision) -> bool:
+        """Send the answer; False where there is no connection any more to send it on."""
+        server = self._server
+        if server.rules.observe_only:
+            decision = policy.observed(decision)
+        if not self._write(_REPLIES[decision.action]):
+            return False
+        server.counts[decision.action][decision.reason] += 1
+        if server.events is not None:
+            server.events.note(decision, self._client_address, self._request)
+        if decision is policy.NO_LOGIN and server.log_decisions != "all":
+            return True  # nearly always, and there is no more to say
+        if decision.reason is policy.KEY_WITHOUT_END.reason:
+            server.report_no_end(self._client_address)
+        if decision.warning:
+            server.log.warning(printable(decision.warning))
+        permitted = policy.OK in (decision.action, decision.would_be)
+        if permitted and server.usage is not None:
+            server.note_use(server.usage, self._client.text, self._request, decision)
+        if server.log_decisions == "all" or (permitted and server.log_decisions == "permitted"):
+            server.log.decision(server.decision_line(decision, self._client_address, self._request))
+        return True
+
+    @property
+    def _client_address(self) -> str:
+        return self._client.text
+
+    def _disconnect(self, fault: str) -> None:
+        peer = self._transport.get_extra_info("peername")
+        self._server.report_disconnection(f"disconnecting {printable(str(peer or 'a unix socket peer'))}: {fault}")
+        self._transport.abort()

@@ -1,0 +1,188 @@
+"""One process that answers: the parts put together in one event loop, until it is told to end.
+
+It is the whole service, or one of several workers; what differs is its `Role`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from pbs_policy.log import Log
+from pbs_policy.service.handover import Handover
+from pbs_policy.service.reload import Configuration
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.service.sockets import accept
+from pbs_policy.service.upkeep import Upkeep
+from pbs_policy.store.lookups import Lookups
+from pbs_policy.store.redis_url import Login
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.usage import Usage
+
+if TYPE_CHECKING:
+    from pbs_policy.metrics.exporter import Exporter
+
+DRAIN_TIME = 0.8
+"""Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
+
+_WRITE_TIME = 0.6
+"""Seconds, after that, for what is still to be written to Redis: a lookup and a little more."""
+
+_OWN_DESCRIPTORS = 64
+"""Descriptors that are not Postfix': listeners, Redis and its Sentinels, name servers, files; under 30 in all."""
+
+
+class Role(Protocol):
+    """What tells the whole service from a worker."""
+
+    beats: float
+    """Seconds between two calls of `beat`, 0 for none."""
+
+    def begin(self, process: Process) -> None:
+        """It serves. Called in its event loop, where signals and descriptors can be waited for."""
+
+    def end(self) -> bool:
+        """It is about to end. Returns whether all of the service is, so that what it keeps is for the next one."""
+
+    def hand_over(self, connections: Sequence[int]) -> None:
+        """Give descriptors of connections, at most `handover.AT_ONCE`, to the next process."""
+
+    def beat(self, *, has_redis: bool) -> None:
+        """Its loop turns."""
+
+
+class Process:
+    """Serves on `listening` by `configuration` until SIGTERM, SIGINT or `stop`. `logins` are the password for Redis,
+    and who to log in to Sentinels as."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        logins: tuple[str, Login],
+        listening: Sequence[socket.socket],
+        log: Log,
+        exporter: Exporter | None = None,
+        connections: Sequence[socket.socket] = (),
+        room: int | None = None,
+    ) -> None:
+        """`exporter` where there are metrics. `connections` are those that the process before us left to this one,
+        `room` is how many it may leave to the next; None where nobody else holds open what is listened on."""
+        self.configuration = configuration
+        self.log = log
+        self._password, self._sentinel_login = logins
+        self._listening = listening
+        self._exporter = exporter
+        self._connections = connections
+        self._room = room
+        self._stopping = asyncio.Event()
+        self._server: PolicyServer
+
+    def run(self, role: Role) -> None:
+        """Serve to the end."""
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve(role))
+
+    def stop(self) -> None:
+        """Let `run` come to its end. To be called in its event loop."""
+        self._stopping.set()
+
+    def follow(self, configuration: Configuration) -> None:
+        """Go over to other settings, between two requests. To be called in its event loop."""
+        self.configuration = configuration
+        settings = configuration.settings
+        self._server.follow(settings.rules, settings.addresses, settings.log_decisions, configuration.maps)
+        self._server.usage = Usage.following(self._server.usage, settings.key_prefix, settings.usage_kept)
+
+    async def _serve(self, role: Role) -> None:
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, self.stop)
+        self.log.write_soon(loop.call_soon)
+        settings = self.configuration.settings
+        keys = Keys(settings.key_prefix)
+        latency = self._exporter.latency if self._exporter else None
+        lookups = Lookups(
+            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls,
+            latency, self._sentinel_login,
+        )  # fmt: skip
+        usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
+        server = self._server = PolicyServer(
+            settings.rules, settings.addresses, keys, lookups, self.log, settings.log_decisions,
+            self.configuration.maps, usage, latency,
+        )  # fmt: skip
+        server.most_connections = _descriptors_for_peers()
+        await lookups.open()
+        upkeep = Upkeep(server)
+        await upkeep.look()
+        tasks = [asyncio.create_task(server.sweep()), asyncio.create_task(_beat(role, lookups))]
+        keeping_up = asyncio.create_task(upkeep.run())
+        server.handover = None if self._room is None else Handover(self._room, role.hand_over)
+        for connection in self._connections:
+            await loop.connect_accepted_socket(server.connection, connection)
+        servers = [await accept(server, each) for each in self._listening]
+        if self._exporter:
+            self._exporter.start(server, lambda: upkeep.watchers)
+        role.begin(self)
+        # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
+        await self._stopping.wait()
+        if not role.end():
+            server.handover = None
+        if self._room is None:
+            await _let_come()  # whoever is connected already: with the last listening socket the rest is refused
+        for each in servers:
+            each.close()
+        await _let_come()
+        await server.stop(DRAIN_TIME)
+        for task in tasks:
+            task.cancel()
+        upkeep.stop()
+        await asyncio.wait([keeping_up], timeout=_WRITE_TIME)
+        if self._exporter:
+            await self._exporter.stop()
+        await lookups.close()
+        self.log.write_now()
+
+
+async def _let_come() -> None:
+    """Let connections that were accepted reach the server, which takes asyncio four turns of the loop."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def _beat(role: Role, lookups: Lookups) -> None:
+    while role.beats:
+        role.beat(has_redis=lookups.is_connected)
+        await asyncio.sleep(role.beats)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def loop_name() -> str:
+    """What the event loop is called."""
+    return _loop_factory().__module__.partition(".")[0]
+
+
+def raise_descriptor_limit() -> None:
+    """One descriptor per smtpd of each Postfix: take what the administrator allows, not the shell's default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # in a unit they are equal, and the call is filtered
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _descriptors_for_peers() -> int:
+    """How many connections there may be, so that one to Redis can always be opened, and a log be written."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft - _OWN_DESCRIPTORS, soft // 2)

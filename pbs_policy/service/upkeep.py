@@ -1,0 +1,120 @@
+"""What the service does besides answering, once a second: it learns which prefix lengths permits of networks have and
+whether somebody watches, reads sender_maps anew when the file has changed, and writes numbers and sums to Redis.
+
+None of it is waited for by a request, and what is learned only says where to look: each permission is read from
+Redis for the very request it is for. A permit of a network with a length new to the site counts after `INTERVAL`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pbs_policy import __version__
+from pbs_policy.decision.sender_maps import SenderMapsError
+from pbs_policy.log import printable
+from pbs_policy.service.events import Publisher
+from pbs_policy.service.server import PolicyServer
+from pbs_policy.service.stats import Stats, flatten, process_name
+from pbs_policy.store.question import Answer, Command, Question
+from pbs_policy.table.networks import parse_lengths
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+
+WRITE_INTERVAL = 5
+"""Looks between two writings of the numbers and the report's sums."""
+
+
+class Upkeep:
+    """Keeps `server` up to date, for as long as `run` runs."""
+
+    def __init__(self, server: PolicyServer) -> None:
+        self._server = server
+        self._stopping = asyncio.Event()
+        pid = os.getpid()
+        self._stats = Stats(server.keys, process_name(pid), __version__)
+        self._about = {"pid": pid, "version": __version__, "started": self._stats.started}
+        host = self._stats.name.rpartition(":")[0]
+        self._publisher = Publisher(server.lookups, server.keys.events, host, self._describe)
+
+    @property
+    def watchers(self) -> int:
+        """How many hear the decisions that this process publishes."""
+        return self._publisher.watchers
+
+    async def run(self) -> None:
+        """Look again and again until `stop`, then write what is left to be written."""
+        looks = 0
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), INTERVAL)
+            looks += 1
+            self._server.log.tell_repeats()
+            self._server.log.flush()  # of what syslog or the journal did not take at once
+            try:
+                await self.look()
+                if looks % WRITE_INTERVAL == 0 or self._stopping.is_set():
+                    await self.write_stats()
+                    await self.write_usage()
+            except Exception as error:  # noqa: BLE001 - were this task to end, nothing would be looked at again
+                self._server.log.error(f"upkeep: {error!r}")
+
+    def stop(self) -> None:
+        """Let `run` come to its end."""
+        self._stopping.set()
+
+    async def look(self) -> None:
+        """Learn the lengths of permits' networks, whether somebody watches; sender_maps anew if it has changed."""
+        server = self._server
+        answer = await self._ask(Question([server.keys.permit_networks, server.keys.watching]))
+        if answer is not None:
+            server.permit_lengths = parse_lengths(answer.values[0])
+        is_watched = answer is not None and answer.values[1] is not None
+        server.events = self._publisher.set_watched(is_watched and not self._stopping.is_set())
+        try:
+            if server.maps is not None and await asyncio.to_thread(server.maps.reload_if_changed):
+                server.log.info("sender_maps was read anew")
+        except SenderMapsError as error:
+            server.log.error(f"sender_maps is not read anew, what it said before holds: {printable(str(error), 500)}")
+
+    async def write_stats(self) -> None:
+        """Write what was decided since the last time."""
+        commands = self._stats.commands(self._server.counts, self._facts(), is_last=self._stopping.is_set())
+        self._stats.written(commands, await self._each(commands))
+
+    def _facts(self) -> dict[str, int]:
+        return {
+            "connections": len(self._server.connections),
+            "redis_connections": self._server.lookups.connections,
+        }
+
+    def _describe(self) -> Mapping[str, Any]:
+        return {**self._about, **self._facts(), "counts": flatten(self._server.counts)}
+
+    async def write_usage(self) -> None:
+        """Write what was relayed since the last time."""
+        usage = self._server.usage
+        while usage is not None and (commands := usage.commands()):
+            usage.written(await self._each(commands))
+
+    async def _each(self, commands: Sequence[Command]) -> list[Any]:
+        """The reply to each command, None for one that was not carried out."""
+        # A question each, all in one round: one that Redis refuses must not make the others be counted again.
+        asked = [self._ask(Question((), [command])) for command in commands]
+        answers = [await each for each in asked]
+        return [answer.replies[0] if answer is not None else None for answer in answers]
+
+    def _ask(self, question: Question) -> asyncio.Future[Answer | None]:
+        """What becomes the answer, or None where Redis is unavailable. It is asked in this turn of the loop."""
+        answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+
+        def settle(values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
+            if not answered.done():
+                answered.set_result(None if values is None else Answer(values, replies))
+
+        self._server.lookups.ask_further(question.keys, question.commands, settle)
+        return answered

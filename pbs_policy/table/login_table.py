@@ -1,0 +1,262 @@
+"""What administrators do with the login table: look, permit, deny, revoke. (Relay checks of the service: `lookups`.)
+
+The names of the keys are described in `keys`, their values in `records`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, cast
+
+from pbs_policy.address import AddressError, Network, Target, networks_of
+from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
+from pbs_policy.store.question import Answer, Command, Question
+from pbs_policy.store.redis_client import ConnectionLost, StoreUnavailable
+from pbs_policy.table.keys import EVERYBODY, Keys
+from pbs_policy.table.listing import Deny, Entry, Listing, Progress, encode, is_within
+from pbs_policy.table.networks import parse_lengths, serialise_lengths
+from pbs_policy.table.permits import refuse_permit
+from pbs_policy.table.records import Permit, Record, parse_record, serialise_permit, serialise_record
+from pbs_policy.table.users import complete_user, names_of_user
+
+if TYPE_CHECKING:
+    from pbs_policy.store.redis_client import RedisClient
+
+__all__ = ["Deny", "Entry", "LoginTable", "StoreUnavailable"]
+
+_TRIES = 100  # to write what others write too: each of them that fails has let another one through
+
+
+class LoginTable:
+    """Every method raises StoreUnavailable where Redis cannot be asked."""
+
+    def __init__(
+        self, redis: RedisClient, prefix: str, *, user_domain: str = "", now: Callable[[], float] = time.time
+    ) -> None:
+        self.redis = redis
+        self._user_domain = user_domain
+        self.now = now
+        self.keys = Keys(prefix)
+        self._listing = Listing(redis, self.keys, self._name_of)
+
+    def name(self, user: str) -> bytes:
+        """A user as keys name it: folded, and completed by user_domain."""
+        return self._name_of(encode(user))
+
+    def _name_of(self, user: bytes) -> bytes:
+        return complete_user(user, self._user_domain) or user.lower()
+
+    def ask(self, question: Question) -> Answer:
+        """The answer to a decision's question."""
+        commands = [*question.commands]
+        if question.keys:
+            commands.insert(0, (b"MGET", *question.keys))
+        replies = self.redis.ask(commands)
+        return Answer(replies.pop(0) if question.keys else (), replies)
+
+    def read(self, keys: Iterable[bytes], ends: Iterable[bytes] = ()) -> tuple[list[bytes | None], list[int]]:
+        """The values of `keys` (None: not found), and the milliseconds left of each of `ends` (NO_END, GONE)."""
+        values, left = self.ask(Question(list(keys), [(b"PTTL", key) for key in ends]))
+        return list(values), list(left)
+
+    def entries(
+        self,
+        client_address: str = "",
+        user: str = "",
+        *,
+        within: Network | None = None,
+        progress: Progress = lambda _count: None,
+    ) -> Iterator[Entry]:
+        """Every login and permit, or those of one address, of one user, or `within` a network, in no order, read as
+        it goes; `progress` is told how many keys were read.
+
+        A login is listed once for each user behind its address. An entry that changes meanwhile may be missed or
+        seen twice, as Redis' SCAN has it.
+        """
+        if client_address:
+            for entry in self._listing.entries_at(client_address):
+                if not user or self.name(entry.record.user) == self.name(user):
+                    yield entry
+        is_meant = partial(is_within, outer=within) if within else None
+        yield from self._listing.entries(is_meant, user, progress, behind=client_address)
+
+    def permits_around(self, target: Target) -> list[Entry]:
+        """The permits of wider networks that hold `target`: they permit it too."""
+        return list(self._listing.permits(self._around(target, self.keys.permit_networks)))
+
+    def denied_around(self, target: Target) -> list[str]:
+        """The wider networks that hold `target` and are denied, and EVERYBODY where that is so."""
+        names = [*self._around(target, self.keys.deny_networks), EVERYBODY]
+        values, _ = self.read([self.keys.deny(name) for name in names])
+        return [name for name, value in zip(names, values, strict=True) if value is not None]
+
+    def _around(self, target: Target, lengths_key: bytes) -> list[str]:
+        """The networks wider than `target` that hold it, of the lengths in use."""
+        (lengths,), _ = self.read([lengths_key])
+        address = target.text.partition("/")[0] if target.length else target.text
+        networks = networks_of(address, parse_lengths(lengths))
+        return [each for each in networks if not target.length or int(each.partition("/")[2]) < target.length[1]]
+
+    def login_keys(self, client_address: str, user: str, *, with_domain: bool) -> list[bytes]:
+        """The keys under which a login is recorded, as the post-login script does: the address', which its users
+        share; the user's behind it; and with `with_domain` (sender_match = domain) that of the user's domain."""
+        names = names_of_user(self.name(user), "")
+        return [self.keys.login(client_address, name) for name in (b"", *names[: 2 if with_domain else 1])]
+
+    def record_login(self, client_address: str, record: Record, ttl: float, *, with_domain: bool = False) -> None:
+        """Record a login for `ttl` seconds under all its `login_keys`."""
+        keys = self.login_keys(client_address, record.user, with_domain=with_domain)
+        self.write([set_command(key, serialise_record(record), ttl) for key in keys])
+
+    def permit(self, target: Target, permit: Permit, ttl: float) -> None:
+        """Let an address or network relay for `ttl` seconds under the conditions of `permit`. Raises AddressError
+        for one that must not be permitted (`permits.refuse_permit`)."""
+        self.write([self.permitting(target, permit, ttl)])
+
+    def permitting(self, target: Target, permit: Permit, ttl: float) -> Command:
+        """The command that permits (`permit`); the length of a network is known already then."""
+        refuse_permit(target)
+        self._add_length(self.keys.permit_networks, target, ttl)
+        return set_command(self.keys.permit(target.text), serialise_permit(permit), ttl)
+
+    def deny(self, target: Target | None, reason: str, ttl: float) -> None:
+        """Refuse an address or network, or everybody (None), for `ttl` seconds, whatever else stands in the table.
+        Raises AddressError for a network of everybody."""
+        self.write([self.denying(target, reason, ttl)])
+
+    def denying(self, target: Target | None, reason: str, ttl: float) -> Command:
+        """The command that denies (`deny`); the length of a network is known already then."""
+        if target and target.length and not target.length[1]:
+            raise AddressError(f"{target.text} is everybody, which is denied with --all")
+        if target:
+            self._add_length(self.keys.deny_networks, target, ttl)
+        return set_command(self.keys.deny(target.text if target else EVERYBODY), encode(reason), ttl)
+
+    def write(self, commands: Sequence[Command]) -> None:
+        """Say these to Redis, in one go."""
+        self.redis.ask(commands)
+
+    def deny_user(self, user: bytes, reason: str, ttl: float) -> None:
+        """Refuse for `ttl` seconds what a user's logins and permits give; `user` as keys name it (`name`)."""
+        self.write([self.denying_user(user, reason, ttl)])
+
+    def denying_user(self, user: bytes, reason: str, ttl: float) -> Command:
+        """The command that denies a user (`deny_user`)."""
+        return set_command(self.keys.deny_user(user), encode(reason), ttl)
+
+    def allow(self, target: Target | None) -> bool:
+        """End the deny of an address or network, or of everybody (None); whether there was one."""
+        return bool(self._delete([self.keys.deny(target.text if target else EVERYBODY)]))
+
+    def allow_user(self, user: bytes) -> bool:
+        """End the deny of a user; whether there was one."""
+        return bool(self._delete([self.keys.deny_user(user)]))
+
+    def denies(self, *, progress: Progress = lambda _count: None) -> Iterator[Deny]:
+        """Every deny, in no order, read as it goes."""
+        yield from self._listing.denies(progress)
+
+    def _add_length(self, key: bytes, target: Target, ttl: float) -> None:
+        """Make a network's prefix length known, before the network itself is written and for longer."""
+        if target.length is None:
+            return
+        for _ in range(_TRIES):
+            _, value, left = self.redis.ask([(b"WATCH", key), (b"GET", key), (b"TTL", key)])
+            lengths = serialise_lengths(parse_lengths(value) | {target.length})
+            write = (b"SET", key, lengths, b"EX", b"%d" % max(int(ttl) + 2, left))
+            # On another connection nobody would watch any more.
+            with suppress(ConnectionLost):
+                if self.redis.ask_once([(b"MULTI",), write, (b"EXEC",)])[2] is not None:
+                    return
+        raise StoreUnavailable(f"{key.decode()} changes faster than it can be written")
+
+    def revoke_address(self, client_address: str, progress: Progress = lambda _count: None) -> list[str]:
+        """Delete every login and permit of an address, and return it if there were any; `progress` is told how many
+        keys were looked at, as for the others that revoke."""
+        # What is asked for first goes first: the rest takes a look at every key there is.
+        count = self._delete(self.keys.relay(client_address))
+        for keys in self._scan(self.keys.login(client_address) + b",", progress):
+            count += self._delete(keys)
+        return [client_address] if count else []
+
+    def revoke_network(self, network: str, progress: Progress = lambda _count: None) -> list[str]:
+        """Delete every login and permit within a network, and return the addresses and networks they were for."""
+        return self._revoke_where(partial(is_within, outer=ip_network(network)), progress)
+
+    def revoke_all(self, progress: Progress = lambda _count: None) -> list[str]:
+        """Delete every login and permit, and return the addresses and networks they were for."""
+        return self._revoke_where(lambda _: True, progress)
+
+    def _revoke_where(self, is_meant: Callable[[str], bool], progress: Progress) -> list[str]:
+        revoked: set[str] = set()
+        doomed: list[bytes] = []
+        for prefix in (self.keys.login_prefix, self.keys.permit_prefix):
+            for keys in self._scan(prefix, progress):
+                for key in keys:
+                    target = key.removeprefix(prefix).partition(b",")[0].decode("utf-8", "replace")
+                    if is_meant(target):
+                        doomed.append(key)
+                        revoked.add(target)
+                self._delete(doomed)
+                doomed.clear()
+        return sorted(revoked)
+
+    def revoke_user(self, user: str, progress: Progress = lambda _count: None) -> list[str]:
+        """Delete every login and permit of `user`, and return the addresses they were for.
+
+        Others who are logged in from the same address keep it: a key that they share with `user`, and that names
+        `user`, is written anew from the login among theirs that lasts longest.
+        """
+        entries = list(self.entries(user=user, progress=progress))
+        name = self.name(user)
+        names = names_of_user(name, "")
+        self._delete([self.keys.permit(entry.target) for entry in entries if entry.kind == "permit"])
+        addresses = sorted({entry.target for entry in entries if entry.kind == "login"})
+        self._delete([self.keys.login(address, own) for address in addresses for own in names[:1]])
+        others: dict[str, list[Entry]] = {address: [] for address in addresses}
+        # One look at every key for all addresses together: a SCAN of one address takes as long.
+        for other in self._listing.entries(others.__contains__, "", progress) if others else ():
+            if other.kind == "login" and other.left and self.name(other.record.user) != name:
+                others[other.target].append(other)
+        for address in addresses:
+            self._hand_over(self.keys.login(address), name, others[address])
+            for domain in names[1:]:
+                alike = [
+                    other for other in others[address] if domain in names_of_user(self.name(other.record.user), "")
+                ]
+                self._hand_over(self.keys.login(address, domain), name, alike)
+        return sorted({entry.target for entry in entries})
+
+    def _hand_over(self, key: bytes, name: bytes, others: list[Entry]) -> None:
+        """Take a shared key from the user `name`, if it is theirs now, and give it to the one of `others` who is
+        logged in longest."""
+        (value,), _ = self.read([key])
+        record = parse_record(value) if value is not None else None
+        if record is None or self.name(record.user) != name:
+            return
+        if not others:
+            self._delete([key])
+            return
+        heir = max(others, key=lambda entry: entry.left or 0)
+        self.write([set_command(key, serialise_record(heir.record), heir.left or 0)])
+
+    def _scan(self, prefix: bytes, progress: Progress) -> Iterator[list[bytes]]:
+        """The keys that begin with `prefix`, a batch at a time."""
+        cursor = b"0"
+        while True:
+            ((cursor, keys),) = self.redis.ask([scan_command(cursor, escape_glob(prefix) + b"*", BATCH)])
+            progress(BATCH)
+            yield keys
+            if cursor == b"0":
+                return
+
+    def _delete(self, keys: list[bytes]) -> int:
+        return cast("int", self.redis.ask([(b"DEL", *keys)])[0]) if keys else 0
+
+
+def set_command(key: bytes, value: bytes, ttl: float) -> Command:
+    return (b"SET", key, value, b"PX", b"%d" % max(1, int(ttl * 1000)))
