@@ -350,7 +350,7 @@ class Supervised:
             "import os, signal, sys, time\n"
             "from types import SimpleNamespace\n"
             "from pbs_policy.log import Log\n"
-            "from pbs_policy import workers\n"
+            "from pbs_policy.service import workers\n"
             "def now():\n"
             f"    return time.monotonic() + {LATER} * os.path.exists({str(later)!r})\n"
             "workers.time = SimpleNamespace(monotonic=now)\n"
