@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pbs_policy.address import ClientAddresses, Network, parse_network
+from pbs_policy.address import ClientAddresses, Network
 from pbs_policy.cap import EXPECTED as CAP
 from pbs_policy.cap import Cap
 from pbs_policy.decision.policy import Rules
@@ -22,101 +22,26 @@ from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
 from pbs_policy.postfix import listener
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.setting_values import (
+    choice,
+    parse_cap,
+    parse_duration_or_0,
+    parse_ipv6_prefix,
+    parse_key_prefix,
+    parse_listeners,
+    parse_listeners_or_none,
+    parse_log_to,
+    parse_mode,
+    parse_networks,
+    parse_path,
+    parse_services,
+    parse_word,
+    parse_workers,
+    parse_yes_no,
+)
 from pbs_policy.sources import SettingsError, Value, did_you_mean, from_environment, from_file, from_overrides
 from pbs_policy.store import redis_url
 from pbs_policy.store.redis_url import Login, RedisUrl, TlsFiles, in_one_slot
-
-
-def _items(text: str) -> list[str]:
-    return text.replace(",", " ").split()
-
-
-def _parse_listeners(text: str) -> tuple[Listener, ...]:
-    listeners = tuple(Listener.parse(item) for item in _items(text))
-    if not listeners:
-        raise ValueError(f"expected at least one {listener.EXPECTED}")
-    return listeners
-
-
-def _parse_listeners_or_none(text: str) -> tuple[Listener, ...]:
-    return tuple(Listener.parse(item) for item in _items(text))
-
-
-def _parse_networks(text: str) -> tuple[Network, ...]:
-    return tuple(parse_network(item) for item in _items(text))
-
-
-def _parse_yes_no(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise ValueError("expected yes or no")
-    return text == "yes"
-
-
-def _parse_ipv6_prefix(text: str) -> int:
-    # RFC 6177: a site gets between a /48 and a /64; anything wider would permit strangers.
-    if not text.isascii() or not text.isdecimal() or not 48 <= int(text) <= 128:
-        raise ValueError("expected a number of bits from 48 to 128")
-    return int(text)
-
-
-def _parse_workers(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 64:
-        raise ValueError("expected a number of processes from 1 to 64")
-    return int(text)
-
-
-def _parse_key_prefix(text: str) -> str:
-    if not re.fullmatch(r"[\x21-\x7e]{1,64}", text):
-        raise ValueError("expected 1 to 64 printable ASCII characters without blanks")
-    return text
-
-
-def _parse_mode(text: str) -> int:
-    if not re.fullmatch(r"0?[0-7]{3}", text):
-        raise ValueError("expected an octal mode such as 0660")
-    return int(text, 8)
-
-
-def _parse_path(text: str) -> str:
-    if text and not (text.startswith("/") and text.isprintable()):
-        raise ValueError("expected an absolute path")
-    return text
-
-
-def _parse_word(text: str) -> str:
-    if re.search(r"\s", text):
-        raise ValueError("expected one word")
-    return text
-
-
-def _parse_services(text: str) -> frozenset[str]:
-    services = frozenset(_items(text))
-    if not all(re.fullmatch(r"[A-Za-z0-9_-]{1,32}", service) for service in services):
-        raise ValueError("expected words such as pop3 imap")
-    return services
-
-
-def _parse_cap(text: str) -> Cap | None:
-    return Cap.parse(text) if text else None
-
-
-def _parse_duration_or_0(text: str) -> int:
-    return 0 if text == "0" else parse_duration(text)
-
-
-def _parse_log_to(text: str) -> str:
-    if text not in ("stderr", "syslog") and not re.fullmatch(r"syslog:/[^\s\0]+", text):
-        raise ValueError("expected stderr, syslog or syslog:/PATH")
-    return text
-
-
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"expected {', '.join(choices[:-1])} or {choices[-1]}")
-        return text
-
-    return parse
 
 
 def _setting(default: str, parse: Callable[[str], Any], meaning: str) -> Any:
@@ -129,56 +54,56 @@ class Settings:
 
     listen: tuple[Listener, ...] = _setting(
         "inet:127.0.0.1:10040",
-        _parse_listeners,
+        parse_listeners,
         f"Where Postfix finds the service: one or more of {listener.EXPECTED}.",
     )
-    unix_socket_mode: int = _setting("0660", _parse_mode, "Access mode of the unix sockets, octal.")
+    unix_socket_mode: int = _setting("0660", parse_mode, "Access mode of the unix sockets, octal.")
     unix_socket_group: str = _setting(
-        "", _parse_word, "Group of the unix sockets (Debian's Postfix: postfix); empty: the service's own."
+        "", parse_word, "Group of the unix sockets (Debian's Postfix: postfix); empty: the service's own."
     )
     workers: int = _setting(
-        "1", _parse_workers, "Processes that share the work, 1 to 64: not more than there are processor cores."
+        "1", parse_workers, "Processes that share the work, 1 to 64: not more than there are processor cores."
     )
     redis_url: RedisUrl = _setting(
         "redis://127.0.0.1:6379/0", RedisUrl.parse, f"Where Redis or Valkey is: {redis_url.EXPECTED}."
     )
-    redis_user: str = _setting("", _parse_word, "ACL user to log in to Redis as; empty: the default user.")
+    redis_user: str = _setting("", parse_word, "ACL user to log in to Redis as; empty: the default user.")
     redis_password_file: str = _setting(
-        "", _parse_path, "File whose first line is the Redis password; empty: no password."
+        "", parse_path, "File whose first line is the Redis password; empty: no password."
     )
-    sentinel_user: str = _setting("", _parse_word, "ACL user to log in to Sentinels as; empty: their default user.")
+    sentinel_user: str = _setting("", parse_word, "ACL user to log in to Sentinels as; empty: their default user.")
     sentinel_password_file: str = _setting(
-        "", _parse_path, "File whose first line is the Sentinels' password; empty: no password."
+        "", parse_path, "File whose first line is the Sentinels' password; empty: no password."
     )
     redis_tls_ca_file: str = _setting(
-        "", _parse_path, "Certificates of the authorities to trust for rediss://; empty: the system's."
+        "", parse_path, "Certificates of the authorities to trust for rediss://; empty: the system's."
     )
-    redis_tls_cert_file: str = _setting("", _parse_path, "Our own certificate, where Redis asks for one.")
-    redis_tls_key_file: str = _setting("", _parse_path, "The key of redis_tls_cert_file; empty: it is in that file.")
-    key_prefix: str = _setting("pbs:", _parse_key_prefix, "What every key of ours begins with.")
+    redis_tls_cert_file: str = _setting("", parse_path, "Our own certificate, where Redis asks for one.")
+    redis_tls_key_file: str = _setting("", parse_path, "The key of redis_tls_cert_file; empty: it is in that file.")
+    key_prefix: str = _setting("pbs:", parse_key_prefix, "What every key of ours begins with.")
     ttl: int = _setting(
         "30m", parse_duration, f"How long a login permits relaying (the old grace period): {DURATION}."
     )
     ipv6_prefix: int = _setting(
-        "128", _parse_ipv6_prefix, "Bits of an IPv6 address that count, 48 to 128. IPv4 is never widened."
+        "128", parse_ipv6_prefix, "Bits of an IPv6 address that count, 48 to 128. IPv4 is never widened."
     )
     never_record: tuple[Network, ...] = _setting(
-        "", _parse_networks, "Networks never recorded and never permitted, besides those that never are."
+        "", parse_networks, "Networks never recorded and never permitted, besides those that never are."
     )
     record_master_logins: bool = _setting(
-        "no", _parse_yes_no, "Whether a Dovecot master user's login permits the address it came from."
+        "no", parse_yes_no, "Whether a Dovecot master user's login permits the address it came from."
     )
     services: frozenset[str] = _setting(
-        "", _parse_services, "Services whose logins count, such as pop3 imap; empty: all."
+        "", parse_services, "Services whose logins count, such as pop3 imap; empty: all."
     )
     sender_match: Literal["off", "domain", "address"] = _setting(
         "off",
-        _choice("off", "domain", "address"),
+        choice("off", "domain", "address"),
         "Who must be logged in from the address: anybody (off), a user of the sender's domain, the sender.",
     )
     user_domain: str = _setting("", parse_user_domain, "The domain of users whose name has none.")
     sender_maps: str = _setting(
-        "", _parse_path, "File of further senders per user, written like Postfix' smtpd_sender_login_maps."
+        "", parse_path, "File of further senders per user, written like Postfix' smtpd_sender_login_maps."
     )
     recipient_delimiter: str = _setting(
         "",
@@ -187,43 +112,43 @@ class Settings:
     )
     null_sender: Literal["refuse", "permit"] = _setting(
         "refuse",
-        _choice("refuse", "permit"),
+        choice("refuse", "permit"),
         "Mail from the null sender (bounces) where sender_match is not off.",
     )
-    require_tls: bool = _setting("no", _parse_yes_no, "Permit relaying only over an encrypted SMTP session.")
+    require_tls: bool = _setting("no", parse_yes_no, "Permit relaying only over an encrypted SMTP session.")
     max_recipients_per_address: Cap | None = _setting(
-        "", _parse_cap, f"How many recipients one client address may have relayed: {CAP}; empty: any number."
+        "", parse_cap, f"How many recipients one client address may have relayed: {CAP}; empty: any number."
     )
     max_recipients_per_user: Cap | None = _setting(
-        "", _parse_cap, "The same for one user, at all addresses together."
+        "", parse_cap, "The same for one user, at all addresses together."
     )
     auto_deny: int = _setting(
-        "0", _parse_duration_or_0, "How long an address is denied that tries twice its cap, such as 1h; 0: never."
+        "0", parse_duration_or_0, "How long an address is denied that tries twice its cap, such as 1h; 0: never."
     )
     on_unavailable: Literal["defer", "dunno"] = _setting(
         "defer",
-        _choice("defer", "dunno"),
+        choice("defer", "dunno"),
         "Relay attempts while Redis is unavailable: try again later (defer), or refused as a stranger's (dunno).",
     )
-    observe_only: bool = _setting("no", _parse_yes_no, "Answer DUNNO always, log what would have been.")
+    observe_only: bool = _setting("no", parse_yes_no, "Answer DUNNO always, log what would have been.")
     usage_kept: int = _setting(
-        "30d", _parse_duration_or_0, "How long `pbs-policy report` can look back: 1d and more; 0: nothing is kept."
+        "30d", parse_duration_or_0, "How long `pbs-policy report` can look back: 1d and more; 0: nothing is kept."
     )
     log_decisions: Literal["permitted", "all", "none"] = _setting(
-        "permitted", _choice("permitted", "all", "none"), "Which decisions are logged; Postfix logs what it refuses."
+        "permitted", choice("permitted", "all", "none"), "Which decisions are logged; Postfix logs what it refuses."
     )
 
     log_to: str = _setting(
-        "stderr", _parse_log_to, "Where the log goes: stderr (the journal, under systemd), syslog, or syslog:/PATH."
+        "stderr", parse_log_to, "Where the log goes: stderr (the journal, under systemd), syslog, or syslog:/PATH."
     )
     log_format: Literal["text", "json"] = _setting(
-        "text", _choice("text", "json"), "How a line of the log is written: for people, or as a JSON object."
+        "text", choice("text", "json"), "How a line of the log is written: for people, or as a JSON object."
     )
     log_logins: bool = _setting(
-        "no", _parse_yes_no, "Whether the post-login script tells syslog of each login; Dovecot's log has them too."
+        "no", parse_yes_no, "Whether the post-login script tells syslog of each login; Dovecot's log has them too."
     )
     metrics_listen: tuple[Listener, ...] = _setting(
-        "", _parse_listeners_or_none, f"Where metrics and health are asked: {listener.EXPECTED}; empty: nowhere."
+        "", parse_listeners_or_none, f"Where metrics and health are asked: {listener.EXPECTED}; empty: nowhere."
     )
 
     @property

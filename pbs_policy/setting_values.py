@@ -1,0 +1,121 @@
+"""How the values of settings are written, as far as they have no file of their own (`duration`, `cap`, `address`,
+`postfix/listener`, `store/redis_url`). Each parser raises ValueError, saying what was expected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from pbs_policy.address import Network, parse_network
+from pbs_policy.cap import Cap
+from pbs_policy.duration import parse_duration
+from pbs_policy.postfix.listener import EXPECTED as LISTENER
+from pbs_policy.postfix.listener import Listener
+
+
+def _items(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def parse_listeners(text: str) -> tuple[Listener, ...]:
+    """One or more listeners, between blanks or commas."""
+    listeners = tuple(Listener.parse(item) for item in _items(text))
+    if not listeners:
+        raise ValueError(f"expected at least one {LISTENER}")
+    return listeners
+
+
+def parse_listeners_or_none(text: str) -> tuple[Listener, ...]:
+    """Any number of listeners."""
+    return tuple(Listener.parse(item) for item in _items(text))
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Any number of networks."""
+    return tuple(parse_network(item) for item in _items(text))
+
+
+def parse_yes_no(text: str) -> bool:
+    """`yes` or `no`."""
+    if text not in ("yes", "no"):
+        raise ValueError("expected yes or no")
+    return text == "yes"
+
+
+def parse_ipv6_prefix(text: str) -> int:
+    """Bits of an IPv6 address, 48 to 128."""
+    # RFC 6177: a site gets between a /48 and a /64; anything wider would permit strangers.
+    if not text.isascii() or not text.isdecimal() or not 48 <= int(text) <= 128:
+        raise ValueError("expected a number of bits from 48 to 128")
+    return int(text)
+
+
+def parse_workers(text: str) -> int:
+    """A number of processes, 1 to 64."""
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise ValueError("expected a number of processes from 1 to 64")
+    return int(text)
+
+
+def parse_key_prefix(text: str) -> str:
+    """What keys begin with."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,64}", text):
+        raise ValueError("expected 1 to 64 printable ASCII characters without blanks")
+    return text
+
+
+def parse_mode(text: str) -> int:
+    """An octal access mode."""
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError("expected an octal mode such as 0660")
+    return int(text, 8)
+
+
+def parse_path(text: str) -> str:
+    """An absolute path, or nothing."""
+    if text and not (text.startswith("/") and text.isprintable()):
+        raise ValueError("expected an absolute path")
+    return text
+
+
+def parse_word(text: str) -> str:
+    """One word, or nothing."""
+    if re.search(r"\s", text):
+        raise ValueError("expected one word")
+    return text
+
+
+def parse_services(text: str) -> frozenset[str]:
+    """Names of Dovecot services, in any order."""
+    services = frozenset(_items(text))
+    if not all(re.fullmatch(r"[A-Za-z0-9_-]{1,32}", service) for service in services):
+        raise ValueError("expected words such as pop3 imap")
+    return services
+
+
+def parse_cap(text: str) -> Cap | None:
+    """A cap, or nothing."""
+    return Cap.parse(text) if text else None
+
+
+def parse_duration_or_0(text: str) -> int:
+    """Seconds; 0 without a unit."""
+    return 0 if text == "0" else parse_duration(text)
+
+
+def parse_log_to(text: str) -> str:
+    """Where the log goes."""
+    if text not in ("stderr", "syslog") and not re.fullmatch(r"syslog:/[^\s\0]+", text):
+        raise ValueError("expected stderr, syslog or syslog:/PATH")
+    return text
+
+
+def choice(*choices: str) -> Callable[[str], str]:
+    """A parser of one of these words."""
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected {', '.join(choices[:-1])} or {choices[-1]}")
+        return text
+
+    return parse
