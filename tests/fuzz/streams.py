@@ -26,6 +26,7 @@ from pbs_policy.service.server import PolicyServer
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_line import Answered
 from pbs_policy.table.keys import Keys
+from tests.fuzz.transport import Transport
 
 CAPTURES = [path.read_bytes() for path in sorted((Path(__file__).parents[1] / "captures" / "policy").iterdir())]
 REPLY = re.compile(rb"action=(OK|DUNNO|DEFER_IF_REJECT [\x20-\x7e]+)\n\n")
@@ -60,36 +61,6 @@ class AnyTable:
             answered(values, left)
 
 
-class Recorder:
-    """In place of a transport: keeps what is written."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.closed = False
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None:
-        pass
-
-    resume_reading = pause_reading
-
-    def get_extra_info(self, _: str) -> None:
-        return None
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-
 def make_stream(randomness: random.Random) -> bytes:
     """A few requests, most of them broken in some way."""
     parts = []
@@ -109,7 +80,7 @@ def make_stream(randomness: random.Random) -> bytes:
 def run_stream(server: PolicyServer, table: AnyTable, randomness: random.Random) -> int:
     """One stream through one connection. Returns how many replies it got; raises where an invariant breaks."""
     stream = make_stream(randomness)
-    transport: Any = Recorder()
+    transport: Any = Transport()
     connection = server.connection()
     connection.connection_made(transport)
     justified = table.justified

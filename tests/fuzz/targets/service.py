@@ -21,6 +21,7 @@ from pbs_policy.store.question import Command
 from pbs_policy.store.redis_line import Answered, Batch, Line
 from pbs_policy.table.keys import Keys
 from tests.fuzz.targets import Supply
+from tests.fuzz.transport import Transport
 
 _ONE = b"request=smtpd_access_policy\nclient_address=%s\nsender=%s\nrecipient=bob@example.net\ninstance=%s\n\n"
 _ADDRESSES = (b"192.0.2.7", b"2001:db8::7", b"::ffff:192.0.2.7", b"127.0.0.1", b"unknown", b"198.51.100.1")
@@ -55,36 +56,6 @@ WORDS = (
     b"%1\r\n", b"~1\r\n", b">1\r\n", b"|1\r\n", b"=8\r\ntxt:a\r\n", b"_\r\n", b"*-1\r\n",
     b"$1000000000\r\n",
 )  # fmt: skip
-
-
-class Transport:
-    """In place of a transport: keeps what is written."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.closed = False
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None:
-        pass
-
-    resume_reading = pause_reading
-
-    def get_extra_info(self, _: str) -> None:
-        return None
-
-    def get_write_buffer_size(self) -> int:
-        return 0
 
 
 class _Still:
