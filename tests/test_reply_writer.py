@@ -22,6 +22,7 @@ from pbs_policy.service.server import PolicyServer
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Permit
 from tests.fuzz.targets import service
+from tests.fuzz.transport import Transport
 
 REPLY = re.compile(rb"action=(?:OK|DUNNO|DEFER_IF_REJECT(?: [\x21-\x7e]+)*)\n\n")
 LOG_LINE = re.compile(rb"(?:info|warning|error): [^\x00-\x1f\x7f]+\n")
@@ -64,7 +65,7 @@ def test_whatever_a_decision_holds_one_known_action_is_sent_or_nothing(
     rules = Rules(observe_only=observes)
     server = PolicyServer(rules, ClientAddresses(), Keys("pbs:"), lookups, Log(stream), "all")
     connection: Any = server.connection()
-    transport = service.Transport()
+    transport = Transport()
     connection.connection_made(transport)
     connection._request = request
     with suppress(KeyError):  # an action that there is not
