@@ -124,15 +124,13 @@ def either_loop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def clients(
-    tmp_path: Path,
-    start_service: Callable[..., Service],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Clients:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Clients]:
     """Service, command line and script; `point_at` says where Redis is."""
     for name in [name for name in os.environ if name.startswith(("PBS_", "SSL_CERT_"))]:
         monkeypatch.delenv(name)
-    return Clients(tmp_path, start_service, capsys)
+    with ExitStack() as stack:
+        yield Clients(tmp_path, stack, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,7 @@ def test_one_who_speaks_tls_and_one_who_does_not_are_unavailable_to_each_other(
     clients: Clients, tls_redis: Callable[..., TlsRedis], certificates: Certificates
 ) -> None:
     redis = tls_redis(certificates.server)
+    clients.have_patience = False  # it is mute to each
     clients.point_at(f"rediss://127.0.0.1:{redis.server.port}")
     clients.assert_none_is_served("", of_service="Redis is unavailable at rediss://")  # it waits for a line's end
     clients.point_at(f"redis://127.0.0.1:{redis.port}")
@@ -129,6 +130,7 @@ def test_one_who_speaks_tls_and_one_who_does_not_are_unavailable_to_each_other(
 
 
 def test_a_server_that_never_shakes_hands_costs_each_its_time_and_no_more(clients: Clients) -> None:
+    clients.have_patience = False
     with socket.create_server(("127.0.0.1", 0)) as mute:
         clients.point_at(f"rediss://127.0.0.1:{mute.getsockname()[1]}")
         started = time.monotonic()

@@ -22,6 +22,7 @@ from pbs_policy.demo.service import PrivateService
 from pbs_policy.shipped import shipped
 from tests.conftest import need
 from tests.e2e.test_daemons import PolicyStandIn, RequestHandler, serving
+from tests.patience import patient_script
 
 CLIENT = "192.0.2.7"
 RELAYED = "bob@example.net"
@@ -56,9 +57,8 @@ class Site:
 
     def log_in(self, client_address: str) -> None:
         """One login, recorded by the post-login script as Dovecot runs it."""
-        script = shipped("dovecot-hooks/pbs-postlogin")
         settings_file = str(self.service.settings_file)
-        command = [sys.executable, "-IS", str(script), "-c", settings_file, "pop3", "/bin/true"]
+        command = [sys.executable, "-IS", str(patient_script()), "-c", settings_file, "pop3", "/bin/true"]
         subprocess.run(command, env={"IP": client_address, "USER": "alice@example.com"}, check=True)
 
 

@@ -18,6 +18,7 @@ from pbs_policy.demo.dovecot import imap_login, pop3_login
 from pbs_policy.demo.postfix import LOCAL_DOMAIN, attempt_relay
 from pbs_policy.demo.real import Site, installation
 from tests.conftest import need
+from tests.patience import be_patient
 
 V4, V6 = story.CLIENTS
 
@@ -28,11 +29,16 @@ def install() -> Iterator[Callable[..., Site]]:
     need("redis", "postfix", "dovecot")
     with ExitStack() as stack:
 
-        def start(*, postfix_example: str = "main.cf.inet", chroot: bool = False, **settings: str) -> Site:
+        def start(
+            *, postfix_example: str = "main.cf.inet", chroot: bool = False, patient: bool = True, **settings: str
+        ) -> Site:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
-            return stack.enter_context(
+            site = stack.enter_context(
                 installation(directory, postfix_example=postfix_example, chroot=chroot, **settings)
             )
+            if patient:
+                be_patient(directory)
+            return site
 
         yield start
 
@@ -93,7 +99,7 @@ def test_while_redis_is_down_logins_go_on_relaying_waits_and_inbound_mail_is_unt
 
 
 def test_while_redis_is_mute_logins_go_on_and_relaying_waits(install: Callable[..., Site]) -> None:
-    site = install(ttl="5m")
+    site = install(ttl="5m", patient=False)
     site.redis.pause()
     assert imap_login(site.dovecot.imap_port, V6).succeeded
     assert relay(site, V6) == 450

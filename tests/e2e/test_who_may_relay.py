@@ -28,6 +28,7 @@ from pbs_policy.demo.real import Site, installation
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.shipped import shipped
 from tests.conftest import need
+from tests.patience import patient_script
 from tests.service import CLI
 
 ADDRESS, OTHER = "192.0.2.7", "2001:db8::7"
@@ -282,7 +283,7 @@ def test_with_require_tls_only_an_encrypted_session_relays(tmp_path: Path) -> No
         script = [
             sys.executable,
             "-IS",
-            str(shipped("dovecot-hooks/pbs-postlogin")),
+            str(patient_script()),
             "-c",
             str(service.settings_file),
         ]

@@ -1,0 +1,75 @@
+"""Those that talk to Redis, with more time for it than they have as they are shipped: half a second, or less, is what
+a machine that is busy elsewhere may need itself. Where a test is about something else than these limits, they are
+moved; and a Redis that is mute costs these seconds instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import compileall
+import re
+import shutil
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pbs_policy import redis_client, redis_socket
+from pbs_policy.shipped import shipped
+from tests.service import Service
+
+SECONDS = 3.0
+"""For Redis; twice that for all of a login."""
+
+SCRIPT, RECORDER = "pbs-postlogin", "pbs_postlogin.py"
+
+_SERVE = f"""\
+import sys
+from pbs_policy import lookups, redis_connector
+from pbs_policy.cli import main
+lookups.TIMEOUT = redis_connector.TIMEOUT = {SECONDS}
+main(sys.argv[1:])
+"""
+
+
+class PatientService(Service):
+    """A service that waits longer for Redis."""
+
+    def command(self) -> list[str]:
+        """The command line."""
+        python, _, package, *arguments = super().command()
+        assert (python, package) == (sys.executable, "pbs_policy")
+        return [python, "-c", _SERVE, *arguments]
+
+
+def make_command_line_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line, in this process, waits longer for Redis."""
+    for module in (redis_client, redis_socket):
+        monkeypatch.setattr(module, "TIMEOUT", SECONDS)
+
+
+@cache
+def patient_script() -> Path:
+    """A copy of the post-login script that waits longer, for all tests."""
+    directory = tempfile.TemporaryDirectory(prefix="pbs-")
+    atexit.register(directory.cleanup)
+    for name in (SCRIPT, RECORDER):
+        shutil.copy(shipped(f"dovecot-hooks/{name}"), directory.name)
+    return be_patient(Path(directory.name))
+
+
+def be_patient(directory: Path, *, with_redis: bool = True) -> Path:
+    """Give the script in `directory` more time in all, and, where asked for, for Redis. Returns its path."""
+    _move(directory / SCRIPT, "LOGIN_SECONDS", 2 * SECONDS)
+    if with_redis:
+        _move(directory / RECORDER, "REDIS_SECONDS", SECONDS)
+    compileall.compile_file(directory / RECORDER, quiet=1)  # who runs it may not write there
+    return directory / SCRIPT
+
+
+def _move(file: Path, limit: str, seconds: float) -> None:
+    text, times = re.subn(rf"(?m)^{limit} = [0-9.]+ ", f"{limit} = {seconds} ", file.read_text())
+    assert times == 1, f"{file} no longer has {limit}"
+    file.write_text(text)
