@@ -17,6 +17,7 @@ from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis, missing
 from pbs_policy.store.redis_url import RedisUrl
+from tests import patience
 from tests.certificates import Authority, Certificates
 from tests.redis_clients import Clients
 from tests.service import Service
@@ -26,8 +27,24 @@ from tests.tree_programs import command, names
 hypothesis.settings.register_profile("pbs", deadline=None)  # a slow machine is no fault of the code
 hypothesis.settings.load_profile("pbs")
 
-# Where it is set, Python writes at once, and what goes wrong at the end of a buffered program is not seen.
-os.environ.pop("PYTHONUNBUFFERED", None)
+FOR_TESTS = {"PBS_DAY_USERS", "PBS_MODEL_EXAMPLES", "PBS_REQUIRE_DAEMONS", "PBS_RESTARTS", "PBS_TREE"}
+OF_THE_CALLER = {
+    # Where it is set, Python writes at once, and what goes wrong at the end of a buffered program is not seen.
+    "PYTHONUNBUFFERED",
+    # What a service manager tells its service, which the tests may be run by, is not meant for theirs.
+    "CREDENTIALS_DIRECTORY", "FDSTORE", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
+    "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC",
+    # What is shown, and how wide.
+    "COLUMNS", "COMP_WORDS", "COMP_CWORD", "LINES", "NO_COLOR",
+}  # fmt: skip
+"""Variables of whoever runs the tests, that say nothing to them: as are settings (PBS_...), and what a hook of git
+sets for its own repository."""
+
+for _name in list(os.environ):
+    if _name in OF_THE_CALLER or (_name.startswith(("PBS_", "GIT_", "SSL_CERT_")) and _name not in FOR_TESTS):
+        del os.environ[_name]
+
+patience.make_command_line_patient()
 
 CAPTURES = Path(__file__).parent / "captures"
 
@@ -101,6 +118,24 @@ def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
 
 
 @pytest.fixture
+def as_shipped() -> Iterator[None]:
+    """The command line waits for Redis no longer than it does for others."""
+    with patience.as_shipped():
+        yield
+
+
+@pytest.fixture
+def start_patient_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start a service that waits longer for Redis, with these settings."""
+    with ExitStack() as stack:
+
+        def start(**settings: str) -> Service:
+            return stack.enter_context(patience.PatientService(tmp_path, settings))
+
+        yield start
+
+
+@pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Start `pbs-policy serve` with these settings (name=value), as a process; it is ended with the test."""
     with ExitStack() as stack:
@@ -123,12 +158,8 @@ def either_loop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.fixture
-def clients(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Clients]:
+def clients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Clients]:
     """Service, command line and script; `point_at` says where Redis is."""
-    for name in [name for name in os.environ if name.startswith(("PBS_", "SSL_CERT_"))]:
-        monkeypatch.delenv(name)
     with ExitStack() as stack:
         yield Clients(tmp_path, stack, capsys)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,24 @@ PAGES = [
     TOP / "dovecot-hooks" / "README.md",
     TOP / "postfix-examples" / "README.md",
 ]
+
+MADE = {"__pycache__", "build", "dist", ".git", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv"}
+"""Folders that commands leave in a checkout."""
+
+
+def tracked_files(folder: str = ".") -> list[str]:
+    """The files of the project in `folder`, as paths from the top of the checkout: those that git knows of, or, in a
+    copy that is none of git's, those that lie there."""
+    if (TOP / ".git").exists() and shutil.which("git"):
+        # Whoever runs the tests need not be the owner of the checkout.
+        command = ["git", "-c", f"safe.directory={TOP}", "ls-files", "-z", "--", folder]
+        said = subprocess.run(command, cwd=TOP, check=True, capture_output=True, text=True).stdout
+        return [name for name in said.split("\0") if name]
+    found = []
+    for directory, folders, files in os.walk(TOP / folder):
+        folders[:] = [each for each in folders if each not in MADE]
+        found += [str((Path(directory) / each).relative_to(TOP)) for each in files]
+    return sorted(found)
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,26 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import pytest
-
-from pbs_policy import redis_client, redis_socket
 from pbs_policy.shipped import shipped
+from pbs_policy.store import redis_client, redis_socket
 from tests.service import Service
 
 SECONDS = 3.0
 """For Redis; twice that for all of a login."""
 
+SHIPPED_SECONDS = redis_socket.TIMEOUT
+"""Read before it is moved."""
+
 SCRIPT, RECORDER = "pbs-postlogin", "pbs_postlogin.py"
 
 _SERVE = f"""\
 import sys
-from pbs_policy import lookups, redis_connector
+from pbs_policy.store import lookups, redis_connector
 from pbs_policy.cli import main
 lookups.TIMEOUT = redis_connector.TIMEOUT = {SECONDS}
 main(sys.argv[1:])
@@ -44,10 +47,19 @@ class PatientService(Service):
         return [python, "-c", _SERVE, *arguments]
 
 
-def make_command_line_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def make_command_line_patient() -> None:
     """The command line, in this process, waits longer for Redis."""
-    for module in (redis_client, redis_socket):
-        monkeypatch.setattr(module, "TIMEOUT", SECONDS)
+    _move_command_line(SECONDS)
+
+
+@contextmanager
+def as_shipped() -> Iterator[None]:
+    """Meanwhile it waits as long as it does for others."""
+    _move_command_line(SHIPPED_SECONDS)
+    try:
+        yield
+    finally:
+        make_command_line_patient()
 
 
 @cache
@@ -62,11 +74,16 @@ def patient_script() -> Path:
 
 def be_patient(directory: Path, *, with_redis: bool = True) -> Path:
     """Give the script in `directory` more time in all, and, where asked for, for Redis. Returns its path."""
-    _move(directory / SCRIPT, "LOGIN_SECONDS", 2 * SECONDS)
+    _move(directory / RECORDER, "LOGIN_SECONDS", 2 * SECONDS)
     if with_redis:
         _move(directory / RECORDER, "REDIS_SECONDS", SECONDS)
     compileall.compile_file(directory / RECORDER, quiet=1)  # who runs it may not write there
     return directory / SCRIPT
+
+
+def _move_command_line(seconds: float) -> None:
+    for module in (redis_client, redis_socket):
+        vars(module)["TIMEOUT"] = seconds
 
 
 def _move(file: Path, limit: str, seconds: float) -> None:

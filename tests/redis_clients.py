@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from pbs_policy.cli import run
 from pbs_policy.decision.policy import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateDaemon
 from pbs_policy.shipped import shipped
-from tests.patience import PatientService, make_command_line_patient, patient_script
+from tests.patience import PatientService, as_shipped, patient_script
 from tests.service import Service
 
 ALICE = "192.0.2.7"
@@ -59,9 +59,7 @@ class Clients:
     def check(self, client_address: str = ALICE) -> Said:
         """`pbs-policy check`, in this process: a connection that it leaves open is a warning, and so a failure."""
         self._capsys.readouterr()
-        with pytest.MonkeyPatch.context() as patch:
-            if self.have_patience:
-                make_command_line_patient(patch)
+        with nullcontext() if self.have_patience else as_shipped():
             status = run(["-c", str(self._file()), "check", client_address])
         return Said(status, *self._capsys.readouterr())
 

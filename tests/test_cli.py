@@ -131,16 +131,15 @@ WITH_REDIS = [["list"], ["list", "--json"], ["show", "192.0.2.7"], ["show", "ali
 
 @pytest.mark.parametrize("command", WITH_REDIS, ids=" ".join)
 def test_a_redis_that_is_down_is_69(bare: Pbs, command: list[str]) -> None:
-    started = time.monotonic()
     result = bare("--set", f"redis_url=redis://127.0.0.1:{free_port()}", *command)
     assert is_one_error(result, 69, "Redis is unavailable: ")
-    assert time.monotonic() - started < 5
 
 
 def test_an_address_that_needs_no_redis_is_answered_without_it(bare: Pbs) -> None:
     assert bare("--set", "redis_url=unix:///nonexistent", "check", "127.0.0.1").status == 1
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_a_mute_redis_is_69_soon(bare: Pbs, own_redis: Callable[..., PrivateRedis]) -> None:
     server = own_redis()
     server.pause()

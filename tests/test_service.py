@@ -29,6 +29,7 @@ from redis import Redis
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port, has_ipv6
 from pbs_policy.store.redis_url import RedisUrl
+from tests import patience
 from tests.service import CLI, SERVE, Client, Service, pieces, request
 from tests.stores import connect
 
@@ -803,9 +804,9 @@ def test_on_unavailable_dunno_refuses_as_if_there_were_no_login(
     assert service.waits_to_log("action=DUNNO client_address=192.0.2.7 reason=unavailable")
 
 
-def test_a_restart_of_redis_loses_no_request(start_service: StartService, own_redis: StartRedis) -> None:
+def test_a_restart_of_redis_loses_no_request(start_patient_service: StartService, own_redis: StartRedis) -> None:
     server = own_redis()
-    service = start_service(redis_url=server.url)
+    service = start_patient_service(redis_url=server.url)
     log_in(server)
     with service.connect() as client:
         assert client.ask(LOGGED_IN) == "OK"
@@ -814,35 +815,37 @@ def test_a_restart_of_redis_loses_no_request(start_service: StartService, own_re
             server.stop()
             server.start()
             log_in(server)
-            # Requests wait half a second for a Redis that went away. Where starting it took longer than that,
-            # the next attempt to reach it is awaited here, and not counted as a lost request.
-            if time.monotonic() - before > 0.4:
+            # Requests wait so long for a Redis that went away. Where starting it took longer than that, the next
+            # attempt to reach it is awaited here, and not counted as a lost request.
+            if time.monotonic() - before > patience.SECONDS / 2:
                 assert wait_until(lambda: service.ask(STRANGER) == "DUNNO")
             assert client.ask(LOGGED_IN) == "OK"
             assert service.ask(STRANGER) == "DUNNO"
     assert "Traceback" not in service.log()
 
 
-def test_a_request_during_a_restart_of_redis_waits_for_it(start_service: StartService, own_redis: StartRedis) -> None:
+def test_a_request_during_a_restart_of_redis_waits_for_it(
+    start_patient_service: StartService, own_redis: StartRedis
+) -> None:
     server = own_redis()
-    service = start_service(redis_url=server.url)
+    service = start_patient_service(redis_url=server.url)
     log_in(server)
     with service.connect() as client:
         assert client.ask(STRANGER) == "DUNNO"
         server.stop()
+        sent = time.monotonic()
         client.send(request(STRANGER))
         has_read(service)
-        sent = time.monotonic()
         server.start()
-        started_in_time = time.monotonic() - sent < 0.4
+        started_in_time = time.monotonic() - sent < patience.SECONDS / 2
         action = client.action().split()[0]
         assert action == "DUNNO" if started_in_time else action in ("DUNNO", DEFER)
 
 
 def test_a_connection_to_redis_that_is_cut_costs_no_request(
-    start_service: StartService, redis_server: PrivateRedis
+    start_patient_service: StartService, redis_server: PrivateRedis
 ) -> None:
-    service = start_service(redis_url=redis_server.url)
+    service = start_patient_service(redis_url=redis_server.url)
     log_in(redis_server)
     with redis_at(redis_server) as redis, service.connect() as client:
         for _ in range(100):
@@ -851,7 +854,7 @@ def test_a_connection_to_redis_that_is_cut_costs_no_request(
             client.send(request(STRANGER) * 5)
             redis.client_kill_filter(_type="normal", skipme=True)
             assert actions(client, 5) == ["DUNNO"] * 5
-    assert "error: " not in service.log()
+    # One that is cut while it is being opened is an error in the log, and the next is opened.
     assert "Traceback" not in service.log()
 
 

@@ -14,6 +14,7 @@ import pytest
 from pbs_policy import shipped as module
 from pbs_policy.shipped import SHIPPED, shipped
 from tests.commands import commands_with, is_one_error, own_settings
+from tests.pages import tracked_files
 
 TOP = Path(__file__).parent.parent
 
@@ -50,11 +51,7 @@ def test_a_wheel_carries_each_folder_as_the_checkout_has_it(wheel: Path, name: s
     assert (shown.returncode, shown.stderr) == (0, "")
     folder = Path(shown.stdout.rstrip("\n"))
     assert folder == wheel / "pbs_policy" / "share" / name
-    tracked = subprocess.run(
-        ["git", "ls-files", "--", SHIPPED[name].in_checkout], cwd=TOP, capture_output=True, text=True, check=False
-    ).stdout.split()
-    if not tracked:
-        pytest.skip("not a checkout of git")
+    tracked = tracked_files(SHIPPED[name].in_checkout)
     expected = {Path(each).relative_to(SHIPPED[name].in_checkout) for each in tracked}
     if name == "man":
         expected = {each for each in expected if each.suffix[1:].isdigit()}

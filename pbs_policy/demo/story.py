@@ -56,6 +56,7 @@ def tell(world: World, say: Say) -> bool:
             say(f"  {'ok   ' if good else 'WRONG'} {client_address}: {outcome if good else 'not ' + outcome}")
 
     step("1. Nobody has logged in. The client tries to relay:", world.attempt_relay, False, "refused")
+    began = time.monotonic()
     step(f"2. {USER} logs in from there:", world.log_in, True, "logged in")
     logged_in_at = time.monotonic()
     step("3. The client tries again:", world.attempt_relay, True, "permitted")
@@ -72,7 +73,8 @@ def tell(world: World, say: Say) -> bool:
         return seen
 
     step(f"4. Time passes; the ttl is {TTL} s here. The client tries on:", try_until_refused, False, "refused again")
-    lasted = time.monotonic() - logged_in_at
-    say(f"\nThe permission lapsed by itself, {lasted:.1f} s after the login.")
-    # Neither much earlier nor much later than it was given for: logins are recorded in the order of CLIENTS.
-    return as_it_should and TTL - 1 < lasted < TTL + 2
+    ended = time.monotonic()
+    say(f"\nThe permission lapsed by itself, {ended - logged_in_at:.1f} s after the login.")
+    # Not earlier than it was given for: the clocks of Redis and of this process may differ by a little. That it was
+    # not much later is what has been waited for, however slow the machine is.
+    return as_it_should and ended - began > TTL - 0.1

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.pages import TOP
+from tests.pages import TOP, tracked_files
 
 CHECKOUT = "/root/pbs-policy"
 
@@ -46,8 +46,7 @@ class PrivateRoot:
     def __enter__(self) -> Self:
         self._temporary = tempfile.TemporaryDirectory(prefix="pbs-")
         with tempfile.TemporaryDirectory(prefix="pbs-") as checkout:
-            files = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, check=True, capture_output=True, text=True)
-            listed = [name for name in files.stdout.split("\0") if name and (TOP / name).exists()]
+            listed = [name for name in tracked_files() if (TOP / name).exists()]
             subprocess.run(["cp", "--parents", "-t", checkout, *listed], cwd=TOP, check=True)
             unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
             self._process = subprocess.Popen(

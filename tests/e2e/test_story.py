@@ -56,7 +56,10 @@ def local(site: Site, client_address: str) -> int:
 @pytest.mark.parametrize(
     ("example", "chroot"), [("main.cf.inet", False), ("main.cf.unix", False), ("main.cf.unix", True)]
 )
-def test_the_story_is_true_for_each_example(install: Callable[..., Site], example: str, chroot: bool) -> None:
+def test_the_story_is_true_for_each_example(
+    install: Callable[..., Site], example: str, chroot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "TTL", 6)  # two logins and two messages are to come within, on a busy machine
     said: list[str] = []
     site = install(postfix_example=example, chroot=chroot)
     assert story.tell(site, said.append), "\n".join(said) + site.service.log_text() + site.postfix.log_text()

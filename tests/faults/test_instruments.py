@@ -196,13 +196,14 @@ class _Client:
         self._socket = socket.create_connection((place.host, place.port), timeout=10)
 
     def ask(self, seconds: float = 10) -> bytes:
-        """What is answered: a whole reply, or what there is of one at its end or after so many seconds."""
+        """What is answered: a whole reply, or what there is of one at its end or so many seconds after it began."""
         self._socket.sendall(b"request=smtpd_access_policy\n\n")
-        self._socket.settimeout(seconds)
+        self._socket.settimeout(20)
         reply = b""
         try:
             while not reply.endswith(b"\n\n") and (data := self._socket.recv(100)):
                 reply += data
+                self._socket.settimeout(seconds)
         except TimeoutError:
             pass
         return reply

@@ -144,6 +144,7 @@ def test_who_says_nothing_is_left_in_time(run: Run, monkeypatch: pytest.MonkeyPa
     async def scenario() -> None:
         async with site() as opened:
             assert await opened.send(b"GET /metrics HTTP/1.1\r\n") == b""
+            monkeypatch.setattr(http, "PATIENCE", 60)
             assert b"200 OK" in await opened.get()
 
     run(scenario())

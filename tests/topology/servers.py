@@ -111,7 +111,7 @@ class Sentinel(PrivateDaemon):
 
     def open(self) -> Redis:
         """A client of this Sentinel."""
-        return Redis(unix_socket_path=str(self._socket), socket_timeout=2, decode_responses=True, protocol=2)
+        return Redis(unix_socket_path=str(self._socket), socket_timeout=20, decode_responses=True, protocol=2)
 
     def names(self) -> tuple[str, int]:
         """Host and port of the master, as this Sentinel has it."""
@@ -162,7 +162,7 @@ class Node(PrivateRedis):
 
     def ask(self, *command: str | int) -> Any:
         """The reply to one command, asked of this node alone."""
-        with Redis(unix_socket_path=str(self.socket_path), protocol=2, socket_timeout=5) as node:
+        with Redis(unix_socket_path=str(self.socket_path), protocol=2, socket_timeout=20) as node:
             execute: Any = node.execute_command  # without types in redis-py
             return execute(*command)
 
