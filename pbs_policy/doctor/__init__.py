@@ -48,6 +48,7 @@ CHECKS = {
     "postfix.inbound": "mail for your own domains does not ask the service",
     "postfix.syntax": "the attributes of check_policy_service are well-formed",
     "postfix.default_action": "an outage of the service defers relay attempts, and permits none",
+    "postfix.tries": "smtpd connects again when the service was restarted",
     "postfix.timeout": "a hanging service costs a client seconds, not minutes",
     "postfix.socket": "smtpd finds the unix socket, chrooted or not, and may connect",
     "postfix.other_lists": "no other list of restrictions asks the service",

@@ -159,7 +159,7 @@ def _check_order(
 
 def _check_attributes(config: PostfixConfig, asked: PolicyCheck, place: str) -> Iterator[Finding]:
     if asked.fault:
-        mend = f"{{ {asked.endpoint}, timeout=2s, try_limit=1, {{ default_action = {_DEFER} }} }}"
+        mend = f"{{ {asked.endpoint}, timeout=2s, try_limit=2, {{ default_action = {_DEFER} }} }}"
         yield wrong("postfix.syntax", f"smtpd does not start: {asked.fault}", place, f"check_policy_service {mend}")
         return
     action = asked.attributes.get("default_action") or config.value("smtpd_policy_service_default_action")
@@ -175,6 +175,7 @@ def _check_attributes(config: PostfixConfig, asked: PolicyCheck, place: str) -> 
         what = "a client that may relay loses its message" if loses else "clients read of a configuration problem"
         seen = f"default_action = {action}: while the service is down {what}"
         yield warning("postfix.default_action", seen, place, mend)
+    yield _judge_tries(config, asked, place)
     try:
         wait = _longest_wait(config, asked)
     except ValueError as error:
@@ -184,20 +185,28 @@ def _check_attributes(config: PostfixConfig, asked: PolicyCheck, place: str) -> 
         return
     if wait > _LONGEST_WAIT:
         seen = f"a service that hangs costs a client {wait} s for each recipient"
-        yield warning("postfix.timeout", seen, place, "timeout=2s, try_limit=1, inside the braces")
+        yield warning("postfix.timeout", seen, place, "timeout=2s, try_limit=2, inside the braces")
     else:
         yield good("postfix.timeout", f"a service that hangs costs a client {wait} s", place)
 
 
+def _judge_tries(config: PostfixConfig, asked: PolicyCheck, place: str) -> Finding:
+    """With one try smtpd does not connect again before its session ends."""
+    if _attribute(config, asked, "try_limit") == "1":
+        seen = "one try: after a restart of the service, or when it closes a connection, 450 until the session ends"
+        return warning("postfix.tries", seen, place, "try_limit=2, inside the braces")
+    return good("postfix.tries", "smtpd connects again when the service was restarted", place)
+
+
 def _longest_wait(config: PostfixConfig, asked: PolicyCheck) -> int:
     """Seconds: each try has its time-out, with a pause in between."""
+    tries = int(_attribute(config, asked, "try_limit") or 2)
+    pause = parse_duration(_attribute(config, asked, "retry_delay") or "1s") if tries > 1 else 0
+    return tries * parse_duration(_attribute(config, asked, "timeout") or "100s") + (tries - 1) * pause
 
-    def text(name: str) -> str:
-        return asked.attributes.get(name) or config.value(f"smtpd_policy_service_{name}")
 
-    tries = int(text("try_limit") or 1)
-    pause = parse_duration(text("retry_delay") or "1s") if tries > 1 else 0
-    return tries * parse_duration(text("timeout") or "100s") + (tries - 1) * pause
+def _attribute(config: PostfixConfig, asked: PolicyCheck, name: str) -> str:
+    return asked.attributes.get(name) or config.value(f"smtpd_policy_service_{name}")
 
 
 def check_socket(
@@ -253,6 +262,6 @@ def _recommended(config: PostfixConfig, listener: Listener) -> str:
     """The line of postfix-examples, for this listener."""
     return (
         f"{RELAY} = permit_mynetworks, permit_sasl_authenticated, permit_auth_destination, check_policy_service"
-        f" {{ {_endpoint(config, listener)}, timeout=2s, try_limit=1, {{ default_action = {_DEFER} }} }},"
+        f" {{ {_endpoint(config, listener)}, timeout=2s, try_limit=2, {{ default_action = {_DEFER} }} }},"
         " reject_unauth_destination"
     )

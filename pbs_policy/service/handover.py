@@ -1,8 +1,8 @@
 """Connections that outlive a process: the service manager keeps them in its descriptor store (FDSTORE=1 of
 sd_notify(3)) while the service is restarted, and passes them on to the next process beside the listening sockets.
 
-Why: a Postfix in the middle of an SMTP session takes a closed connection for a failure. With try_limit=1 the next
-recipient, and every other one of that session, gets default_action; with more tries it waits for a second. Kept, the
+Why: a Postfix in the middle of an SMTP session takes a closed connection for a failure. With try_limit=2 the
+next recipient waits for a second; with 1 it and every other one of that session gets default_action. Kept, the
 connection answers late by the time of the restart, and nobody notices. Only what is quiet is kept: no request half
 read, none without its answer, nothing that the peer has not taken.
 """

@@ -123,7 +123,7 @@ def test_the_unix_example_finds_its_socket_with_and_without_the_chroot(tmp_path:
 
 
 def check(*options: str) -> str:
-    words = ("inet:POLICY", "timeout=2s", "try_limit=1", *options)
+    words = ("inet:POLICY", "timeout=2s", "try_limit=2", *options)
     return f"check_policy_service {{ {', '.join(words)} }}"
 
 

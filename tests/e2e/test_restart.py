@@ -29,6 +29,15 @@ def code(client: Conversation, line: str | None = None) -> str:
     return reply[:3]
 
 
+def begin(client: Conversation) -> None:
+    """A session up to its recipients, as from CLIENT."""
+    assert code(client) == "220"
+    assert code(client, "EHLO client.example.net") == "250"
+    assert code(client, f"XCLIENT NAME=[UNAVAILABLE] ADDR={CLIENT}") == "220"
+    assert code(client, "EHLO client.example.net") == "250"
+    assert code(client, "MAIL FROM:<alice@example.com>") == "250"
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_session_goes_on_through_a_restart(workers: str, redis_server: PrivateRedis, tmp_path: Path) -> None:
     """Without the manager's store each further recipient of the session would be told 450."""
@@ -42,13 +51,34 @@ def test_a_session_goes_on_through_a_restart(workers: str, redis_server: Private
         fragment = EXAMPLE.replace("10040", str(service.listeners[0].port))
         postfix = stack.enter_context(PrivatePostfix(place, fragment=fragment))
         with Conversation("127.0.0.1", postfix.port) as client:
-            assert code(client) == "220"
-            assert code(client, "EHLO client.example.net") == "250"
-            assert code(client, f"XCLIENT NAME=[UNAVAILABLE] ADDR={CLIENT}") == "220"
-            assert code(client, "EHLO client.example.net") == "250"
-            assert code(client, "MAIL FROM:<alice@example.com>") == "250"
+            begin(client)
             for number in range(4):
                 assert code(client, f"RCPT TO:<bob{number}@example.net>") == "250"
                 service.restart()
             assert code(client, "RCPT TO:<carol@example.net>") == "250"
         assert "problem talking to server" not in postfix.log_text()
+
+
+@pytest.mark.parametrize(("tries", "told"), [("2", "250"), ("1", "450")])
+def test_without_a_store_the_second_try_lets_a_session_go_on(
+    tries: str, told: str, redis_server: PrivateRedis, tmp_path: Path
+) -> None:
+    need("postfix")
+    with Redis(port=redis_server.port) as redis:
+        redis.set(f"pbs:login:{CLIENT}", "1763881234 imap alice@example.com", ex=600)
+    assert "try_limit=2" in EXAMPLE
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
+        service = stack.enter_context(Manager(tmp_path, {"redis_url": redis_server.url}, listening=[inet()]))
+        fragment = EXAMPLE.replace("10040", str(service.listeners[0].port)).replace(
+            "try_limit=2", f"try_limit={tries}"
+        )
+        # As long as it takes on a slow machine: what is shown is not how fast the service starts.
+        fragment = fragment.replace("timeout=2s", "timeout=30s")
+        postfix = stack.enter_context(PrivatePostfix(place, fragment=fragment))
+        with Conversation("127.0.0.1", postfix.port) as client:
+            begin(client)
+            assert code(client, "RCPT TO:<bob@example.net>") == "250"
+            service.restart()
+            for number in range(3):
+                assert code(client, f"RCPT TO:<carol{number}@example.net>") == told

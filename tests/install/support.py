@@ -36,7 +36,7 @@ cleanup   unix  n       -       y       -       0       cleanup
 
 
 INET_CHECK = (
-    "check_policy_service { inet:127.0.0.1:10040, timeout=2s, try_limit=1, "
+    "check_policy_service { inet:127.0.0.1:10040, timeout=2s, try_limit=2, "
     "{ default_action = DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now } }"
 )
 

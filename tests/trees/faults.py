@@ -16,7 +16,7 @@ from tests.pages import TOP, snippets
 from tests.trees.host import PASSWORD, USER, MailHost
 
 CHECK = "smtpd_relay_restrictions"
-_ASK = "timeout=2s, try_limit=1, { default_action = DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now }"
+_ASK = "timeout=2s, try_limit=2, { default_action = DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now }"
 _SCRIPT = "/usr/local/lib/pbs-policy/pbs-postlogin"
 _DROP_IN = "/etc/dovecot/conf.d/99-pbs-policy.conf"
 _STOP = "systemctl stop pbs-policy.socket pbs-policy"
