@@ -257,7 +257,7 @@ def test_a_redis_that_refuses_several_commands_is_reported_once_for_each(
         refused: list[object] = []
         for _ in range(3):
             for command in ((b"HSET", b"pbs:x", b"a", b"1"), (b"PUBLISH", b"pbs:events", b"")):
-                lookups.ask((), [command], lambda values, _: refused.append(values))
+                lookups.ask_further((), [command], lambda values, _: refused.append(values))
             await until(lambda: len(refused) % 2 == 0 and bool(refused))
         await until(lambda: len(refused) == 6)
         assert refused == [None] * 6

@@ -35,10 +35,10 @@ def latency(clock: Clock) -> Latency:
     return Latency(clock)
 
 
-def batch_of(latency: Latency, *answered: Callable[..., None], further: int = 0) -> Batch:
+def batch_of(clock: Clock, latency: Latency, *answered: Callable[..., None], further: int = 0) -> Batch:
     """A batch with one question about one key for each callback, begun now; the last `further` begin no request."""
     batch = Batch(Log(io.BytesIO()), latency)
-    batch.begun = latency.clock()
+    batch.begun = clock()
     for each in answered:
         batch.asks.append((each, 1, 0))
         batch.keys.append(b"key")
@@ -63,7 +63,7 @@ def report(_: str) -> None:
 def test_all_requests_of_a_batch_waited_as_long_as_it_took_with_two_readings_of_the_clock(
     clock: Clock, latency: Latency
 ) -> None:
-    batch = batch_of(latency, settled, settled, settled)
+    batch = batch_of(clock, latency, settled, settled, settled)
     clock.now += 0.0007
     batch.answer(report)
     assert counted(latency) == {0.001: 3}
@@ -74,9 +74,10 @@ def test_all_requests_of_a_batch_waited_as_long_as_it_took_with_two_readings_of_
 @pytest.mark.parametrize(
     ("seconds", "bucket"), [(0.0, 0.0001), (0.0001, 0.0001), (0.00011, 0.00025), (1.0, 1.0), (1.1, float("inf"))]
 )
-def test_a_bucket_holds_what_took_at_most_as_long_as_it_says(latency: Latency, seconds: float, bucket: float) -> None:
-    latency.begin(0.0)
-    latency.clock = lambda: seconds
+def test_a_bucket_holds_what_took_at_most_as_long_as_it_says(
+    clock: Clock, latency: Latency, seconds: float, bucket: float
+) -> None:
+    clock.now = seconds
     latency.end(1)
     assert counted(latency) == {bucket: 1}
 
@@ -85,19 +86,20 @@ def test_a_request_of_three_rounds_waited_from_its_first_to_its_last(clock: Cloc
     begun: list[float] = []
 
     def goes_on(values: object, replies: object) -> None:
-        begun.append(latency.go_on())
+        begun.append(latency.begun)
+        latency.going_on += 1
 
     def is_settled(values: object, replies: object) -> None:
-        latency.settle(begun[0])
+        latency.settled.append(begun[0])
 
-    first = batch_of(latency, goes_on, settled)
+    first = batch_of(clock, latency, goes_on, settled)
     clock.now += 0.002
     first.answer(report)
     assert counted(latency) == {0.0025: 1}, "what goes on is not counted yet"
-    second = batch_of(latency, settled, lambda *_: None, further=1)
+    second = batch_of(clock, latency, settled, lambda *_: None, further=1)
     clock.now += 0.002
     second.answer(report)
-    third = batch_of(latency, is_settled, further=1)
+    third = batch_of(clock, latency, is_settled, further=1)
     clock.now += 0.002
     third.answer(report)
     assert counted(latency) == {0.0025: 2, 0.01: 1}
@@ -110,25 +112,26 @@ def test_requests_of_several_first_rounds_that_end_together_are_each_counted_fro
     begun: list[float] = []
 
     def go_on(values: object, replies: object) -> None:
-        begun.append(latency.go_on())
+        begun.append(latency.begun)
+        latency.going_on += 1
 
     for _ in range(2):
-        batch_of(latency, go_on, go_on).answer(report)
+        batch_of(clock, latency, go_on, go_on).answer(report)
         clock.now += 0.02
-    last = batch_of(latency, *[lambda *_: latency.settle(begun.pop()) for _ in range(4)], further=4)
+    last = batch_of(clock, latency, *[lambda *_: latency.settled.append(begun.pop()) for _ in range(4)], further=4)
     last.answer(report)
     assert counted(latency) == {0.025: 2, 0.05: 2}
     assert latency.total == pytest.approx(0.12)
 
 
 def test_what_the_service_asks_for_itself_is_not_counted(clock: Clock, latency: Latency) -> None:
-    batch = batch_of(latency, settled, settled, further=2)
+    batch = batch_of(clock, latency, settled, settled, further=2)
     batch.answer(report)
     assert counted(latency) == {}
 
 
 def test_those_who_were_told_unavailable_are_counted_too(clock: Clock, latency: Latency) -> None:
-    batch = batch_of(latency, settled, settled)
+    batch = batch_of(clock, latency, settled, settled)
     clock.now += 0.5
     batch.fail()
     assert counted(latency) == {0.5: 2}
@@ -138,8 +141,8 @@ def test_a_request_whose_answer_failed_leaves_the_next_batch_alone(clock: Clock,
     def breaks(values: object, replies: object) -> None:
         raise RuntimeError
 
-    batch_of(latency, breaks, settled).answer(report)
+    batch_of(clock, latency, breaks, settled).answer(report)
     clock.now += 0.05
-    batch = batch_of(latency, settled)
+    batch = batch_of(clock, latency, settled)
     batch.answer(report)
     assert counted(latency) == {0.0001: 3}

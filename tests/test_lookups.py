@@ -85,7 +85,10 @@ class Session:
             if not future.done():
                 future.set_result(found)
 
-        self.lookups.ask(keys, [(b"PTTL", key) for key in ends], answer)
+        if ends:
+            self.lookups.ask_further(keys, [(b"PTTL", key) for key in ends], answer)
+        else:
+            self.lookups.ask(keys, answer)
         assert not answers, "answered from within ask"
         return future
 
@@ -446,10 +449,10 @@ def test_an_answer_that_cannot_be_given_takes_no_other_with_it(run: Run, when: s
             if when == "unavailable":
                 server.script = mute
             first = asking.ask([b"a"])
-            asking.lookups.ask([b"a"], (), fail)
+            asking.lookups.ask([b"a"], fail)
             second = asking.ask([b"a"])
             await asyncio.sleep(0)
-            asking.lookups.ask([b"a"], (), fail)
+            asking.lookups.ask([b"a"], fail)
             third = asking.ask([b"a"])
             expected = UNAVAILABLE if when == "unavailable" else ([b"1"], [])
             answered = await asyncio.wait_for(asyncio.gather(first, second, third), 20)

@@ -43,7 +43,7 @@ def outcomes(chunks: Iterable[bytes]) -> Outcome:
                 one = parser.next_request()
     except ProtocolError as error:
         return [*found, "over a size limit" if " bytes" in str(error) else str(error)]
-    return [*found, "bytes left"] if parser.has_bytes else found
+    return [*found, "bytes left"] if parser.waiting else found
 
 
 def by_lines(data: bytes) -> Outcome:
@@ -117,10 +117,10 @@ def test_a_request_is_there_with_its_last_byte_and_not_before() -> None:
     parser = RequestParser()
     for at in range(len(data)):
         assert parser.next_request() is None
-        assert parser.has_bytes == (at > 0)
+        assert bool(parser.waiting) == (at > 0)
         parser.receive(data[at : at + 1])
     assert parser.next_request() == Request(data)
-    assert not parser.has_bytes
+    assert not parser.waiting
 
 
 def test_bytes_of_the_next_request_wait_for_their_end() -> None:
@@ -129,10 +129,10 @@ def test_bytes_of_the_next_request_wait_for_their_end() -> None:
     parser.receive(first + second[:30])
     assert parser.next_request() == Request(first)
     assert parser.next_request() is None
-    assert parser.has_bytes
+    assert parser.waiting
     parser.receive(second[30:] + first)
     assert parser.next_request() == Request(second)
-    assert parser.has_bytes
+    assert parser.waiting
     assert parser.next_request() == Request(first)
     assert parser.next_request() is None
 

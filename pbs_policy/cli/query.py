@@ -110,6 +110,6 @@ def _read_request(stream: BinaryIO) -> bytes:
         parser.next_request(data)
     except ProtocolError as error:
         raise click.UsageError(f"standard input: {error}, expected one request as Postfix sends it") from None
-    if parser.has_bytes:
+    if parser.waiting:
         raise click.UsageError("standard input: more than one request; pbs-policy replay asks them all")
     return data

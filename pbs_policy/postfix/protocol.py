@@ -48,15 +48,12 @@ class Request:
 
         Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
         """
-        lines, needle = self._lines, b"\n" + name + b"="
-        at = lines.find(needle)
-        if at < 0:
+        found = self._lines.split(b"\n" + name + b"=", 2)
+        if len(found) == 1:
             return b""
-        begin = at + len(needle)
-        end = lines.find(b"\n", begin)
-        if lines.find(needle, end) >= 0:
+        if len(found) > 2:
             raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
-        return lines[begin:end]
+        return found[1].partition(b"\n")[0]
 
     def attributes(self) -> list[tuple[str, str]]:
         """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""
@@ -76,24 +73,20 @@ class RequestParser:
     give `next_request` what was read, then call it for more until it returns None.
     """
 
-    __slots__ = ("_buffer", "_line_start", "_request_start", "_typed")
+    __slots__ = ("_line_start", "_request_start", "_typed", "waiting")
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self.waiting = b""
+        """What was received, and is not yet a request that was taken. For others to look at."""
         self._begin_request(0)
 
     def _begin_request(self, at: int) -> None:
         self._request_start = self._line_start = at
         self._typed = False
 
-    @property
-    def has_bytes(self) -> bool:
-        """Whether bytes are waiting: a request not yet complete, or one not yet taken."""
-        return bool(self._buffer)
-
     def receive(self, data: bytes) -> None:
         """Keep the next bytes off the connection, in pieces of any size, for `next_request`."""
-        self._buffer = self._buffer + data if self._buffer else data
+        self.waiting = self.waiting + data if self.waiting else data
 
     def next_request(self, data: bytes = b"") -> Request | None:
         """The next complete request in what was received and `data` behind it, or None until there is more.
@@ -101,10 +94,9 @@ class RequestParser:
         Raises ProtocolError for a first line without "=", a carriage return at a line's end, an empty request,
         another request type, and whatever is over a limit. After it the connection is of no further use.
         """
-        # One request in one piece, as Postfix sends it, is seen to be whole and sound in five looks.
+        # One request in one piece, as Postfix sends it, is seen to be whole and sound in four looks.
         if (
-            not self._buffer
-            and data.endswith(b"\n\n")
+            not self.waiting
             and data.startswith(_FIRST_LINE)
             and data.find(b"\n\n") == len(data) - 2 < MAX_LINE_SIZE - 2
             and 13 not in data
@@ -114,7 +106,7 @@ class RequestParser:
         return self._next_by_lines()
 
     def _next_by_lines(self) -> Request | None:
-        buffer = self._buffer
+        buffer = self.waiting
         while (end := buffer.find(b"\n", self._line_start)) >= 0:
             line = buffer[self._line_start : end]
             self._line_start = end + 1
@@ -129,12 +121,12 @@ class RequestParser:
             request = Request(buffer[self._request_start : self._line_start])
             self._begin_request(self._line_start)
             if self._line_start == len(buffer):
-                self._buffer = b""
+                self.waiting = b""
                 self._begin_request(0)
             return request
         # What stands here is the beginning of a line; were its newline next, it would be one byte longer.
         self._check_sizes(len(buffer) - self._line_start + 1, len(buffer) - self._request_start + 1)
-        self._buffer = buffer[self._request_start :]
+        self.waiting = buffer[self._request_start :]
         self._line_start -= self._request_start
         self._request_start = 0
         return None

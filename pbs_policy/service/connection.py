@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
     def leave(self) -> None:
         """The server stops: go to its successor, or be closed; but not before the answer that Postfix waits for, or
         while a request is on its way. To be called again when that is done."""
-        if self._busy or (self._parser.has_bytes and not self._stalled):
+        if self._busy or (self._parser.waiting and not self._stalled):
             return
         handover = self._server.handover
         if handover is not None and handover.keep(self._transport):
@@ -132,12 +132,14 @@ class Connection(asyncio.Protocol):
     def sweep(self) -> None:
         """Every SWEEP_INTERVAL: close where a request is never completed, an answer never read, or the last request
         is too long ago."""
+        if not self._idle_sweeps:
+            self._begun_sweeps = 0
         self._idle_sweeps += 1
         if self._busy and self._idle_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
             self._disconnect(f"no decision within {REQUEST_LIMIT} s")  # a fault of ours, which is in the log
         if self._busy:
             return
-        self._begun_sweeps = self._begun_sweeps + 1 if self._stalled or self._parser.has_bytes else 0
+        self._begun_sweeps = self._begun_sweeps + 1 if self._stalled or self._parser.waiting else 0
         if self._begun_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
             what = "it reads no answers" if self._stalled else "no complete request"
             self._disconnect(f"{what} within {REQUEST_LIMIT} s")
@@ -165,21 +167,24 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, request: Request) -> None:
         server = self._server
-        self._idle_sweeps = self._begun_sweeps = 0
+        self._idle_sweeps = 0
         self._request = request
-        self._client = _UNKNOWN
         try:
-            client = self._client = server.addresses.parse(request.only(b"client_address").decode("ascii"))
+            client = self._client = server.addresses.parse(request.only(b"client_address").decode())
         except (AddressError, UnicodeDecodeError):
+            self._client = _UNKNOWN
             self._reply(policy.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
             return
         if client.excluded:
             self._reply(policy.refuse_excluded(client))
             return
-        # Nearly nobody is logged in: where the first keys do not depend on more, the case is made when it is one.
-        self._case = server.case(client, request) if server.is_elaborate else None
         self._busy = True
-        server.lookups.ask(self._case.keys if self._case else server.keys.relay(client.text), (), self._found)
+        if server.permit_lengths or server.matches_senders:
+            self._case = server.case(client, request)
+            server.lookups.ask(self._case.keys, self._found)
+        else:  # nearly nobody is logged in: the case is made when it is one
+            self._case = None
+            server.lookups.ask(server.keys.relay(client.text), self._found)
 
     def _found(self, values: Sequence[bytes | None] | None, _: Sequence[Any]) -> None:
         server = self._server
@@ -188,8 +193,10 @@ class Connection(asyncio.Protocol):
         elif not any(values):
             self._settle(policy.NO_LOGIN)  # nearly always
         else:
-            if server.latency is not None:
-                self._begun = server.latency.go_on()
+            latency = server.latency
+            if latency is not None:
+                self._begun = latency.begun
+                latency.going_on += 1
             self._weigh(values)
 
     def _weigh(self, values: Sequence[bytes | None]) -> None:
@@ -245,7 +252,7 @@ class Connection(asyncio.Protocol):
     def _settle_late(self, decision: Decision) -> None:
         latency = self._server.latency
         if latency is not None:
-            latency.settle(self._begun)
+            latency.settled.append(self._begun)
         self._settle(decision)
 
     def _settle(self, decision: Decision) -> None:
@@ -253,7 +260,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         if not self._reply(decision):
             return  # the peer left without waiting
-        if self._parser.has_bytes or self._paused or self._ended:
+        if self._parser.waiting or self._paused or self._ended:
             self._take_requests()
         elif self._server.stopping:
             self.leave()

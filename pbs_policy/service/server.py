@@ -56,6 +56,7 @@ class PolicyServer:
         """`maps`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to date by
         `upkeep`, which writes `usage` and `counts` too. `latency` is the one that `lookups` has."""
         self.rules = rules
+        self.matches_senders = rules.senders.match != "off"
         self.keys = keys
         self.lookups = lookups
         self.maps = maps
@@ -88,15 +89,11 @@ class PolicyServer:
         for connection in self.connections:
             connection.hold_case()
         self.rules, self.addresses, self.log_decisions, self.maps = rules, addresses, log_decisions, maps
+        self.matches_senders = rules.senders.match != "off"
 
     def connection(self) -> Connection:
         """The protocol of one new connection."""
         return Connection(self)
-
-    @property
-    def is_elaborate(self) -> bool:
-        """Whether more is asked at first than the permit and the login of the address."""
-        return self.rules.senders.match != "off" or bool(self.permit_lengths)
 
     def case(self, client: ClientAddress, request: Request) -> Case:
         """What is to be decided on `request`. Raises ProtocolError (`case.Case`)."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 
 from pbs_policy.log import Log, printable
 from pbs_policy.store.acl import missing_right
@@ -107,34 +108,39 @@ class Lookups:
         while self._waiting:
             self._waiting.popleft().fail()
 
-    def ask(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
-        """Ask for the values of `keys` and the replies to `commands` (one at least of either), in the round of this
-        turn of the loop.
+    def ask(self, keys: Sequence[bytes], answered: Answered) -> None:
+        """Ask for the values of `keys` (one at least), with which a request begins, in the round of this turn of the
+        loop. `answered` is called later, never from here."""
+        batch = self._batch
+        if not batch.asks:
+            self._begin(batch)
+        batch.asks.append((answered, len(keys), 0))
+        batch.keys += keys
 
-        `answered` is called later, never from here. A question that was in flight when the connection was lost is
-        asked once more: its commands may then have been carried out twice.
+    def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
+        """The same where it is not the beginning of a request (its next round, or the service's own question), with
+        the replies to `commands` as well; there may be no `keys` then.
+
+        A question that was in flight when the connection was lost is asked once more: its commands may then have been
+        carried out twice.
         """
         batch = self._batch
         if not batch.asks:
-            self._loop.call_soon(self._flush)
-            if self._latency is not None:
-                batch.begun = self._latency.clock()
+            self._begin(batch)
         batch.asks.append((answered, len(keys), len(commands)))
         batch.keys += keys
         batch.commands += commands
+        batch.further += 1
 
-    def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
-        """The same where it is not the beginning of a request: its next round, or the service's own question."""
-        self.ask(keys, commands, answered)
-        self._batch.further += 1
+    def _begin(self, batch: Batch) -> None:
+        batch.begun = monotonic()
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, Batch(self._log, self._latency)
-        now = self._loop.time()
-        batch.deadline = now + TIMEOUT
         if self._line is not None:
             self._line.send(batch)
-        elif now < self._wait_until:
+        elif self._loop.time() < self._wait_until:
             self._wait(batch)
         else:
             batch.fail()

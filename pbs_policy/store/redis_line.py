@@ -50,21 +50,23 @@ class _Elsewhere(Exception):
 class Batch:
     """What one turn of the loop asked, and where each answer goes."""
 
-    __slots__ = (
-        "asks", "begun", "commands", "deadline", "further", "keys", "latency", "log", "replies", "retried",
-    )  # fmt: skip
+    __slots__ = ("asks", "begun", "commands", "further", "keys", "latency", "log", "replies", "retried")
 
     def __init__(self, log: Log, latency: Latency | None = None) -> None:
         self.asks: list[tuple[Answered, int, int]] = []
         self.keys: list[bytes] = []
         self.commands: list[Command] = []
-        self.deadline = 0.0
         self.retried = False
         self.replies: list[Any] = []
         self.log = log
         self.latency = latency
-        self.begun = 0.0  # by the clock of `latency`
+        self.begun = 0.0  # when the first of them was asked, as the loop's time
         self.further = 0  # of `asks`, those with which no request began
+
+    @property
+    def deadline(self) -> float:
+        """Until when there should be an answer, as the loop's time."""
+        return self.begun + TIMEOUT
 
     def request(self) -> bytes:
         """The commands: one MGET for all values, and those that were asked for."""
@@ -91,22 +93,24 @@ class Batch:
         replies: list[Any] = self.replies[bool(self.keys) :]
         latency = self.latency
         if latency is not None:
-            latency.begin(self.begun)
+            latency.begun = self.begun
         value = reply = 0
         for answered, number_of_values, number_of_replies in self.asks:
-            next_value = value + number_of_values
-            next_reply = reply + number_of_replies
+            own_values = values[value : value + number_of_values]
+            value += number_of_values
             try:
                 if not number_of_replies:
-                    answered(values[value:next_value], _NO_REPLIES)
-                elif fault := _fault(replies[reply:next_reply]):
+                    answered(own_values, _NO_REPLIES)
+                    continue
+                own_replies = replies[reply : reply + number_of_replies]
+                reply += number_of_replies
+                if fault := _fault(own_replies):
                     report(fault)
                     answered(None, _NO_REPLIES)
                 else:
-                    answered(values[value:next_value], replies[reply:next_reply])
+                    answered(own_values, own_replies)
             except Exception as error:  # noqa: BLE001 - one request's fault must not take its neighbours' answers
                 self.log.error(f"a request was left without an answer: {error!r}")
-            value, reply = next_value, next_reply
         if latency is not None:
             latency.end(len(self.asks) - self.further)
 
@@ -114,7 +118,7 @@ class Batch:
         """Tell those who asked that Redis is unavailable."""
         latency = self.latency
         if latency is not None:
-            latency.begin(self.begun)
+            latency.begun = self.begun
         for answered, _, _ in self.asks:
             try:
                 answered(None, ())

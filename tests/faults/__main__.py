@@ -1,8 +1,8 @@
 """`make faults`: every fault, several times, for as long as it takes to count; then docs/faults.md is written.
 
-    python -m tests.faults WORD       only the faults with WORD in their names, and no page
-    python -m tests.faults --page     no faults: the page of what an interrupted run has seen
-    python -m tests.faults --times    only times and memory, put into the page that there is: best on a quiet machine
+python -m tests.faults WORD       only the faults with WORD in their names, and no page
+python -m tests.faults --page     no faults: the page of what an interrupted run has seen
+python -m tests.faults --times    only times and memory, put into the page that there is: best on a quiet machine
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.faults.watching import AWAY, GOES_ON, INBOUND, LOGIN, RELAY, STRANGER
 
 ROUNDS = 3  # of the faults
 REPETITIONS = 3  # of what is timed
+
 
 def say(text: str) -> None:
     """What is going on, for whoever waits."""
