@@ -93,7 +93,7 @@ def crowd(stage: Stage, kind: str, loadgen: Path) -> Crowd:
         without = others_p99()
         with on_cores(PINNED.others), peers(kind, stage.service.listeners[0], PEERS):
             # Whom the service has had enough of comes again: a few of those are always missing.
-            assert wait_until(lambda: _descriptors(service) >= alone + PEERS * 0.9, seconds=60)
+            assert wait_until(lambda: _descriptors(service) >= alone + PEERS * 0.99, seconds=60)
             memory = memory or (rss(service) - resident) / PEERS  # later ones are given what the first ones left
             p99s.append((without, others_p99()))
         assert wait_until(lambda: _descriptors(service) <= alone, seconds=60)
