@@ -34,10 +34,11 @@ class Patient:
     def __init__(self) -> None:
         self._asked: list[tuple[Sequence[bytes], Sequence[Any], Answered]] = []
 
-    def ask(self, keys: Sequence[bytes], commands: Sequence[Any], answered: Answered) -> None:
-        self._asked.append((keys, commands, answered))
+    def ask(self, keys: Sequence[bytes], answered: Answered) -> None:
+        self.ask_further(keys, (), answered)
 
-    ask_further = ask
+    def ask_further(self, keys: Sequence[bytes], commands: Sequence[Any], answered: Answered) -> None:
+        self._asked.append((keys, commands, answered))
 
     def answer(self) -> bool:
         """Answer what was asked; whether there was anything."""

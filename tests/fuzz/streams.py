@@ -43,10 +43,11 @@ class AnyTable:
         self._asked: list[tuple[Sequence[bytes], Sequence[Command], Answered]] = []
         self.justified = 0
 
-    def ask(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
-        self._asked.append((keys, commands, answered))
+    def ask(self, keys: Sequence[bytes], answered: Answered) -> None:
+        self.ask_further(keys, (), answered)
 
-    ask_further = ask
+    def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
+        self._asked.append((keys, commands, answered))
 
     def turn(self) -> None:
         asked, self._asked = self._asked, []

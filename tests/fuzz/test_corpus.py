@@ -40,7 +40,7 @@ def test_whatever_the_target_is_fed_it_keeps_the_invariant(target: str) -> None:
 
 
 def test_a_parser_that_forgets_where_a_piece_ended_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol.RequestParser, "receive", lambda self, data: setattr(self, "_buffer", data))
+    monkeypatch.setattr(protocol.RequestParser, "receive", lambda self, data: setattr(self, "waiting", data))
     with pytest.raises(AssertionError):
         replay("protocol")
 

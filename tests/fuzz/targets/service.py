@@ -93,15 +93,17 @@ class Lookups:
         self.line.connection_made(transport)
         self.said = b""
 
-    def ask(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
+    def ask(self, keys: Sequence[bytes], answered: Answered) -> None:
+        assert keys
+        self._batch.asks.append((answered, len(keys), 0))
+        self._batch.keys += keys
+
+    def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
         assert keys or commands
         self._batch.asks.append((answered, len(keys), len(commands)))
         self._batch.keys += keys
         self._batch.commands += commands
-
-    def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
         self._batch.further += 1
-        self.ask(keys, commands, answered)
 
     def turn(self) -> None:
         if self._batch.asks:
