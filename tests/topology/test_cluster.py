@@ -52,12 +52,11 @@ def test_after_the_masters_death_all_go_on_with_its_replica(
     service = clients.assert_all_are_served()
     assert f"the master {host}:{nodes.master.port}" in service.log()
     assert wait_until(lambda: nodes.replica.ask("DBSIZE") == nodes.master.ask("DBSIZE"))
-    nodes.replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "yes")  # however slow we are, it waits
     kill(nodes.master)
     assert service.ask(ALICE) == DEFER
     clients.assert_check_is_unavailable(host)
     clients.assert_not_recorded("")
-    nodes.replica.ask("CONFIG", "SET", "cluster-replica-no-failover", "no")
+    nodes.miss_nodes_after(1_000)
     answers = []
 
     def is_permitted() -> bool:
@@ -66,6 +65,7 @@ def test_after_the_masters_death_all_go_on_with_its_replica(
 
     assert wait_until(is_permitted), service.log()
     assert set(answers) <= {OK, DEFER}, "a login that is known was refused"
+    nodes.miss_nodes_after(60_000)
     clients.assert_recorded(BOB)
     assert service.ask(BOB) == OK
     assert clients.check(BOB).status == 0
@@ -111,6 +111,7 @@ def test_a_master_of_slots_that_are_not_ours_takes_all_with_it_unless_the_cluste
     service = clients.assert_all_are_served()
     other = nodes.others[1]
     kill(other)
+    nodes.miss_nodes_after(1_000)
     told = b"master,fail "
     assert wait_until(lambda: told in nodes.master.ask("CLUSTER", "NODES"))
     if covers == "all or nothing":
@@ -118,7 +119,8 @@ def test_a_master_of_slots_that_are_not_ours_takes_all_with_it_unless_the_cluste
         assert service.waits_to_log("CLUSTERDOWN")
         clients.assert_check_is_unavailable("CLUSTERDOWN")
         other.start()
-        assert wait_until(nodes.is_whole)
+        assert wait_until(nodes.is_whole, seconds=60)
+    nodes.miss_nodes_after(60_000)
     assert wait_until(lambda: service.ask(ALICE) == OK), service.log()
     clients.assert_recorded(BOB)
     assert service.ask(BOB) == OK
