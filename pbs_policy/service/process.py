@@ -10,10 +10,13 @@ import gc
 import resource
 import signal
 import socket
+import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pbs_policy.log import Log
+from pbs_policy.log import Log, printable
 from pbs_policy.service.handover import Handover
 from pbs_policy.service.reload import Configuration
 from pbs_policy.service.server import PolicyServer
@@ -103,6 +106,7 @@ class Process:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, self.stop)
         self.log.write_soon(loop.call_soon)
+        loop.set_exception_handler(partial(_say_fault, self.log))
         settings = self.configuration.settings
         keys = Keys(settings.key_prefix)
         latency = self._exporter.latency if self._exporter else None
@@ -148,6 +152,15 @@ class Process:
             await self._exporter.stop()
         await lookups.close()
         self.log.write_now()
+
+
+def _say_fault(log: Log, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What went wrong in the event loop and nobody waits for, as one line of the log. asyncio would write a traceback
+    to standard error; uvloop has one where a connection is given up in the middle of a TLS handshake."""
+    error = context.get("exception")
+    frames = traceback.extract_tb(error.__traceback__) if error else ()
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    log.error(f"event loop: {printable(context['message'] + (f': {error!r}' if error else ''))}{place}")
 
 
 async def _let_come() -> None:
