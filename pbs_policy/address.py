@@ -151,7 +151,7 @@ def _network(family: int, packed: bytes, bits: int) -> str:
 def lies_in(inner: Network, outer: Network) -> bool:
     """Whether every address of `inner` is one of `outer`."""
     # The comparison of versions is what the library's own types ask for, and cannot see.
-    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # of one version
 
 
 def _excluding(network: Network, exclusions: Iterable[tuple[Network, str]]) -> str:

@@ -1048,8 +1048,7 @@ def test_without_a_change_of_masters_nothing_is_opened_anew(run: Run) -> None:
     async def story() -> None:
         server = Server({b"a": b"1"})
         async with server.running() as url, session(url) as asking:
-            watched = lambda: asyncio.sleep(0, len(server.peers) == 2)  # noqa: E731
-            assert await eventually(watched)
+            assert await eventually(lambda: asyncio.sleep(0, len(server.peers) == 2))
             # Two more looks, by what the server is asked there.
             asked = server.peers[1].segments
             assert await eventually(lambda: asyncio.sleep(0, server.peers[1].segments >= asked + 2))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TOP = HERE.parent.parent
-sys.path.insert(0, str(TOP))
+sys.path.insert(0, str(TOP))  # hence E402: the package that stands beside this file, and no installed one
 
 import click  # noqa: E402
 

@@ -164,7 +164,7 @@ def _replacing(file: str) -> Iterator[BinaryIO | None]:
     else:
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
             try:
-                yield temporary.file  # type: ignore[misc]
+                yield temporary.file  # type: ignore[misc]  # typeshed says IO[bytes], it is a BufferedWriter
                 temporary.flush()
                 os.fsync(temporary.fileno())
                 Path(temporary.name).replace(path)

@@ -100,7 +100,7 @@ def choose_server(listeners: Sequence[Listener], queue_directory: str) -> Server
             faults.append(f"{listener} is another port at every start")
         else:
             # The service listens on every address: Postfix asks it on this host's own.
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.host, listener.host)  # noqa: S104
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.host, listener.host)  # noqa: S104 - replaced
             return Server(str(Listener(host=host, port=listener.port)), queue_directory)
     raise InstallError(
         f"listen: {'; '.join(faults)}. Expected in the settings file: inet:127.0.0.1:10040 or "

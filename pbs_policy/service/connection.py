@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A stream's protocol is always given a Transport; the base class's signature does not say so.
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # of a stream it is one
         self._write = PromptWriter(self._transport).write
         self._server.add(self)
         if self._server.stopping:

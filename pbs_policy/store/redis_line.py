@@ -145,7 +145,7 @@ class Line(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A stream's protocol is always given a Transport; the base class's signature does not say so.
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # of a stream it is one
         self._writer = PromptWriter(self._transport)
 
     async def greet(self, *command: bytes) -> Any:

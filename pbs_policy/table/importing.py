@@ -127,7 +127,7 @@ class Import:
         if isinstance(what, Record):
             return set_command(key, serialise_record(what), ttl)
         if isinstance(what, Permit):
-            assert item.target  # noqa: S101
+            assert item.target  # noqa: S101 - `parse_line` gives every permit one
             return table.permitting(item.target, what, ttl)
         if item.denied_user:
             return table.denying_user(table.name(item.denied_user), what, ttl)

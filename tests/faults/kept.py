@@ -33,5 +33,6 @@ def forget(file: Path = FILE) -> None:
 
 def _parse(fields: dict[str, list[list[object]]]) -> Seen:
     met, later = ([Met(*each) for each in fields[name]] for name in ("met", "met_later"))  # type: ignore[arg-type]
+    # type: ignore: JSON has no other types; what was written here is what is read.
     answers = Counter({(group, answer): count for group, answer, count in fields["answers"]})
     return Seen(**{**fields, "met": met, "met_later": later, "answers": answers})  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ RUNS = 10**8
 def main(arguments: list[str]) -> int:
     """Run the targets named, one after the other; 1 where one of them met a fault."""
     if importlib.util.find_spec("atheris") is None:
-        print("skipped: atheris is not here; pip install 'pbs-policy[fuzz]'")  # noqa: T201
+        print("skipped: atheris is not here; pip install 'pbs-policy[fuzz]'")
         return 0
     options = [each for each in arguments if each.startswith("--")]
     rest = [each for each in arguments if each not in options]
@@ -61,7 +61,7 @@ def fuzz(name: str, seconds: int) -> None:
     options += [f"-dict={words}", f"-artifact_prefix={WORK}/{name}-", "-rss_limit_mb=1024"]
     log = WORK / f"{name}.log"
     log.write_text(_run(name, [*options, str(found), str(corpus)]).stdout)
-    print(f"{name}: {report.read(log.read_text())} ({log.relative_to(TOP)})", flush=True)  # noqa: T201
+    print(f"{name}: {report.read(log.read_text())} ({log.relative_to(TOP)})", flush=True)
 
 
 def keep(name: str) -> None:
@@ -73,7 +73,7 @@ def keep(name: str) -> None:
     shutil.rmtree(corpus)
     shutil.copytree(merged, corpus)
     size = sum(each.stat().st_size for each in corpus.iterdir())
-    print(f"{name}: {len(list(corpus.iterdir()))} inputs are kept, {size} bytes", flush=True)  # noqa: T201
+    print(f"{name}: {len(list(corpus.iterdir()))} inputs are kept, {size} bytes", flush=True)
 
 
 def _run(name: str, options: list[str]) -> subprocess.CompletedProcess[str]:

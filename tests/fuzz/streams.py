@@ -115,7 +115,7 @@ async def main(number: int, seed: int) -> None:
     for count in range(number):
         replies += run_stream(servers[count % len(servers)], table, randomness)
     seconds = time.monotonic() - began
-    print(f"{number} streams (seed {seed}), {replies} replies, {seconds:.0f} s: nothing but ProtocolError")  # noqa: T201
+    print(f"{number} streams (seed {seed}), {replies} replies, {seconds:.0f} s: nothing but ProtocolError")
 
 
 if __name__ == "__main__":

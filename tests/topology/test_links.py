@@ -84,7 +84,7 @@ class Site:
 
     def _redis(self, host: str, *arguments: str) -> PrivateRedis:
         program = [*self.network.on(host), *self._program]
-        options = ("--bind", "0.0.0.0", "--protected-mode", "no", "--repl-diskless-sync-delay", "0")  # noqa: S104
+        options = ("--bind", "0.0.0.0", "--protected-mode", "no", "--repl-diskless-sync-delay", "0")  # noqa: S104 - in its own namespace
         server = PrivateRedis(
             self.directory(), port=PORT, arguments=[*options, "--repl-timeout", "5", *arguments], program=program
         )
