@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from pbs_policy.demo.daemons import wait_until
+from pbs_policy.demo.daemons import START_SECONDS, wait_until
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.query import connect
@@ -42,7 +42,7 @@ class Service(PrivateService):
         """Everything it has logged so far."""
         return self.log_text()
 
-    def waits_to_log(self, text: str, seconds: float = 20) -> bool:
+    def waits_to_log(self, text: str, seconds: float = START_SECONDS) -> bool:
         """Whether `text` is in the log, now or within `seconds`."""
         return wait_until(lambda: text in self.log(), seconds=seconds)
 
@@ -60,7 +60,7 @@ class Client:
     """One connection to a policy service."""
 
     def __init__(self, listener: Listener) -> None:
-        self.socket = connect(listener, 20)
+        self.socket = connect(listener, 60)
 
     def ask(self, client_address: str, **attributes: str) -> str:
         """Send one request, and return the action of the one reply."""

@@ -285,7 +285,7 @@ def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: signal.Signals) -
     try:
         assert wait_until(lambda: b"ready, listening on" in log.read_bytes())
         service.send_signal(number)
-        assert service.wait(20) == 0
+        assert service.wait(60) == 0
     finally:
         service.kill()
         service.wait()

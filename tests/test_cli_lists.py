@@ -359,7 +359,7 @@ def test_a_reader_that_has_seen_enough_ends_the_list_quietly(start: Start, form:
     assert process.stdout
     assert process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=30) == 141
+    assert process.wait(timeout=60) == 141
     assert process.stderr
     assert process.stderr.read() == b""
 
@@ -368,7 +368,7 @@ def test_a_reader_that_has_seen_enough_ends_the_list_quietly(start: Start, form:
 def test_a_full_disk_is_one_error(start: Start, form: str) -> None:
     with Path("/dev/full").open("wb") as full:
         process = start("list", "-o", form, stdout=full)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == os.EX_IOERR
     assert err == b"pbs-policy: cannot write the output: No space left on device\n"
 
@@ -376,7 +376,7 @@ def test_a_full_disk_is_one_error(start: Start, form: str) -> None:
 def test_a_full_disk_is_one_error_also_where_little_is_written(start: Start) -> None:
     with Path("/dev/full").open("wb") as full:
         process = start("show", "10.0.0.1", stdout=full)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == os.EX_IOERR
     assert err == b"pbs-policy: cannot write the output: No space left on device\n"
 
@@ -389,7 +389,7 @@ def test_a_reader_that_takes_its_time_gets_everything(start: Start) -> None:
     # The pipe is full, the command waits.
     assert wait_until(lambda: not _is_running(process.pid))
     assert len(process.stdout.readlines()) == MANY - 1
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=60) == 0
 
 
 def _is_running(pid: int) -> bool:

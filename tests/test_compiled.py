@@ -22,7 +22,7 @@ HELD = (
 )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_compiled_hot_path_passes_the_tests_of_its_source(tmp_path: Path) -> None:
     if lack := compiled.missing():
         pytest.skip(lack)

@@ -193,7 +193,7 @@ def test_redis_py_is_not_loaded_for_a_tab(url: str) -> None:
     line = f"pbs-policy -c /dev/null --set redis_url={url} check 192.0.2.7"
     ended = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | {"COMP_WORDS": line, completion.VARIABLE: "bash_complete"},
-        capture_output=True, text=True, timeout=20,
+        capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (ended.stdout, ended.stderr) == ("plain,192.0.2.7\n", "by hand\n")
 
@@ -242,7 +242,7 @@ def test_bash_gets_what_follows_its_last_cut(url: str, tmp_path: Path, line: str
     file.write_text(f"redis_url = {url}\n")
     process = subprocess.run(
         [bash, "--norc", "-c", script, "bash", str(program), f"-c {file} {line}"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert process.stderr == ""
     *found, registered = process.stdout.splitlines()

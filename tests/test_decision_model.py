@@ -491,12 +491,12 @@ def run(machine: type[Machine], examples: int) -> None:
     run_state_machine_as_test(machine, settings=profile)
 
 
-@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 300)
+@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 900)
 def test_in_any_order_of_events_the_service_permits_what_the_model_permits() -> None:
     run(Machine, EXAMPLES)
 
 
-@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 300)
+@pytest.mark.timeout(0 if EXAMPLES > 1_000 else 900)
 def test_a_real_redis_does_as_well(redis_server: PrivateRedis) -> None:
     class OnThisServer(RealMachine):
         url = redis_server.url

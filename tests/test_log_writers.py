@@ -188,7 +188,7 @@ def test_the_service_logs_to_syslog_as_json(directory: Path) -> None:
         while '"reason":"unavailable"' not in seen:
             seen = daemon.recv(4096).decode()
         service.terminate()
-        assert service.wait(20) == 0
+        assert service.wait(60) == 0
         assert service.stderr is not None
         assert service.stderr.read() == b""
     head, _, members = seen.partition("{")

@@ -88,7 +88,7 @@ def test_the_password_for_sentinels_is_shown_to_them_alone(
     service = start_service(**settings)
     assert service.waits_to_log("an error that repeats the password")
     result = subprocess.run(
-        [*CLI, "-c", str(service.settings_file), "list"], capture_output=True, text=True, check=False, timeout=30
+        [*CLI, "-c", str(service.settings_file), "list"], capture_output=True, text=True, check=False, timeout=60
     )
     assert "an error that repeats the password" in result.stderr
     script = log_in(ALICE, "-c", str(service.settings_file), "pop3")
@@ -106,7 +106,7 @@ def test_no_command_prints_the_password(own_redis: Redises, password_file: str, 
     url = own_redis(*NO_AUTH_COMMAND).url
     options = ["--set", f"redis_url={url}", "--set", f"redis_password_file={password_file}"]
     result = subprocess.run(
-        [*CLI, *options, *command.split()], capture_output=True, text=True, check=False, timeout=30
+        [*CLI, *options, *command.split()], capture_output=True, text=True, check=False, timeout=60
     )
     assert SECRET not in result.stdout + result.stderr
     assert result.returncode in ((0,) if "config" in command else (69,))
@@ -151,7 +151,7 @@ def test_a_password_where_it_does_not_belong_is_refused_and_not_repeated(tmp_pat
     file = tmp_path / "pbs-policy.conf"
     file.write_text(text)
     result = subprocess.run(
-        [*CLI, "-c", str(file), "config"], capture_output=True, text=True, check=False, timeout=30
+        [*CLI, "-c", str(file), "config"], capture_output=True, text=True, check=False, timeout=60
     )
     assert result.returncode == 78
     assert f"{file}:1" in result.stderr

@@ -161,7 +161,7 @@ def test_postfix_passes_senders_as_the_table_says(tmp_path: Path, smtputf8_enabl
         with PrivatePostfix(tmp_path, fragment=textwrap.dedent(fragment)) as postfix:
             passed = [each for each in POSTFIX if smtputf8_enable == "yes" or each[0].isascii() or b"\xff" in each[0]]
             passed = [each for each in passed if smtputf8_enable == "no" or b"\xff" not in each[0]]
-            with socket.create_connection(("127.0.0.1", postfix.port), timeout=30) as client:
+            with socket.create_connection(("127.0.0.1", postfix.port), timeout=60) as client:
                 replies = client.makefile("rb")
                 replies.readline()
                 for mail_from, _, _ in passed:

@@ -131,7 +131,7 @@ def serve_in_vain(directory: Path, **settings: str) -> subprocess.CompletedProce
     """Run a service that is expected to refuse its settings, and return how it ended."""
     file = directory / "refused.conf"
     file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-    return subprocess.run([*CLI, "-c", file, *SERVE], capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run([*CLI, "-c", file, *SERVE], capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture
@@ -651,7 +651,7 @@ def end(service: Service, signal_number: int) -> tuple[int, float]:
     """Send the signal; the exit status, and the seconds that it took."""
     before = time.monotonic()
     service.process.send_signal(signal_number)
-    return service.process.wait(20), time.monotonic() - before
+    return service.process.wait(60), time.monotonic() - before
 
 
 both_signals = pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
@@ -735,7 +735,7 @@ def test_a_request_in_flight_is_permitted_where_redis_comes_back_in_time(
         server.resume()
         assert client.action() == "OK"
         assert client.is_closed()
-    assert service.process.wait(20) == 0
+    assert service.process.wait(60) == 0
 
 
 def test_a_request_sent_before_the_signal_is_never_half_answered(
@@ -757,7 +757,7 @@ def test_a_request_sent_before_the_signal_is_never_half_answered(
                 while data := client.socket.recv(4096):
                     received += data
             assert received in (b"", b"action=OK\n\n")
-    assert service.process.wait(20) == 0
+    assert service.process.wait(60) == 0
 
 
 # --- Redis comes and goes --------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_what_is_no_listening_socket_is_refused_by_its_name(
         assert service.environment is not None
         environment = {**service.environment, "LISTEN_FDNAMES": "odd.socket"}
         ended = subprocess.run(
-            command, env=environment, pass_fds=service.descriptors, capture_output=True, text=True, timeout=20,
+            command, env=environment, pass_fds=service.descriptors, capture_output=True, text=True, timeout=60,
             check=False,
         )  # fmt: skip
         service.close()
@@ -300,7 +300,7 @@ def test_requests_that_nobody_has_read_yet_are_answered_before_the_end(
         service.process.send_signal(signal.SIGCONT)
         assert [client.action() for client in kept + fresh] == [DUNNO] * 20
         assert all(client.is_closed() for client in kept + fresh)
-        assert service.process.wait(20) == 0
+        assert service.process.wait(60) == 0
 
 
 def test_half_a_request_is_not_handed_over(start_managed: StartManaged) -> None:
@@ -383,5 +383,5 @@ def test_systemds_own_activator_starts_it(tmp_path: Path, redis_server: PrivateR
             assert client.ask(STRANGER) == DUNNO
     finally:
         process.terminate()
-        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
     assert "ready, listening on unix:" in (tmp_path / "log").read_text()

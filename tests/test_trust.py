@@ -117,6 +117,6 @@ def test_settings_that_everybody_can_change_are_not_read_anew(start_service: Cal
 
 def test_the_service_does_not_start_on_settings_that_everybody_can_change(tmp_path: Path) -> None:
     file = make(tmp_path / "conf", 0o646)
-    result = subprocess.run([*CLI, "-c", str(file), *SERVE], capture_output=True, text=True, check=False, timeout=30)
+    result = subprocess.run([*CLI, "-c", str(file), *SERVE], capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == os.EX_CONFIG
     assert result.stderr == f"pbs-policy: {file} (settings) can be changed by everybody (mode 0646): chmod o-w\n"

@@ -512,7 +512,7 @@ def test_without_redis_there_is_nothing_to_watch(tmp_path: Path) -> None:
     arguments = ["--set", f"redis_url=redis://127.0.0.1:{free_port()}/0", "watch"]
     (tmp_path / "c").touch()
     result = subprocess.run(
-        [*CLI, "-c", str(tmp_path / "c"), *arguments], capture_output=True, text=True, timeout=30, check=False
+        [*CLI, "-c", str(tmp_path / "c"), *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert (result.returncode, result.stdout) == (os.EX_UNAVAILABLE, "")
     assert result.stderr.startswith("pbs-policy: Redis is unavailable: ")
@@ -577,7 +577,7 @@ class Tmux:
         self._run("new-session", "-d", "-x", "90", "-y", "24", *settings, *shell)
 
     def _run(self, *arguments: str) -> str:
-        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, timeout=60, check=True)
         return done.stdout
 
     def press(self, *keys: str) -> None:
@@ -603,7 +603,7 @@ class Tmux:
         return self.shows("3\nready$") and self._run("display-message", "-p", state).split() == ["0", "1"]
 
     def close(self) -> None:
-        subprocess.run([*self._command, "kill-server"], capture_output=True, timeout=20, check=False)
+        subprocess.run([*self._command, "kill-server"], capture_output=True, timeout=60, check=False)
 
 
 @pytest.fixture

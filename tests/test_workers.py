@@ -259,7 +259,7 @@ def end(crew: Crew) -> float:
     workers = crew.pids()
     started = time.monotonic()
     os.kill(crew.service.process.pid, signal.SIGTERM)
-    assert crew.service.process.wait(20) == 0
+    assert crew.service.process.wait(60) == 0
     took = time.monotonic() - started
     assert not any(is_alive(pid) for pid in workers), "a worker outlived its parent"
     return took
@@ -303,7 +303,7 @@ def test_a_signal_to_the_whole_group_ends_it_as_well(start_crew: Callable[..., C
     workers = crew.pids()
     started = time.monotonic()
     os.killpg(crew.service.process.pid, signal.SIGINT)
-    assert crew.service.process.wait(20) == 0
+    assert crew.service.process.wait(60) == 0
     assert time.monotonic() - started < LONGEST_END
     assert not any(is_alive(pid) for pid in workers)
     assert "Traceback" not in crew.service.log()
@@ -392,7 +392,7 @@ class Supervised:
         """Signal the parent, which must return from `supervise`; how long that took."""
         started = time.monotonic()
         self.process.send_signal(signal_number)
-        assert self.process.wait(20) == 0, self.says()
+        assert self.process.wait(60) == 0, self.says()
         assert self.says().endswith("end\n")
         return time.monotonic() - started
 

@@ -26,10 +26,10 @@ from typing import Self
 from pbs_policy.demo.ports import free_port
 from pbs_policy.postfix.listener import LONGEST_PATH
 
-START_SECONDS = 20.0
+START_SECONDS = 40.0
 """How long a daemon may take to answer: far more than any of them needs, because test machines are noisy."""
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 20.0
 """How long a daemon may take to end on SIGTERM before it is killed."""
 
 POLL_SECONDS = 0.01
@@ -88,6 +88,8 @@ class PrivateDaemon:
     What it says goes to a file. The child leads a session of its own: a Ctrl-C at the terminal reaches only us,
     and the daemon's own children can be ended together with it through the process group.
     """
+
+    stop_seconds = STOP_SECONDS
 
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
@@ -169,7 +171,7 @@ class PrivateDaemon:
             process.send_signal(signal.SIGTERM)
             process.send_signal(signal.SIGCONT)
             try:
-                process.wait(STOP_SECONDS)
+                process.wait(self.stop_seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -230,6 +232,8 @@ class PrivateRedis(PrivateDaemon):
     `("--requirepass", "secret")`. The socket is for processes of the same user; what runs under another user,
     such as the post-login script, is given the port.
     """
+
+    stop_seconds = 5.0  # a master waits longer for replicas that are behind, and nobody needs what they would get
 
     def __init__(
         self, directory: Path, *, port: int | None = 0, arguments: Sequence[str] = (), program: Sequence[str] = ()

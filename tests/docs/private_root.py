@@ -79,7 +79,7 @@ class PrivateRoot:
             self._process.stdout.close()
         self._temporary.cleanup()
 
-    def run(self, script: str, *, seconds: float = 90) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """Run shell lines as root in the checkout."""
         enter = ["nsenter", "-t", str(self._first), "-a", "--root", "--wd"]
         command = [*enter, "bash", "-c", f"cd {CHECKOUT} || exit 99\n{script}"]

@@ -98,7 +98,7 @@ def test_a_change_to_a_unit_has_the_sections_and_names_that_systemd_knows(snippe
         changed = tmp_path / ("pbs-policy.socket" if "[Socket]" in snippet.text else "pbs-policy.service")
         (tmp_path / f"{changed.name}.d").mkdir()
         (tmp_path / f"{changed.name}.d" / "override.conf").write_text(snippet.text)
-        done = subprocess.run([verify, "verify", "--man=no", changed], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([verify, "verify", "--man=no", changed], capture_output=True, text=True, timeout=60)
         assert str(tmp_path) not in done.stderr, done.stderr
 
 
@@ -150,7 +150,7 @@ def test_a_haproxy_snippet_is_understood_without_a_warning(snippet: Snippet, tmp
         pytest.skip("haproxy is not installed: apt-get install haproxy")
     file = tmp_path / "haproxy.cfg"
     file.write_text(snippet.text)
-    done = subprocess.run([program, "-c", "-f", file], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([program, "-c", "-f", file], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr, done.stderr
 
@@ -163,7 +163,7 @@ def test_a_prometheus_snippet_is_understood(snippet: Snippet, tmp_path: Path) ->
     (tmp_path / "prometheus.yml").write_text(snippet.text)
     (tmp_path / "pbs-policy-alerts.yml").write_text((TOP / "docs" / "monitoring" / "alerts.yml").read_text())
     done = subprocess.run(
-        [program, "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, timeout=30
+        [program, "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -176,10 +176,10 @@ def test_a_firewall_snippet_is_understood(snippet: Snippet, tmp_path: Path) -> N
     file = tmp_path / "rules.nft"
     file.write_text(snippet.text)
     # In a network of its own: to check rules nft looks at those that are there.
-    done = subprocess.run(["unshare", "--net", program, "-c", "-f", file], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["unshare", "--net", program, "-c", "-f", file], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
 def postconf(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     program = find_program("postconf") or "postconf"
-    return subprocess.run([program, "-c", str(directory), *options], capture_output=True, text=True, timeout=30)
+    return subprocess.run([program, "-c", str(directory), *options], capture_output=True, text=True, timeout=60)

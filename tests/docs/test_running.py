@@ -120,7 +120,7 @@ SCENES = {
 """Which snippets run one after the other: some need what those before them have done."""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("scene", SCENES)
 def test_the_snippets_of_the_pages_run_as_they_stand_there(scene: str, place: PrivateRoot) -> None:
     for snippet in SCENES[scene]:

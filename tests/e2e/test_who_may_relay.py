@@ -77,7 +77,7 @@ def smtp_session(
     postfix: PrivatePostfix, client_address: str = ADDRESS, *, tls: bool = False
 ) -> Iterator[smtplib.SMTP]:
     """An SMTP session of a client from this address (XCLIENT), encrypted if asked for."""
-    with smtplib.SMTP("127.0.0.1", postfix.port, "client.example.net", timeout=30) as smtp:
+    with smtplib.SMTP("127.0.0.1", postfix.port, "client.example.net", timeout=60) as smtp:
         smtp.ehlo()
         prefix = "IPV6:" if ":" in client_address else ""
         assert smtp.docmd("XCLIENT", f"NAME=[UNAVAILABLE] ADDR={prefix}{client_address}")[0] == 220

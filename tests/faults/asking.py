@@ -67,7 +67,7 @@ class Asking:
         assert self._process.stdin
         self._process.stdin.close()  # it ends when that does
         try:
-            self._process.wait(20)
+            self._process.wait(60)
         finally:
             self._process.kill()
             self._process.wait()

@@ -45,7 +45,7 @@ def peers(kind: str, listener: Listener, how_many: int) -> Iterator[dict[str, in
 
 
 def connect(listener: Listener) -> socket.socket:
-    opened = socket.create_connection((listener.host, listener.port), timeout=10)
+    opened = socket.create_connection((listener.host, listener.port), timeout=60)
     opened.settimeout(0.2)
     return opened
 

@@ -193,7 +193,7 @@ class _Client:
     def __init__(self, place: Listener) -> None:
         import socket
 
-        self._socket = socket.create_connection((place.host, place.port), timeout=10)
+        self._socket = socket.create_connection((place.host, place.port), timeout=60)
 
     def ask(self, seconds: float = 10) -> bytes:
         """What is answered: a whole reply, or what there is of one at its end or so many seconds after it began."""

@@ -21,7 +21,7 @@ class _Connection(http.client.HTTPConnection):
     """HTTP to a listener of any kind."""
 
     def __init__(self, listener: Listener) -> None:
-        super().__init__("localhost", timeout=10)
+        super().__init__("localhost", timeout=60)
         self._listener = listener
 
     def connect(self) -> None:

@@ -193,7 +193,7 @@ def test_a_place_that_others_can_reach_is_warned_about(start: Start) -> None:
 def test_a_port_that_is_taken_is_an_error(start: Start) -> None:
     taken = metrics_listener(start())
     command = [*CLI, "--set", "listen=inet:127.0.0.1:0", "--set", f"metrics_listen={taken}", *SERVE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, "cannot listen on" in done.stderr) == (71, True)
 
 
@@ -205,7 +205,7 @@ def without_prometheus_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_prometheus_client_the_service_says_how_to_get_it(without_prometheus_client: None) -> None:
     command = [*CLI, "--set", "listen=inet:127.0.0.1:0", "--set", "metrics_listen=inet:127.0.0.1:0", *SERVE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 78
     assert "metrics_listen: the Python package prometheus-client is needed for it" in done.stderr
     assert "pip install 'pbs-policy[metrics]'" in done.stderr
