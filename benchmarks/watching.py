@@ -20,7 +20,7 @@ from benchmarks.processes import PINNED, cpu_seconds, on_cores, place, rss
 from pbs_policy.decision.case import Candidate
 from pbs_policy.decision.policy import NO_LOGIN, OK, Decision
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import as_request
 from pbs_policy.service.events import INTERVAL, MOST, Events
 from pbs_policy.store.redis_client import connect
 from pbs_policy.store.redis_url import RedisUrl
@@ -118,7 +118,7 @@ def _cost_alone() -> float:
     """Processor seconds for one interval of EVENTS a second, every second one permitted: noted, and packed to be
     published."""
     client_address = LOGGED_IN
-    request = Request(
+    request = as_request(
         f"request=smtpd_access_policy\nclient_address={client_address}\nsender=alice@example.com\n"
         "recipient=bob@example.net\n\n".encode()
     )

@@ -23,7 +23,7 @@ from pbs_policy.decision.policy import Decision, Rules
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import as_request
 from pbs_policy.store.question import Answer, Procedure, carry_out
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import NO_END
@@ -43,7 +43,7 @@ def relay(
     maps: SenderMaps | None = None, only_looks: bool = False, **attributes: str,
 ) -> Decision:  # fmt: skip
     """The service's decision on one recipient of the message `instance`, counted as the service counts it."""
-    asked = Request(request(address, recipient=recipient, instance=instance, **attributes))
+    asked = as_request(request(address, recipient=recipient, instance=instance, **attributes))
     client = ClientAddresses().parse(address)
     (lengths,), _ = table.read([table.keys.permit_networks])
     networks = networks_of(client.text, parse_lengths(lengths))

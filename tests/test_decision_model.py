@@ -40,7 +40,7 @@ from pbs_policy.decision.policy import Decision, Rules
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import as_request
 from pbs_policy.store.question import carry_out
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import NO_END
@@ -278,7 +278,7 @@ class Server:
     def decide(self, rules: Rules, maps: SenderMaps, address: str, **attributes: str) -> Decision:
         client = ClientAddresses().parse(address)
         networks = networks_of(client.text, self.lengths)
-        asked = Request(request(address, **attributes))
+        asked = as_request(request(address, **attributes))
         case = Case(client, asked, rules, self.table.keys, maps, networks)
         found, _ = self.table.read(case.keys)
         return carry_out(policy.decide(case, found), self.table.ask)

@@ -26,7 +26,7 @@ from pbs_policy.decision.policy import Rules
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import as_request
 from pbs_policy.shipped import shipped
 from pbs_policy.store.question import carry_out
 from pbs_policy.store.redis_url import RedisUrl
@@ -91,7 +91,7 @@ def ask(
     table: LoginTable, rules: Rules, address: str = ADDRESS, *, maps: SenderMaps | None = None, **attributes: str
 ) -> tuple[str, str]:
     """Action and reason for one request on the way of `pbs-policy check`; the text after DEFER_IF_REJECT left off."""
-    asked = Request(request(address, **attributes))
+    asked = as_request(request(address, **attributes))
     try:
         decision = check(table, rules, ClientAddresses().parse(address), asked, maps)
     except StoreUnavailable:
@@ -271,7 +271,7 @@ def test_an_expired_login_is_none(redis: Redis, tmp_path: Path, maps: SenderMaps
 def test_what_ends_between_the_rounds_permits_nothing(redis: Redis, tmp_path: Path, is_permit: bool) -> None:
     write(Stand(() if is_permit else (Login(ALICE),), "live" if is_permit else ""), redis, "off", tmp_path)
     table = table_on(redis, PREFIX)
-    case = make_case(table, Rules(), ClientAddresses().parse(ADDRESS), Request(request(ADDRESS)))
+    case = make_case(table, Rules(), ClientAddresses().parse(ADDRESS), as_request(request(ADDRESS)))
     found, _ = table.read(case.keys)
     assert carry_out(policy.decide(case, found), table.ask).action == "OK"
     redis.delete(table.keys.login(ADDRESS), table.keys.permit(ADDRESS))
@@ -494,7 +494,7 @@ def test_the_narrowest_permit_that_holds_decides(table: LoginTable) -> None:
     for text, user in [("192.0.0.0/16", "wide"), ("192.0.2.0/24", "narrow"), (ADDRESS, "own")]:
         table.permit(target(text), Permit(1, user=user, senders=(f"{user}@example.org", ALICE)), 60)
     for sender, user in [(ALICE, "own"), ("narrow@example.org", "narrow"), ("wide@example.org", "wide")]:
-        asked = Request(request(ADDRESS, sender=sender))
+        asked = as_request(request(ADDRESS, sender=sender))
         decision = check(table, rules, ClientAddresses().parse(ADDRESS), asked)
         assert decision.record is not None
         assert decision.record.user == user
@@ -697,7 +697,7 @@ def test_observed_the_action_is_dunno_and_what_it_would_be_is_said(
     write(stand, redis, "domain", tmp_path)
     for sender in SENDERS.values():
         action, reason = expect(stand, "domain", sender)
-        asked = Request(request(ADDRESS, sender=sender))
+        asked = as_request(request(ADDRESS, sender=sender))
         rules = Rules(SenderRules("domain"), observe_only=True)
         decision = check(table_on(redis, PREFIX), rules, ClientAddresses().parse(ADDRESS), asked, maps)
         assert (decision.action, decision.would_be, decision.reason) == ("DUNNO", action, reason)

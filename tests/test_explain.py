@@ -21,7 +21,7 @@ from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import SenderRules
 from pbs_policy.decision.steps import Step
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import Request, as_request
 from pbs_policy.postfix.query import serialise_request
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.login_table import LoginTable
@@ -45,7 +45,7 @@ def table_of(redis: Redis, user_domain: str = "") -> LoginTable:
 
 
 def request_of(sender: str = "", recipient: str = "", tls: bool = False, instance: str = "") -> Request:
-    return Request(serialise_request({
+    return as_request(serialise_request({
         "client_address": ADDRESS, "sender": sender, "recipient": recipient, "instance": instance,
         "encryption_protocol": "TLSv1.3" if tls else "",
     }))  # fmt: skip

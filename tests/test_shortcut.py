@@ -10,13 +10,13 @@ from pbs_policy.decision import policy, shortcut
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.policy import Decision, Rules
 from pbs_policy.decision.senders import SenderRules, own_names
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import as_request, only
 from pbs_policy.store.question import Answer, Question, carry_out
 from pbs_policy.table.keys import Keys
 
 KEYS = Keys("pbs:")
 CLIENT = "192.0.2.7"
-REQUEST = Request(b"request=smtpd_access_policy\nclient_address=192.0.2.7\nsender=Bob@example.com\n\n")
+REQUEST = as_request(b"request=smtpd_access_policy\nclient_address=192.0.2.7\nsender=Bob@example.com\n\n")
 LOGIN = b"1795453232 imap Alice@example.com"
 
 values = st.sampled_from([None, b"", b"spam", LOGIN, b"1795453232", b"1795453232 imap @example.com", b"4:24 6:48"])
@@ -39,7 +39,7 @@ def short_way(
     login = shortcut.find_login(rules, KEYS, CLIENT, found)
     if login is None:
         return None
-    against = shortcut.keys_against(KEYS, login, own_names(REQUEST.only(b"sender"), rules.senders))
+    against = shortcut.keys_against(KEYS, login, own_names(only(REQUEST, b"sender"), rules.senders))
     return shortcut.permit(login, [table.get(key) for key in against], left)
 
 

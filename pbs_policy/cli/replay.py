@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from io import BufferedReader
 
     from pbs_policy.postfix.listener import Listener
-    from pbs_policy.postfix.protocol import Request
+    from pbs_policy.postfix.protocol import Request, first, only
     from pbs_policy.postfix.query import Connection
     from pbs_policy.postfix.smtpd_log import SmtpdLog
 
@@ -203,7 +203,7 @@ def _sound_request(data: bytes) -> _Asked | None:
         request: Request | None = RequestParser().next_request(data)
         if request is None:
             return None
-        values = request.only(b"client_address"), request.only(b"sender"), request.first(b"recipient")
+        values = only(request, b"client_address"), only(request, b"sender"), first(request, b"recipient")
     except ProtocolError:
         return None
     client_address, sender, recipient = (each.decode("utf-8", "surrogateescape") for each in values)

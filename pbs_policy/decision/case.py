@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pbs_policy.address import ClientAddress
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import names_to_match
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import Request, first, only
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Permit, Record, parse_permit, parse_record, user_of_record
 from pbs_policy.table.users import complete_user
@@ -68,7 +68,7 @@ class Case:
         self.names: tuple[bytes, ...] | None = None
         self.keys = table_keys.relay(client.text)
         if rules.senders.match != "off":
-            self.names = names_to_match(request.only(b"sender"), rules.senders, maps)
+            self.names = names_to_match(only(request, b"sender"), rules.senders, maps)
             self.keys += [table_keys.login(client.text, name) for name in self.names or ()]
         if networks:
             self.keys += [table_keys.permit(network) for network in networks]
@@ -81,7 +81,7 @@ class Case:
 
 def only_asks(request: Request) -> bool:
     """Whether the request itself says that nobody relays, somebody asks whether he might."""
-    return bool(request.first(_ONLY_LOOKS))
+    return bool(first(request, _ONLY_LOOKS))
 
 
 def find_permissions(case: Case, found: Sequence[bytes | None]) -> tuple[bool, list[Candidate]]:

@@ -16,7 +16,7 @@ from pbs_policy.decision.policy import Decision, Rules
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.steps import Seen, Step, in_order, login_text, nothing_left, steps_of
 from pbs_policy.log import printable
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import Request, first
 from pbs_policy.store.question import Answer, Command, Question
 from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit, parse_record
@@ -103,7 +103,7 @@ class _ReadOnce(LoginTable):
 def _permissions(table: LoginTable, case: Case, found: list[bytes | None]) -> list[Candidate]:
     """What the decision finds, and last the sender's own login, which it asks for where the last user is denied."""
     _, held = find_permissions(case, found)
-    own = complete_user(case.request.first(b"sender"), case.rules.senders.user_domain)
+    own = complete_user(first(case.request, b"sender"), case.rules.senders.user_domain)
     if own and own not in {each.user for each in held}:
         key = case.table_keys.login(case.client, own)
         (value,), _ = table.read([key])

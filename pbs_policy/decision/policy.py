@@ -29,6 +29,7 @@ from pbs_policy.decision import caps
 from pbs_policy.decision.caps import Count
 from pbs_policy.decision.case import Candidate, Case, find_permissions, login_under
 from pbs_policy.decision.senders import SenderRules, names_to_match, own_names
+from pbs_policy.postfix.protocol import first, only
 from pbs_policy.store.question import Procedure, Question
 from pbs_policy.table.keys import NO_END
 from pbs_policy.table.networks import parse_lengths
@@ -129,7 +130,7 @@ def _own_names(case: Case) -> tuple[bytes, ...]:
     """The sender's own names, where he may have logged in before a denied user of this address or domain did."""
     if case.rules.senders.match == "address" or case.names == ():
         return ()
-    return names_to_match(case.request.only(b"sender"), replace(case.rules.senders, match="address"), None) or ()
+    return names_to_match(only(case.request, b"sender"), replace(case.rules.senders, match="address"), None) or ()
 
 
 def weigh(case: Case, found: Sequence[bytes | None]) -> tuple[Decision, list[Candidate]]:
@@ -151,16 +152,16 @@ def refuse(case: Case, each: Candidate) -> Decision | None:
     """What the rules that need not ask say against a candidate."""
     permit, rules = each.permit, case.rules
     if permit is not None:
-        if permit.senders and not _is_among(case.request.only(b"sender"), permit.senders, rules.senders):
+        if permit.senders and not _is_among(only(case.request, b"sender"), permit.senders, rules.senders):
             return _SENDER_MISMATCH
         if permit.recipient_domains:
-            _, at, domain = case.request.only(b"recipient").rpartition(b"@")
+            _, at, domain = only(case.request, b"recipient").rpartition(b"@")
             domains = {wanted.encode("utf-8", "surrogateescape") for wanted in permit.recipient_domains}
             if not at or domain.lower() not in domains:
                 return _RECIPIENT_MISMATCH
     elif rules.services and each.record.service not in rules.services:
         return _SERVICE_MISMATCH
-    if rules.require_tls and not case.request.only(b"encryption_protocol"):
+    if rules.require_tls and not only(case.request, b"encryption_protocol"):
         return _NO_TLS
     return None
 
@@ -210,7 +211,7 @@ def _confirm(
 
 def sender_names(case: Case) -> tuple[Sequence[bytes], Sequence[bytes]]:
     """The users whom the envelope sender names: by itself, and by the sender maps where they are asked."""
-    own = own_names(case.request.only(b"sender"), case.rules.senders)
+    own = own_names(only(case.request, b"sender"), case.rules.senders)
     return own, [name for name in case.names or () if name not in own and not name.startswith(b"@")]
 
 
@@ -231,7 +232,7 @@ def refuse_over_cap(case: Case, each: Candidate) -> Procedure[Decision | None]:
     counts = counts_of(case, each)
     if not counts:
         return None
-    who = caps.member(case.request.first(b"instance"), case.request.only(b"recipient"))
+    who = caps.member(first(case.request, b"instance"), only(case.request, b"recipient"))
     verdict = yield from (caps.peek(counts, who) if case.only_looks else caps.count(counts, who))
     over = verdict.over
     if over is None:

@@ -17,6 +17,7 @@ from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import unquote_sender
 from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
+from pbs_policy.postfix.protocol import first
 from pbs_policy.store.question import Question, carry_out
 from pbs_policy.table.keys import EVERYBODY, GONE, NO_END
 from pbs_policy.table.login_table import Deny, LoginTable
@@ -84,7 +85,7 @@ def _step(rule: str, saw: str, refuses: bool = False, change: str = "", reason: 
 
 def _senders(seen: Seen, each: Candidate | None, refused: str) -> Step:
     request, names, match = seen.case.request, seen.case.names, seen.case.rules.senders.match
-    sender = request.first(b"sender")
+    sender = first(request, b"sender")
     shown = _text(sender) or "the null sender"
     if each and each.permit:
         senders = ", ".join(map(printable, each.permit.senders))
@@ -163,7 +164,7 @@ def _recipients(seen: Seen, each: Candidate | None, refused: str) -> Step:
     domains = each.permit.recipient_domains if each and each.permit else ()
     if each is None or not domains:
         return _step("recipients", "any recipient")
-    recipient = seen.case.request.first(b"recipient")
+    recipient = first(seen.case.request, b"recipient")
     domain = _text(recipient.rpartition(b"@")[2]) if b"@" in recipient else "the recipient's domain"
     return _step(
         "recipients",
@@ -177,7 +178,7 @@ def _recipients(seen: Seen, each: Candidate | None, refused: str) -> Step:
 def _tls(seen: Seen, refused: str) -> Step:
     if not seen.case.rules.require_tls:
         return _step("require_tls", "require_tls = no")
-    version = seen.case.request.first(b"encryption_protocol")
+    version = first(seen.case.request, b"encryption_protocol")
     return _step(
         "require_tls",
         f"require_tls = yes, the session is {'encrypted' if version else 'not encrypted'}",

@@ -26,7 +26,7 @@ from pbs_policy.doctor.dovecot import Hook
 from pbs_policy.doctor.finding import Finding, NotLookedAt, good, not_looked_at, wrong
 from pbs_policy.doctor.host import Account, Host
 from pbs_policy.log import printable
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import as_request
 from pbs_policy.postfix.query import ask_once, serialise_request
 from pbs_policy.settings import Settings
 from pbs_policy.sources import DEFAULT_FILE, SettingsError
@@ -137,7 +137,7 @@ def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]
     if not settings.observe_only:
         return action, printable(action)
     maps = settings.load_sender_maps()
-    would_be = check(table, settings.rules, trial.client, Request(request[:-1]), maps).would_be
+    would_be = check(table, settings.rules, trial.client, as_request(request[:-1]), maps).would_be
     return would_be, f"{printable(action)}, and without observe_only {would_be}"
 
 

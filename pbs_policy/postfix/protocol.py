@@ -13,6 +13,7 @@ Invariant: however the bytes are cut into pieces, the same requests come out, an
 from __future__ import annotations
 
 import re
+from typing import TypeAlias
 
 MAX_REQUEST_SIZE = 32_768
 """Bytes, the empty line included. Postfix cuts SMTP command lines at line_length_limit (2,048), so helo, sender and
@@ -30,41 +31,39 @@ class ProtocolError(Exception):
     """The peer does not speak this protocol or is over a limit. SMTPD_POLICY_README: no reply, disconnect."""
 
 
-class Request:
-    """One policy request. Attributes are looked for when asked for, since a decision needs only one to three."""
+Request: TypeAlias = bytes
+"""One policy request: its lines as they were sent, each with its newline, and the empty line. `first`, `only` and
+`attributes` read it, when they are asked, since a decision needs only one to three attributes. Every name stands
+behind a newline, save the request's type where it comes first (`as_request`)."""
 
-    __slots__ = ("_lines",)
 
-    def __init__(self, lines: bytes) -> None:
-        """`lines` as they were sent, each with its newline."""
-        self._lines = b"\n" + lines  # now every name stands between a newline and its "="
+def as_request(lines: bytes) -> Request:
+    """The request that these lines are."""
+    return lines if lines.startswith(_FIRST_LINE) else b"\n" + lines
 
-    def first(self, name: bytes) -> bytes:
-        """The value of attribute `name`, byte for byte, the first where it stands twice; empty where missing."""
-        return self._lines.partition(b"\n" + name + b"=")[2].partition(b"\n")[0]
 
-    def only(self, name: bytes) -> bytes:
-        """The same for an attribute that a decision rests on.
+def first(request: Request, name: bytes) -> bytes:
+    """The value of attribute `name`, byte for byte, the first where it stands twice; empty where missing."""
+    return request.partition(b"\n" + name + b"=")[2].partition(b"\n")[0]
 
-        Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
-        """
-        found = self._lines.split(b"\n" + name + b"=", 2)
-        if len(found) == 1:
-            return b""
-        if len(found) > 2:
-            raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
-        return found[1].partition(b"\n")[0]
 
-    def attributes(self) -> list[tuple[str, str]]:
-        """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""
-        pairs = (line.partition(b"=") for line in self._lines.split(b"\n") if line)
-        return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, _, value in pairs]
+def only(request: Request, name: bytes) -> bytes:
+    """The same for an attribute that a decision rests on.
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Request) and self._lines == other._lines
+    Raises ProtocolError where the peer names it twice: which of the two is meant cannot be known.
+    """
+    found = request.split(b"\n" + name + b"=", 2)
+    if len(found) == 1:
+        return b""
+    if len(found) > 2:
+        raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
+    return found[1].partition(b"\n")[0]
 
-    def __hash__(self) -> int:
-        return hash(self._lines)
+
+def attributes(request: Request) -> list[tuple[str, str]]:
+    """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""
+    pairs = (line.partition(b"=") for line in request.split(b"\n") if line)
+    return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, _, value in pairs]
 
 
 class RequestParser:
@@ -101,7 +100,7 @@ class RequestParser:
             and data.find(b"\n\n") == len(data) - 2 < MAX_LINE_SIZE - 2
             and 13 not in data
         ):
-            return Request(data)
+            return data
         self.receive(data)
         return self._next_by_lines()
 
@@ -118,7 +117,7 @@ class RequestParser:
                 raise ProtocolError("an empty request")
             if not self._typed:
                 raise ProtocolError("a request without " + _REQUEST_TYPE.decode())
-            request = Request(buffer[self._request_start : self._line_start])
+            request = as_request(buffer[self._request_start : self._line_start])
             self._begin_request(self._line_start)
             if self._line_start == len(buffer):
                 self.waiting = b""

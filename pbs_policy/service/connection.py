@@ -17,7 +17,7 @@ from pbs_policy.decision.case import Candidate, Case
 from pbs_policy.decision.policy import Decision
 from pbs_policy.decision.senders import own_names
 from pbs_policy.log import printable
-from pbs_policy.postfix.protocol import ProtocolError, Request, RequestParser, serialise_reply
+from pbs_policy.postfix.protocol import ProtocolError, Request, RequestParser, only, serialise_reply
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.service.handover import bytes_waiting
 from pbs_policy.store.question import Answer, Procedure
@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
         self._idle_sweeps = 0
         self._request = request
         try:
-            client = self._client = server.addresses.parse(request.only(b"client_address").decode())
+            client = self._client = server.addresses.parse(only(request, b"client_address").decode())
         except (AddressError, UnicodeDecodeError):
             self._client = _UNKNOWN
             self._reply(policy.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
         elif login := shortcut.find_login(server.rules, server.keys, client.text, values):
             self._login = login
             try:
-                names = own_names(request.only(b"sender"), server.rules.senders)
+                names = own_names(only(request, b"sender"), server.rules.senders)
             except ProtocolError as error:
                 self._disconnect(str(error))
                 return

@@ -10,7 +10,7 @@ import re
 
 from pbs_policy.decision.policy import Decision
 from pbs_policy.log import LONGEST_VALUE, json_value, value
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import Request, first
 
 _VALUE = rf"[!#-~]{{1,{LONGEST_VALUE}}}"  # as `log.value` leaves it alone
 _ASKED = rf"sender={_VALUE} recipient={_VALUE}"
@@ -20,7 +20,7 @@ _PLAIN_LOGIN = re.compile(rf"user={_VALUE} service=[\w-]{{1,32}} {_ASKED}".encod
 
 def as_text(decision: Decision, client_address: str, request: Request) -> str:
     """`action=OK client_address=192.0.2.7 reason=login user=alice@example.com service=pop3 sender=...`, and so on."""
-    sender, recipient = request.first(b"sender"), request.first(b"recipient")
+    sender, recipient = first(request, b"sender"), first(request, b"recipient")
     by = decision.by
     if not decision.would_be:
         tail = None
@@ -53,5 +53,5 @@ def _fields(decision: Decision, client_address: str, request: Request) -> list[t
         fields.append(("user", record.user))
     if record is not None and record.service:
         fields.append(("service", record.service))
-    fields += [(name, request.first(name.encode()).decode("utf-8", "replace")) for name in ("sender", "recipient")]
+    fields += [(name, first(request, name.encode()).decode("utf-8", "replace")) for name in ("sender", "recipient")]
     return fields

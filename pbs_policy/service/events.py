@@ -25,7 +25,7 @@ from typing import Any
 
 from pbs_policy.decision.policy import Decision
 from pbs_policy.log import json_value
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import Request, first
 from pbs_policy.store.lookups import Lookups
 
 INTERVAL = 0.2
@@ -53,8 +53,8 @@ class Events:
             return
         record = decision.record
         user, service = (record.user, record.service) if record else ("", "")
-        sender = request.first(b"sender").decode("utf-8", "replace")
-        recipient = request.first(b"recipient").decode("utf-8", "replace")
+        sender = first(request, b"sender").decode("utf-8", "replace")
+        recipient = first(request, b"recipient").decode("utf-8", "replace")
         self._lines.append(
             f'{{"time":{self._now():.3f},"host":{self._host},"action":"{decision.action.partition(" ")[0]}",'
             f'"reason":"{decision.reason}","client_address":"{client_address}","user":{json_value(user)},'

@@ -17,7 +17,7 @@ from pbs_policy.decision.policy import Decision, Rules
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import sender_is_user
 from pbs_policy.log import Log, printable
-from pbs_policy.postfix.protocol import Request
+from pbs_policy.postfix.protocol import Request, first
 from pbs_policy.service import decision_line
 from pbs_policy.service.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.service.events import Events
@@ -108,7 +108,7 @@ class PolicyServer:
         if only_asks(request):
             return
         foreign = not sender_is_user(
-            request.first(b"sender"), user.encode("utf-8", "surrogateescape"), self.rules.senders, self.maps
+            first(request, b"sender"), user.encode("utf-8", "surrogateescape"), self.rules.senders, self.maps
         )
         usage.note(client, user, foreign)
 

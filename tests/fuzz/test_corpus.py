@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbs_policy.postfix import protocol
-from pbs_policy.postfix.protocol import Request
 from pbs_policy.table import records
 from tests.fuzz.run import CORPUS
 from tests.fuzz.targets import TARGETS, load
@@ -46,10 +45,10 @@ def test_a_parser_that_forgets_where_a_piece_ended_is_caught(monkeypatch: pytest
 
 
 def test_a_request_that_shows_the_last_of_two_values_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def last(self: Request, name: bytes) -> bytes:
-        return self._lines.rpartition(b"\n" + name + b"=")[2].partition(b"\n")[0]
+    def last(request: protocol.Request, name: bytes) -> bytes:
+        return request.rpartition(b"\n" + name + b"=")[2].partition(b"\n")[0]
 
-    monkeypatch.setattr(Request, "first", last)
+    monkeypatch.setattr(protocol, "first", last)
     with pytest.raises(AssertionError):
         replay("protocol")
 

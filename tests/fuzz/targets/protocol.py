@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pbs_policy.postfix import protocol
 from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, ProtocolError, Request, RequestParser
 from tests.fuzz.targets import Supply
 
@@ -51,12 +52,12 @@ def _parse(pieces: list[bytes]) -> tuple[list[Request], str]:
 def _check(request: Request, lines: list[bytes]) -> None:
     assert sum(len(line) + 1 for line in lines) < MAX_REQUEST_SIZE
     assert b"request=smtpd_access_policy" in lines
-    request.attributes()
+    protocol.attributes(request)
     for name in (b"client_address", b"sender", b"recipient", b"x"):
         said = [line[len(name) + 1 :] for line in lines if line.startswith(name + b"=")]
-        assert request.first(name) == (said or [b""])[0]
+        assert protocol.first(request, name) == (said or [b""])[0]
         try:
-            assert request.only(name) == (said or [b""])[0]
+            assert protocol.only(request, name) == (said or [b""])[0]
         except ProtocolError:
             assert len(said) > 1
         else:
