@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pbs_policy.decision import senders
+from pbs_policy.decision import sender_maps
 from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps, SenderMapsError
 from pbs_policy.decision.senders import (
     LONGEST_SENDER,
@@ -435,7 +435,7 @@ def test_what_is_no_file_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for each in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(SenderMapsError, match=r": expected a regular file of at most 64 MiB$"):
             SenderMaps.load(each, "")
-    monkeypatch.setattr(senders, "LONGEST_FILE", 5)
+    monkeypatch.setattr(sender_maps, "LONGEST_FILE", 5)
     (tmp_path / "large").write_text("# 3456")
     with pytest.raises(SenderMapsError, match=r"/large: expected a regular file"):
         SenderMaps.load(tmp_path / "large", "")
@@ -478,7 +478,7 @@ def test_a_changed_file_is_read_anew(maps_of: MapsOf) -> None:
 
 
 def test_a_file_in_place_of_another_is_read(maps_of: MapsOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(senders, "SETTLING_SECONDS", -1)
+    monkeypatch.setattr(sender_maps, "SETTLING_SECONDS", -1)
     maps = maps_of("a@example.com bob\n")
     new = maps.file.with_name("new")
     new.write_text("a@example.com eve\n")
@@ -490,7 +490,7 @@ def test_a_file_in_place_of_another_is_read(maps_of: MapsOf, monkeypatch: pytest
 
 
 def test_a_settled_file_is_not_looked_into_again(maps_of: MapsOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(senders, "SETTLING_SECONDS", -1)
+    monkeypatch.setattr(sender_maps, "SETTLING_SECONDS", -1)
     maps = maps_of("a@example.com bob\n")
     monkeypatch.setattr(Path, "read_bytes", None)
     assert not maps.reload_if_changed()
@@ -520,7 +520,7 @@ def test_touching_a_file_changes_nothing(maps_of: MapsOf) -> None:
 def test_a_faulty_file_keeps_the_old_content_and_is_reported_once(
     maps_of: MapsOf, monkeypatch: pytest.MonkeyPatch, settling: float
 ) -> None:
-    monkeypatch.setattr(senders, "SETTLING_SECONDS", settling)
+    monkeypatch.setattr(sender_maps, "SETTLING_SECONDS", settling)
     maps = maps_of("a@example.com bob\n")
     for fault in ("nonsense\n", "other nonsense, and longer\n"):
         maps.file.write_text(fault)
@@ -535,7 +535,7 @@ def test_a_faulty_file_keeps_the_old_content_and_is_reported_once(
 def test_a_file_that_is_gone_keeps_the_old_content_and_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(senders, "SETTLING_SECONDS", -1)
+    monkeypatch.setattr(sender_maps, "SETTLING_SECONDS", -1)
     folder = tmp_path / "mounted"
     folder.mkdir()
     (folder / "senders").write_text("a@example.com bob\n")

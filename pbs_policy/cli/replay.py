@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from io import BufferedReader
 
     from pbs_policy.postfix.listener import Listener
-    from pbs_policy.postfix.protocol import Request, first, only
+    from pbs_policy.postfix.protocol import Request
     from pbs_policy.postfix.query import Connection
     from pbs_policy.postfix.smtpd_log import SmtpdLog
 
@@ -197,7 +197,7 @@ def _from_capture(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Ask
 
 def _sound_request(data: bytes) -> _Asked | None:
     """The request in these bytes, or None where the service would close the connection upon it."""
-    from pbs_policy.postfix.protocol import ProtocolError, RequestParser
+    from pbs_policy.postfix.protocol import ProtocolError, RequestParser, first, only
 
     try:
         request: Request | None = RequestParser().next_request(data)

@@ -133,7 +133,8 @@ class Lookups:
         batch.further += 1
 
     def _begin(self, batch: Batch) -> None:
-        batch.begun = monotonic()
+        batch.begun = now = monotonic()
+        batch.deadline = now + TIMEOUT
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:

@@ -50,7 +50,7 @@ class _Elsewhere(Exception):
 class Batch:
     """What one turn of the loop asked, and where each answer goes."""
 
-    __slots__ = ("asks", "begun", "commands", "further", "keys", "latency", "log", "replies", "retried")
+    __slots__ = ("asks", "begun", "commands", "deadline", "further", "keys", "latency", "log", "replies", "retried")
 
     def __init__(self, log: Log, latency: Latency | None = None) -> None:
         self.asks: list[tuple[Answered, int, int]] = []
@@ -60,13 +60,9 @@ class Batch:
         self.replies: list[Any] = []
         self.log = log
         self.latency = latency
-        self.begun = 0.0  # when the first of them was asked, as the loop's time
+        self.begun = 0.0  # when the first of them was asked, by the loop's clock
+        self.deadline = 0.0  # until when it waits
         self.further = 0  # of `asks`, those with which no request began
-
-    @property
-    def deadline(self) -> float:
-        """Until when there should be an answer, as the loop's time."""
-        return self.begun + TIMEOUT
 
     def request(self) -> bytes:
         """The commands: one MGET for all values, and those that were asked for."""
