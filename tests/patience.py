@@ -30,9 +30,9 @@ SCRIPT, RECORDER = "pbs-postlogin", "pbs_postlogin.py"
 
 _SERVE = f"""\
 import sys
-from pbs_policy.store import lookups, redis_connector
+from pbs_policy.store import redis_line
+redis_line.TIMEOUT = {SECONDS}  # before anybody else takes it from there
 from pbs_policy.cli import main
-lookups.TIMEOUT = redis_connector.TIMEOUT = {SECONDS}
 main(sys.argv[1:])
 """
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.log import Log
-from pbs_policy.store import lookups, redis_connector, resp
+from pbs_policy.store import lookups, redis_connector, redis_line, resp
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.redis_line import TIMEOUT
 from pbs_policy.store.redis_url import RedisUrl
@@ -58,10 +58,22 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run
 
 
+@pytest.fixture(autouse=True)
+def rare_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who the master is, is looked at on a connection that would be counted with the others."""
+    monkeypatch.setattr(redis_connector, "WATCH_INTERVAL", 60.0)
+
+
+@pytest.fixture
+def frequent_looks(rare_looks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what a look finds."""
+    monkeypatch.setattr(redis_connector, "WATCH_INTERVAL", 0.05)
+
+
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what must not lose a request: a machine that is busy elsewhere for half a second is not Redis' fault."""
-    for module in (lookups, redis_connector):
+    for module in (redis_line, lookups, redis_connector):
         monkeypatch.setattr(module, "TIMEOUT", 30.0)
 
 
@@ -976,6 +988,7 @@ def test_what_another_server_is_to_answer_is_asked_there(run: Run, error: str) -
     run(story())
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_a_command_that_a_replica_refuses_has_the_master_looked_for(run: Run) -> None:
     async def story() -> None:
         server = Server({b"a": b"1"})
@@ -989,6 +1002,7 @@ def test_a_command_that_a_replica_refuses_has_the_master_looked_for(run: Run) ->
     run(story())
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_a_replica_is_unavailable_until_it_is_a_master(run: Run) -> None:
     async def story() -> None:
         server = Server({b"a": b"1"})
@@ -1002,6 +1016,7 @@ def test_a_replica_is_unavailable_until_it_is_a_master(run: Run) -> None:
     run(story())
 
 
+@pytest.mark.usefixtures("frequent_looks")
 @pytest.mark.parametrize("url", ["{0}", "redis://{1},{0}"])
 def test_who_becomes_a_replica_is_asked_no_more(run: Run, url: str) -> None:
     """REPLICAOF by hand leaves the connections as they are."""
@@ -1023,6 +1038,7 @@ def test_who_becomes_a_replica_is_asked_no_more(run: Run, url: str) -> None:
     run(story())
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_of_several_servers_the_first_that_is_a_master_is_asked(run: Run) -> None:
     async def story() -> None:
         first, second = Server({b"a": b"first"}), Server({b"a": b"second"})
@@ -1044,6 +1060,7 @@ def test_of_several_servers_the_first_that_is_a_master_is_asked(run: Run) -> Non
     run(story())
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_without_a_change_of_masters_nothing_is_opened_anew(run: Run) -> None:
     async def story() -> None:
         server = Server({b"a": b"1"})
