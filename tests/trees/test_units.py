@@ -39,7 +39,7 @@ seen = {"answered": 0, "deferred": 0, "closes": 0, "lost": 0, "longest": 0.0}
 lock = threading.Lock()
 def connect(place):
     made = socket.socket(socket.AF_UNIX if place.startswith("/") else socket.AF_INET)
-    made.settimeout(10)
+    made.settimeout(60)  # a start waits for the CPU: what is late is no loss, and how late is said beside
     made.connect(place if place.startswith("/") else ("127.0.0.1", 10040))
     return made
 def ask(client):
@@ -158,7 +158,7 @@ def test_restarts_under_load_close_nothing_and_lose_nothing(
             assert done.returncode == 0, done.stdout + installed.run("journalctl -u pbs-policy -n 30").stdout
     finally:
         installed.run("rm -f /run/load")
-    assert wait_until(lambda: bool(installed.run("cat /run/load.out").stdout.strip()), seconds=30)
+    assert wait_until(lambda: bool(installed.run("cat /run/load.out").stdout.strip()), seconds=90)
     seen = json.loads(installed.run("cat /run/load.out").stdout)
     (tmp_path / "seen.json").write_text(json.dumps({"restarts": RESTARTS, **seen}))
     assert seen["answered"] > 1000
@@ -169,7 +169,7 @@ def test_the_first_connection_starts_it(installed: MailHost) -> None:
     installed.run("systemctl stop pbs-policy")
     assert shown(installed, "ActiveState") == "inactive"
     assert wait_until(lambda: "OK" in ask(installed))
-    assert shown(installed, "ActiveState") == "active"
+    assert wait_until(lambda: shown(installed, "ActiveState") == "active")
 
 
 def test_the_watchdog_restarts_a_service_that_hangs(installed: MailHost) -> None:
