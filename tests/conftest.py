@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,11 @@ sets for its own repository."""
 for _name in list(os.environ):
     if _name in OF_THE_CALLER or (_name.startswith(("PBS_", "GIT_", "SSL_CERT_")) and _name not in FOR_TESTS):
         del os.environ[_name]
+
+# What a shell starts in the background ignores SIGINT, and after nohup SIGHUP, and so would every process of a test.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 patience.make_command_line_patient()
 

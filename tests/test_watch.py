@@ -561,7 +561,7 @@ def test_in_a_pipe_each_event_is_a_line(service: Service, redis_server: PrivateR
         assert wait_until(is_shown)
         assert "192.0.2.8" not in output.read_text()
         watcher.send_signal(signal.SIGINT)
-        assert watcher.wait(10) == 130
+        assert watcher.wait(60) == 130
     finally:
         watcher.kill()
         watcher.wait()
