@@ -270,27 +270,24 @@ class Connection(asyncio.Protocol):
         server = self._server
         if server.rules.observe_only:
             decision = policy.observed(decision)
-        if not self._write(_REPLIES[decision.action]):
+        action = decision.action
+        if not self._write(_REPLIES[action]):
             return False
-        server.counts[decision.action][decision.reason] += 1
+        server.counts[action][decision.reason] += 1
         if server.events is not None:
-            server.events.note(decision, self._client_address, self._request)
+            server.events.note(decision, self._client.text, self._request)
         if decision is policy.NO_LOGIN and server.log_decisions != "all":
             return True  # nearly always, and there is no more to say
         if decision.reason is policy.KEY_WITHOUT_END.reason:
-            server.report_no_end(self._client_address)
+            server.report_no_end(self._client.text)
         if decision.warning:
             server.log.warning(printable(decision.warning))
-        permitted = policy.OK in (decision.action, decision.would_be)
+        permitted = policy.OK in (action, decision.would_be)
         if permitted and server.usage is not None:
             server.note_use(server.usage, self._client.text, self._request, decision)
         if server.log_decisions == "all" or (permitted and server.log_decisions == "permitted"):
-            server.log.decision(server.decision_line(decision, self._client_address, self._request))
+            server.log.decision(server.decision_line(decision, self._client.text, self._request))
         return True
-
-    @property
-    def _client_address(self) -> str:
-        return self._client.text
 
     def _disconnect(self, fault: str) -> None:
         peer = self._transport.get_extra_info("peername")
