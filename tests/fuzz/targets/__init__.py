@@ -7,12 +7,16 @@ the invariant is its docstring. They need nothing but the package, so that `make
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log", "activation", "http", "master")
+
+TOO_MANY = re.compile(rb"[*%~>|]\+?[0-9]{7}")
+"""A list announced with so many items costs hiredis its memory, and seconds: that is known, and not looked for."""
 
 
 def load(name: str) -> Any:

@@ -10,7 +10,7 @@ import hiredis
 
 from pbs_policy.store.redis_master import MasterUnknown, search, without_password
 from pbs_policy.store.redis_url import Login, RedisUrl
-from tests.fuzz.targets import Supply
+from tests.fuzz.targets import TOO_MANY, Supply
 
 WORDS = (
     b"*2\r\n", b"$9\r\n127.0.0.1\r\n", b"$4\r\n6379\r\n", b"-MOVED 7 127.0.0.1:7001\r\n", b"-ASK 7 :7002\r\n",
@@ -61,6 +61,8 @@ def run(data: bytes) -> None:
 
 def _outcome(piece: bytes, login: Any) -> Any:
     """What a connection makes of the bytes: a reply, or an exception."""
+    if TOO_MANY.search(piece):
+        return OSError("no answer")
     reader = hiredis.Reader()
     try:
         reader.feed(piece)

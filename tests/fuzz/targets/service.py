@@ -20,7 +20,7 @@ from pbs_policy.service.server import PolicyServer
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_line import Answered, Batch, Line
 from pbs_policy.table.keys import Keys
-from tests.fuzz.targets import Supply
+from tests.fuzz.targets import TOO_MANY, Supply
 from tests.fuzz.transport import Transport
 
 _ONE = b"request=smtpd_access_policy\nclient_address=%s\nsender=%s\nrecipient=bob@example.net\ninstance=%s\n\n"
@@ -46,8 +46,6 @@ _RULES = (
     Rules(observe_only=True, require_tls=True),
 )
 _ACTION = re.compile(rb"action=(OK|DUNNO|DEFER_IF_REJECT 4\.3\.0 [a-z, ]+)\n\n")
-# A list announced with so many items costs hiredis its memory, and seconds: that is known, and not looked for.
-_TOO_MANY = re.compile(rb"[*%~>|]\+?[0-9]{7}")
 _LINE = re.compile(rb"(?:info|warning|error): [^\x00-\x1f\x7f]+\n")
 
 WORDS = (
@@ -112,7 +110,7 @@ class Lookups:
 
     def hear(self, data: bytes) -> None:
         """Redis says something."""
-        if not self.transport.closed and not _TOO_MANY.search(self.said[-20:] + data):
+        if not self.transport.closed and not TOO_MANY.search(self.said[-20:] + data):
             self.said += data
             self.line.data_received(data)
 
