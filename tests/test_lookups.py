@@ -70,11 +70,21 @@ def frequent_looks(rare_looks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_connector, "WATCH_INTERVAL", 0.05)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what must not lose a request: a machine that is busy elsewhere for half a second is not Redis' fault."""
+    """A machine that is busy elsewhere for half a second is not Redis' fault."""
+    wait_for_redis(30.0, monkeypatch)
+
+
+@pytest.fixture
+def as_shipped(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what ends with the deadline."""
+    wait_for_redis(TIMEOUT, monkeypatch)
+
+
+def wait_for_redis(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (redis_line, lookups, redis_connector):
-        monkeypatch.setattr(module, "TIMEOUT", 30.0)
+        monkeypatch.setattr(module, "TIMEOUT", seconds)
 
 
 class Session:
@@ -340,7 +350,6 @@ async def writer(url: str) -> AsyncIterator[Writer]:
         await opened.wait_closed()
 
 
-@pytest.mark.usefixtures("patient")
 def test_random_questions_have_their_own_answers(run: Run, any_url: str) -> None:
     async def story() -> None:
         chance = random.Random(20260101)
@@ -449,6 +458,7 @@ def test_an_error_makes_unavailable_what_rests_on_it_and_nothing_else(run: Run, 
     run(story())
 
 
+@pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize("when", ["answered", "unavailable"])
 def test_an_answer_that_cannot_be_given_takes_no_other_with_it(run: Run, when: str) -> None:
     # As where the connection that asked is gone: what the callback raises must not reach its neighbours.
@@ -501,6 +511,7 @@ def test_a_reply_to_another_question_is_not_taken_for_an_answer(run: Run, reply:
     run(story())
 
 
+@pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize(
     "banner",
     [
@@ -641,7 +652,6 @@ def test_part_of_a_round_that_was_cut_is_not_mixed_with_its_repetition(run: Run)
     run(story())
 
 
-@pytest.mark.usefixtures("patient")
 def test_an_idle_connection_that_is_closed_is_opened_anew(run: Run) -> None:
     async def story() -> None:
         server = Server({b"a": b"1"})
@@ -657,7 +667,6 @@ def test_an_idle_connection_that_is_closed_is_opened_anew(run: Run) -> None:
     run(story())
 
 
-@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("moment", ["accepted", "too many clients", "AUTH", "GET"])
 def test_a_server_that_hangs_up_while_the_connection_is_opened_is_tried_again(run: Run, moment: str) -> None:
     # As a proxy without a backend does, a Redis with all its maxclients, or one that is being shut down.
@@ -714,7 +723,6 @@ def test_refused_at_first_it_is_available_when_the_server_comes(run: Run) -> Non
     run(story())
 
 
-@pytest.mark.usefixtures("patient")
 def test_a_server_that_goes_and_comes_back_in_time_costs_no_request(run: Run) -> None:
     async def story() -> None:
         port = free_port()
@@ -732,6 +740,7 @@ def test_a_server_that_goes_and_comes_back_in_time_costs_no_request(run: Run) ->
     run(story())
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_a_server_that_does_not_come_back_is_awaited_until_the_deadline_and_no_longer(run: Run) -> None:
     async def story() -> None:
         clock = LoopClock()
@@ -777,6 +786,7 @@ def test_a_server_that_is_still_loading_is_unavailable_until_it_has_loaded(run: 
 # --- a server that is mute ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_a_mute_server_costs_one_deadline_and_then_none(run: Run) -> None:
     async def story() -> None:
         clock = LoopClock()
@@ -804,6 +814,7 @@ def test_a_mute_server_costs_one_deadline_and_then_none(run: Run) -> None:
     run(story())
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_a_server_that_goes_mute_in_the_middle_of_a_reply_keeps_the_deadline(run: Run) -> None:
     async def story() -> None:
         clock = LoopClock()
@@ -819,6 +830,7 @@ def test_a_server_that_goes_mute_in_the_middle_of_a_reply_keeps_the_deadline(run
     run(story())
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_opening_does_not_wait_for_a_mute_server(run: Run) -> None:
     async def story() -> None:
         clock = LoopClock()
@@ -836,6 +848,7 @@ def test_opening_does_not_wait_for_a_mute_server(run: Run) -> None:
     run(story())
 
 
+@pytest.mark.usefixtures("as_shipped")
 def test_a_lost_connection_and_a_mute_one_together_keep_the_deadline(run: Run) -> None:
     async def story() -> None:
         clock = LoopClock()
@@ -908,7 +921,6 @@ def test_closing_again_or_before_any_connection_is_harmless(run: Run) -> None:
 # --- what was written is what is read -----------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("cuts", [False, True], ids=["undisturbed", "with cut connections"])
 def test_no_answer_is_older_than_the_last_write(run: Run, redis_server: PrivateRedis, *, cuts: bool) -> None:
     """2,000 times each: SET returned, then ask; DEL returned, then ask; while others keep asking."""
@@ -1018,7 +1030,7 @@ def test_a_replica_is_unavailable_until_it_is_a_master(run: Run) -> None:
 
 @pytest.mark.usefixtures("frequent_looks")
 @pytest.mark.parametrize("url", ["{0}", "redis://{1},{0}"])
-def test_who_becomes_a_replica_is_asked_no_more(run: Run, url: str) -> None:
+def test_who_becomes_a_replica_is_asked_no_more(run: Run, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """REPLICAOF by hand leaves the connections as they are."""
 
     async def story() -> None:
@@ -1027,6 +1039,7 @@ def test_who_becomes_a_replica_is_asked_no_more(run: Run, url: str) -> None:
             place = at.removeprefix("redis://").removesuffix("/0")
             async with session(url.format(at if url == "{0}" else place, down)) as asking:
                 assert await asking.value(b"a") == b"1"
+                wait_for_redis(TIMEOUT, monkeypatch)
                 server.role = b"slave"
 
                 async def is_unavailable() -> bool:
