@@ -42,9 +42,14 @@ class PatientService(Service):
 
     def command(self) -> list[str]:
         """The command line."""
-        python, _, package, *arguments = super().command()
-        assert (python, package) == (sys.executable, "pbs_policy")
-        return [python, "-c", _SERVE, *arguments]
+        return patient_command(super().command())
+
+
+def patient_command(command: list[str]) -> list[str]:
+    """The same for the command line of a service."""
+    python, _, package, *arguments = command
+    assert (python, package) == (sys.executable, "pbs_policy")
+    return [python, "-c", _SERVE, *arguments]
 
 
 def make_command_line_patient() -> None:

@@ -153,8 +153,15 @@ class PrivateDaemon:
         process = self._process
         if process is None:
             raise DaemonError(f"{self.name} is not running")
-        wait_until(lambda: process.poll() is not None or self.has_failed() or self.is_ready())
-        if process.poll() is None and self.is_ready():
+        is_ready = False
+
+        def is_settled() -> bool:
+            nonlocal is_ready  # asked once more, it might not answer in time, on a busy machine
+            is_ready = self.is_ready()
+            return is_ready or process.poll() is not None or self.has_failed()
+
+        wait_until(is_settled)
+        if is_ready and process.poll() is None:
             return
         fate = "is not ready" if process.poll() is None else f"ended with status {process.returncode}"
         self.stop()

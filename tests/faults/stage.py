@@ -34,7 +34,11 @@ class FaultyService(PrivateService):
 
     def command(self) -> list[str]:
         """The command line."""
-        return [*self.before, *super().command()]
+        return [*self.before, *self.own_command()]
+
+    def own_command(self) -> list[str]:
+        """What stands behind it."""
+        return super().command()
 
 
 @dataclass
@@ -91,7 +95,7 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
+def stage(service: type[FaultyService] = FaultyService) -> Iterator[Stage]:
     """Everything started and filled, for as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="pbs-") as name:
         directory = Path(name)
@@ -101,7 +105,7 @@ def stage() -> Iterator[Stage]:
         command = [mount, "-t", "tmpfs", "-o", f"size={DISK}", "none", str(disk)]
         is_mounted = subprocess.run(command, capture_output=True).returncode == 0  # else `every.lacks` says so
         try:
-            with installation(directory, FaultyService, ttl="30m", log_decisions="none") as site:
+            with installation(directory, service, ttl="30m", log_decisions="none") as site:
                 made = Stage(directory, site, disk)
                 made.fill()
                 yield made
