@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import finalize
 
 import fakeredis
 from redis import Redis, RedisError, ResponseError
@@ -57,6 +58,7 @@ class _FakeLine(Line):
             self._connection: Any = self._pool.get_connection()
         except RedisError as error:
             raise StoreUnavailable(str(error)) from error
+        self._close = finalize(self, _give_back, self._pool, self._connection)
 
     def write(self, commands: Sequence[Command]) -> None:
         try:
@@ -84,9 +86,10 @@ class _FakeLine(Line):
             replies += self.read(1)
         return replies
 
-    def close(self) -> None:
-        self._connection.disconnect()
-        self._pool.release(self._connection)
+
+def _give_back(pool: Any, connection: Any) -> None:
+    connection.disconnect()
+    pool.release(connection)
 
 
 def _as_sent(reply: Any) -> Any:

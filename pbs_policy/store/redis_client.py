@@ -157,10 +157,6 @@ class RedisClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        # A command ends without a word to the clients it had.
-        self.close()
-
 
 class Connector:
     """Opens connections to the Redis of `url`, and logs in.

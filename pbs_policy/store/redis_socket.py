@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import finalize
 
 import hiredis
 
@@ -34,10 +35,12 @@ class ConnectionLost(StoreUnavailable):
 
 class Line:
     """One open connection to `place`, which is named in errors. Until `ends_at` (by the monotonic clock) everything
-    must be done, if that is given."""
+    must be done, if that is given. It is closed when nobody has it any more."""
 
     def __init__(self, connection: socket.socket, place: str, ends_at: float | None = None) -> None:
         self._socket = connection
+        # And no `__del__`: in a ring of objects the socket's own may come first, and warn.
+        self._close: Callable[[], object] = finalize(self, connection.close)
         self.place = place
         self._ends_at = ends_at
         self._refusals = _Refusals()
@@ -87,7 +90,7 @@ class Line:
 
     def close(self) -> None:
         """Close it."""
-        self._socket.close()
+        self._close()
 
     def _feed(self) -> None:
         if self._ends_at is not None:
