@@ -14,7 +14,7 @@ help:
 	@echo 'make test       ruff, mypy --strict and every test'
 	@echo 'make fuzz       each place where bytes of others come in, a minute each; streams; the decision against its model'
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
-	@echo 'make faults     every fault, through Postfix and Dovecot, at length: docs/faults.md (half an hour, as root)'
+	@echo 'make faults     every fault, through Postfix and Dovecot, at length: docs/faults.md (20 minutes, as root)'
 	@echo 'make man        write the manual pages anew: docs/man'
 	@echo 'make wheel      a wheel in dist/, with script, examples and manual pages'
 	@echo 'make deb        a Debian package in dist/ (apt-get build-dep . installs what it takes)'

@@ -24,7 +24,7 @@ from tests.faults.stage import Stage, stage
 from tests.faults.timing import measure
 from tests.faults.watching import AWAY, GOES_ON, INBOUND, LOGIN, RELAY, STRANGER
 
-ROUNDS = 3  # of the faults
+ROUNDS = 5  # of the faults
 REPETITIONS = 3  # of what is timed
 
 
