@@ -24,7 +24,6 @@ from benchmarks import (
     table,
     throughput,
     watching,
-    workers,
 )
 from benchmarks.bench import Bench
 from benchmarks.figures import CannotRun, Section
@@ -34,7 +33,6 @@ from benchmarks.results import write
 
 CELLS: dict[str, tuple[str, Callable[[Bench], Section]]] = {
     "throughput": ("Throughput", throughput.run),
-    "workers": ("Workers", workers.run),
     "table": ("Login table", table.run),
     "listing": ("Listing", listing.run),
     "logins": ("Cost of a login", logins.run),

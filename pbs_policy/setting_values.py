@@ -51,13 +51,6 @@ def parse_ipv6_prefix(text: str) -> int:
     return int(text)
 
 
-def parse_workers(text: str) -> int:
-    """A number of processes, 1 to 64."""
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 64:
-        raise ValueError("expected a number of processes from 1 to 64")
-    return int(text)
-
-
 def parse_key_prefix(text: str) -> str:
     """What keys begin with."""
     if not re.fullmatch(r"[\x21-\x7e]{1,64}", text):

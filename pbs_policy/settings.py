@@ -36,12 +36,16 @@ from pbs_policy.setting_values import (
     parse_path,
     parse_services,
     parse_word,
-    parse_workers,
     parse_yes_no,
 )
 from pbs_policy.sources import SettingsError, Value, did_you_mean, from_environment, from_file, from_overrides
 from pbs_policy.store import redis_url
 from pbs_policy.store.redis_url import Login, RedisUrl, TlsFiles, in_one_slot
+
+REMOVED = {
+    "workers": "one process serves; several hosts are several services on one Redis",
+}
+"""Settings that there were, and what to do instead. An upgrade must not stop the mail for one of them."""
 
 
 def _setting(default: str, parse: Callable[[str], Any], meaning: str) -> Any:
@@ -60,9 +64,6 @@ class Settings:
     unix_socket_mode: int = _setting("0660", parse_mode, "Access mode of the unix sockets, octal.")
     unix_socket_group: str = _setting(
         "", parse_word, "Group of the unix sockets (Debian's Postfix: postfix); empty: the service's own."
-    )
-    workers: int = _setting(
-        "1", parse_workers, "Processes that share the work, 1 to 64: not more than there are processor cores."
     )
     redis_url: RedisUrl = _setting(
         "redis://127.0.0.1:6379/0", RedisUrl.parse, f"Where Redis or Valkey is: {redis_url.EXPECTED}."
@@ -221,21 +222,27 @@ def meaning(name: str) -> str:
 
 
 def load(
-    file: Path | None = None, environment: Mapping[str, str] | None = None, overrides: Iterable[str] = ()
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Iterable[str] = (),
+    tell: Callable[[str], object] = lambda _: None,
 ) -> tuple[Settings, dict[str, Value]]:
     """The effective settings, and the text and place of each.
 
-    `file` None means `sources.DEFAULT_FILE`, which may be absent; one that was named may not. Raises SettingsError.
+    `file` None means `sources.DEFAULT_FILE`, which may be absent; one that was named may not. `tell` is given a line
+    for each setting that was removed. Raises SettingsError.
     """
     faults: list[str] = []
     values = defaults()
     for name, value in [
         *from_file(file, faults),
-        *from_environment(environment or {}, values, faults),
+        *from_environment(environment or {}, [*values, *REMOVED], faults),
         *from_overrides(overrides, faults),
     ]:
         if name in values:
             values[name] = value
+        elif name in REMOVED:
+            tell(f"{value.place}: {name}: {REMOVED[name]}")
         else:
             faults.append(f"{value.place}: unknown setting {name!r}{did_you_mean(name, values)}")
     return parse_values(values, faults), values

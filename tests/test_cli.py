@@ -58,6 +58,13 @@ def test_config_of_the_settings_named(bare: Pbs) -> None:
     assert is_one_error(bare("config", "tttl"), 64, "there is no setting 'tttl'")
 
 
+def test_config_warns_of_a_removed_setting(bare: Pbs, settings_file: Path) -> None:
+    settings_file.write_text("ttl = 8h\nworkers = 2\n")
+    result = bare("config", "ttl")
+    assert (result.status, result.out) == (0, "ttl = 8h\n")
+    assert result.err.startswith(f"pbs-policy: warning: a removed setting is ignored: {settings_file}:2: workers: ")
+
+
 def test_config_as_json(bare: Pbs) -> None:
     shown = json.loads(bare("--set", "ttl=8h", "config", "--json").out)
     assert shown == {name: value.text for name, value in defaults().items()} | {"ttl": "8h"}

@@ -223,8 +223,8 @@ def test_the_script_is_for_that_shell_and_asks_for_its_completion(pbs: Pbs, shel
         ("revoke alice@", ["@example.com"]),
         ("--set tt", ["ttl="]),
         ("--set ttl=", ["30m"]),
-        ("config workers ttl", ["ttl"]),
-        ("config workers", ["workers"]),
+        ("config services ttl", ["ttl"]),
+        ("config services", ["services"]),
     ],
 )
 def test_bash_gets_what_follows_its_last_cut(url: str, tmp_path: Path, line: str, replies: list[str]) -> None:

@@ -49,7 +49,6 @@ def test_the_defaults_are_those_of_the_manual(file: Path) -> None:
         listen=(Listener(host="127.0.0.1", port=10040),),
         unix_socket_mode=0o660,
         unix_socket_group="",
-        workers=1,
         redis_url=RedisUrl((("127.0.0.1", 6379),)),
         redis_user="",
         redis_password_file="",
@@ -105,7 +104,6 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "listen": "inet:127.0.0.1:10041, unix:/run/p.sock\n  inet:[::1]:10040",
         "unix_socket_mode": "0666",
         "unix_socket_group": "postfix",
-        "workers": "4",
         "redis_url": "unix:///run/redis.sock",
         "redis_user": "pbs",
         "redis_password_file": "/etc/pbs-policy/password",
@@ -146,7 +144,6 @@ def test_every_setting_can_be_set(file: Path) -> None:
         listen=(Listener("127.0.0.1", 10041), Listener(path="/run/p.sock"), Listener("::1", 10040)),
         unix_socket_mode=0o666,
         unix_socket_group="postfix",
-        workers=4,
         redis_url=RedisUrl(path="/run/redis.sock"),
         redis_user="pbs",
         redis_password_file="/etc/pbs-policy/password",
@@ -294,6 +291,16 @@ def test_a_variable_of_another_program_is_no_fault_and_a_near_miss_is(file: Path
     assert faults_of(file, {"PBS_KEY_PREFX": "a:"}) == ["PBS_KEY_PREFX: unknown setting (did you mean key_prefix?)"]
 
 
+
+def test_a_removed_setting_is_told_with_its_place_and_is_no_fault(file: Path) -> None:
+    file.write_text("ttl = 8h\nworkers = 2\n")
+    told: list[str] = []
+    settings, values = load(file, {"PBS_WORKERS": "3"}, ["workers=4"], told.append)
+    assert settings.ttl == 8 * 3600
+    assert "workers" not in values
+    what = "workers: one process serves; several hosts are several services on one Redis"
+    assert told == [f"{file}:2: {what}", f"PBS_WORKERS: {what}", f"--set: {what}"]
+
 # --- faults
 
 
@@ -337,7 +344,6 @@ def test_the_error_itself_says_all_its_faults() -> None:
 
 @pytest.mark.parametrize(("name", "good", "bad"), [
     ("ipv6_prefix", ["48", "128", "064"], ["47", "129", "", "-1", "64.0", "\u0666\u0664", "6" * 5000]),
-    ("workers", ["1", "64"], ["0", "65", "", "two", "-1"]),
     ("unix_socket_mode", ["0660", "660", "777", "0000"], ["", "66", "0o660", "1777", "888", "00660"]),
     ("key_prefix", ["p", "!", "x" * 64], ["", "x" * 65, "a b", "\u00e9", "a\tb"]),
     ("never_record", ["", ",", " , ", "192.0.2.0/24,,2001:db8::/32"], ["x", "192.0.2.0/24;", "192.0.2.1/24"]),

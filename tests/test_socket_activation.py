@@ -80,12 +80,11 @@ def start_managed(tmp_path: Path, redis_server: PrivateRedis) -> Iterator[StartM
 
 
 @pytest.mark.usefixtures("either_loop")
-@pytest.mark.parametrize("workers", ["1", "2"])
 def test_passed_sockets_are_served_and_left_where_they_are(
-    workers: str, start_managed: StartManaged, place: Path
+    start_managed: StartManaged, place: Path
 ) -> None:
     """Python 3.13 removes a unix socket that it listened on, unless told not to: the next process would have none."""
-    service = start_managed(inet(), unix(place / "policy"), workers=workers)
+    service = start_managed(inet(), unix(place / "policy"))
     assert [str(each) for each in service.listeners] == [str(listener_of(each)) for each in service.listening]
     for which in (0, 1):
         with service.connect(which) as client:
@@ -240,24 +239,22 @@ def restart_under_load(service: Manager, restarts: int) -> list[Postfix]:
     return smtpds
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 def test_no_connection_is_closed_and_no_request_lost_in_restarts_under_load(
-    workers: str, start_managed: StartManaged, place: Path
+    start_managed: StartManaged, place: Path
 ) -> None:
     """With a manager that keeps connections: Postfix notices nothing but the time that it takes."""
-    service = start_managed(inet(), unix(place / "policy"), store=100, workers=workers)
+    service = start_managed(inet(), unix(place / "policy"), store=100)
     smtpds = restart_under_load(service, RESTARTS)
     assert [each.lost for each in smtpds if each.lost] == []
     assert sum(each.closes for each in smtpds) == 0
     assert "error: " not in service.log()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 def test_no_request_is_lost_in_restarts_under_load_where_nobody_keeps_connections(
-    workers: str, start_managed: StartManaged, place: Path
+    start_managed: StartManaged, place: Path
 ) -> None:
     """The manager has the listening sockets alone: kept connections end, what is sent on a fresh one is answered."""
-    service = start_managed(inet(), unix(place / "policy"), workers=workers)
+    service = start_managed(inet(), unix(place / "policy"))
     smtpds = restart_under_load(service, max(2, RESTARTS // 2))
     assert [each.lost for each in smtpds if each.lost] == []
 
@@ -329,22 +326,6 @@ def test_a_connection_that_was_handed_over_ends_when_it_is_closed(start_managed:
         assert wait_until(lambda: service.hears(lambda line: line == "FDSTOREREMOVE=1"))
         client.send(b"not the protocol\n")
         assert client.is_closed()
-
-
-@pytest.mark.parametrize("workers", ["2"])
-def test_a_worker_that_ends_alone_hands_nothing_over(workers: str, start_managed: StartManaged) -> None:
-    """Nobody would take it before the whole service is restarted."""
-    from tests.test_workers import children
-
-    service = start_managed(inet(), store=100, workers=workers)
-    with ExitStack() as stack:
-        clients = [stack.enter_context(service.connect()) for _ in range(20)]
-        assert {client.ask(ALICE) for client in clients} == {OK}
-        for pid in children(service.process.pid):
-            os.kill(pid, signal.SIGTERM)
-        assert all(client.is_closed() for client in clients)
-    service.listen()
-    assert service.store == []
 
 
 def test_what_finds_no_room_in_the_store_is_closed(start_managed: StartManaged) -> None:

@@ -383,13 +383,3 @@ def test_under_observe_only_what_would_have_been_permitted_is_counted_as_dunno_l
         service.stop()
         minutes = read_minutes(client_on(client), KEYS, time.time())
         assert sum((minute.counts for minute in minutes), Counter()) == {"DUNNO login": 1}
-
-
-def test_each_worker_is_a_process_of_its_own(
-    start_service: Callable[..., Service], redis_server: PrivateRedis
-) -> None:
-    with Redis(port=redis_server.port) as client:
-        start_service(redis_url=redis_server.url, workers="2")
-        assert wait_until(lambda: len(list(client.scan_iter("pbs:service:*"))) == 2)
-        services = read_services(client_on(client), KEYS, read_minutes(client_on(client), KEYS, time.time()))
-        assert len({service.pid for service in services}) == 2

@@ -1,8 +1,7 @@
-"""The watchdog hears of a service whose event loops turn, and of no other; and the manager of how it is."""
+"""The watchdog hears of a service whose event loop turns, and of no other; and the manager of how it is."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.decision.policy import DUNNO
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.log import Log
 from pbs_policy.service.notify import Notify
@@ -19,14 +17,9 @@ from pbs_policy.service.reload import Configuration
 from pbs_policy.service.service import Service
 from pbs_policy.settings import defaults, load, parse_values
 from tests.manager import Manager
-from tests.test_workers import children
 
 WATCHDOG = 0.8
-"""Seconds: four signs of life in each. A worker that is silent for half of it is killed, so that on a loaded machine
-one that is well may be, and nothing in these tests minds."""
-
-PATIENT_WATCHDOG = 5.0
-"""Seconds, where a worker must not be killed for the machine's sake."""
+"""Seconds: four signs of life in each."""
 
 StartWatched = Callable[..., Manager]
 
@@ -44,8 +37,7 @@ def start_watched(tmp_path: Path, redis_server: PrivateRedis) -> Iterator[StartW
 
 
 class Stuck(Manager):
-    """A service whose loops are stuck for as long as the file `stuck` is there: those that turn, and new workers from
-    their first step on."""
+    """A service whose loop is stuck for as long as the file `stuck` is there."""
 
     def command(self) -> list[str]:
         program = (
@@ -81,9 +73,8 @@ def hears_nothing(service: Manager) -> bool:
     return not wait_until(lambda: signs(service) > 0, seconds=WATCHDOG)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_the_watchdog_hears_of_a_service_that_lives(workers: str, start_watched: StartWatched) -> None:
-    assert hears_signs(start_watched(workers=workers))
+def test_the_watchdog_hears_of_a_service_that_lives(start_watched: StartWatched) -> None:
+    assert hears_signs(start_watched())
 
 
 def test_signs_of_life_come_four_times_in_the_time_of_the_watchdog_and_once_a_second_at_least() -> None:
@@ -109,44 +100,11 @@ def test_the_watchdog_hears_nothing_of_a_loop_that_does_not_turn(start_watched: 
     assert hears_signs(service)
 
 
-def test_a_worker_that_hangs_is_replaced_and_the_watchdog_waits_until_then(start_watched: StartWatched) -> None:
-    service = start_watched(workers="2", watchdog=PATIENT_WATCHDOG)
-    assert wait_until(lambda: len(children(service.process.pid)) == 2)
-    before = children(service.process.pid)
-    victim = min(before)
-    os.kill(victim, signal.SIGSTOP)
-    assert service.waits_to_log("hangs\n")
-    assert service.waits_to_log("ended by SIGKILL, starting another")
-    assert wait_until(lambda: len(children(service.process.pid)) == 2)
-    assert children(service.process.pid) - before
-    assert hears_signs(service)
-    assert {service.ask("192.0.2.7") for _ in range(10)} == {DUNNO}
-
-
-def test_workers_that_do_nothing_but_hang_are_not_passed_off_as_life(
-    start_watched: StartWatched, tmp_path: Path
-) -> None:
-    """Each is replaced by one that hangs as well: the manager hears nothing and restarts the service."""
-    service = start_watched(Stuck, workers="2")
-    assert hears_signs(service)
-    (tmp_path / "stuck").touch()
-
-    def have_hung(times: int) -> bool:
-        return all(service.log().count(f"worker {index} hangs\n") >= times for index in (0, 1))
-
-    assert wait_until(lambda: have_hung(1))
-    service.listen()  # what was said before
-    service.messages.clear()
-    assert wait_until(lambda: have_hung(3))
-    assert signs(service) == 0
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_manager_is_told_of_redis_and_of_the_end(
-    workers: str, start_watched: StartWatched, own_redis: Callable[..., PrivateRedis]
+    start_watched: StartWatched, own_redis: Callable[..., PrivateRedis]
 ) -> None:
     redis = own_redis()
-    service = start_watched(workers=workers, redis_url=redis.url)
+    service = start_watched(redis_url=redis.url)
     assert wait_until(lambda: service.hears(lambda line: line.startswith("STATUS=listening on inet:127.0.0.1:")))
     assert wait_until(lambda: service.hears(lambda line: line.endswith("; Redis answers")))
     redis.stop()
@@ -156,13 +114,3 @@ def test_the_manager_is_told_of_redis_and_of_the_end(
     assert wait_until(lambda: service.hears(lambda line: line.endswith("; Redis answers")))
     service.process.send_signal(signal.SIGTERM)
     assert wait_until(lambda: service.hears(lambda line: line == "STOPPING=1"))
-
-
-def test_without_a_watchdog_a_stopped_worker_is_left_alone(tmp_path: Path, redis_server: PrivateRedis) -> None:
-    """An administrator who stops a process to look at it finds it again."""
-    with Manager(tmp_path, {"redis_url": redis_server.url, "workers": "2"}) as service:
-        assert wait_until(lambda: len(children(service.process.pid)) == 2)
-        before = children(service.process.pid)
-        os.kill(min(before), signal.SIGSTOP)
-        wait_until(lambda: service.hears(lambda _: False), seconds=WATCHDOG)
-        assert children(service.process.pid) == before

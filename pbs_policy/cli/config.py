@@ -26,7 +26,10 @@ def config(session: Session, changed: bool, as_json: bool, names: tuple[str, ...
     from pbs_policy.log import printable
     from pbs_policy.settings import defaults
 
-    _, values = session.load()
+    def tell(line: str) -> None:
+        click.echo(f"pbs-policy: warning: a removed setting is ignored: {printable(line, 1000)}", err=True)
+
+    _, values = session.load(tell)
     for name in names:
         if name not in values:
             raise click.BadParameter(f"there is no setting {printable(name)!r}")

@@ -33,13 +33,14 @@ def serve(session: Session, allow_root: bool) -> None:
       pbs-policy -c /etc/pbs-policy/pbs-policy.conf serve
       pbs-policy --set listen=inet:127.0.0.1:10041 serve
     """
-    from pbs_policy.log import Log
+    from pbs_policy.log import Log, printable
     from pbs_policy.log.writers import writer_to
     from pbs_policy.service.serve import run
     from pbs_policy.service.trust import find_doubts
     from pbs_policy.sources import DEFAULT_FILE
 
-    settings, values = session.load()
+    removed: list[str] = []
+    settings, values = session.load(removed.append)
     if os.geteuid() == 0 and not allow_root:
         raise _IsRoot(
             "the service needs no privilege and does not run as root: User= in a unit, "
@@ -47,14 +48,19 @@ def serve(session: Session, allow_root: bool) -> None:
         )
     log = Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json")
 
+    def warn(line: str) -> None:
+        log.warning(f"a removed setting is ignored: {printable(line, 1000)}")
+
     def look(settings: Settings) -> None:
         for doubt in find_doubts(session.file or DEFAULT_FILE, settings):
             log.warning(f"not safe: {doubt}")
 
     def load_again() -> tuple[Settings, dict[str, Value]]:
-        loaded = session.load()
+        loaded = session.load(warn)
         look(loaded[0])
         return loaded
 
+    for line in removed:
+        warn(line)
     look(settings)
     run(settings, values, log, load_again)

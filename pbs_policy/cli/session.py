@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pbs_policy.settings import Settings
     from pbs_policy.sources import Value
     from pbs_policy.table.login_table import LoginTable
@@ -20,11 +22,11 @@ class Session:
     file: Path | None
     overrides: tuple[str, ...]
 
-    def load(self) -> tuple[Settings, dict[str, Value]]:
-        """The effective settings, and each one's text and place. Raises SettingsError."""
+    def load(self, tell: Callable[[str], object] = lambda _: None) -> tuple[Settings, dict[str, Value]]:
+        """The effective settings, each one's text and place; `tell` as in `settings.load`. Raises SettingsError."""
         from pbs_policy import settings
 
-        return settings.load(self.file, os.environ, self.overrides)
+        return settings.load(self.file, os.environ, self.overrides, tell)
 
     def open_table(self) -> tuple[Settings, LoginTable]:
         """The settings and the login table they name. Nothing is sent to Redis yet. Raises SettingsError."""

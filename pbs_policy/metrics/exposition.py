@@ -39,16 +39,15 @@ _COUNTERS = {
     ),
     "cpu_seconds": (
         "pbs_policy_cpu_seconds",
-        "Processor time of the workers, in seconds.",
+        "Processor time of the service, in seconds.",
     ),
 }
 _GAUGES = {
-    "workers": ("pbs_policy_workers", "Workers that turn; the setting workers says how many there should be."),
     "connections": ("pbs_policy_connections", "Open connections from Postfix."),
     "lookups_in_flight": ("pbs_policy_lookups_in_flight", "Questions that wait for Redis at this moment."),
     "circuits_open": (
         "pbs_policy_circuits_open",
-        "Workers for which Redis is unavailable: relay attempts are deferred at once (on_unavailable).",
+        "1 where Redis is unavailable: relay attempts are deferred at once (on_unavailable).",
     ),
     "watchers": ("pbs_policy_watchers", "How many `pbs-policy watch` hear the decisions."),
 }
@@ -58,7 +57,6 @@ _GAUGES = {
 class About:
     """What does not change while the service runs."""
 
-    workers: int
     started: float
     """Unix seconds."""
     event_loop: str
@@ -76,7 +74,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric."""
-        counters, states = self._numbers.counters, self._numbers.gauges | self._numbers.highest
+        counters, states = self._numbers
         yield self._decisions()
         yield self._latency()
         for name, (metric, meaning) in _COUNTERS.items():
@@ -118,9 +116,6 @@ class _Collector(Collector):
 
     def _about_the_service(self) -> Iterator[Metric]:
         about = self._about
-        yield GaugeMetricFamily(
-            "pbs_policy_workers_wanted", "Workers that there should be (the setting workers).", value=about.workers
-        )
         yield GaugeMetricFamily(
             "pbs_policy_start_time_seconds", "When the service started, in Unix seconds.", value=about.started
         )

@@ -44,7 +44,7 @@ Page = Callable[[], Awaitable[Reply]]
 
 
 class HttpServer:
-    """Answers on `sockets`, which others may listen on as well, with `pages` by their paths."""
+    """Answers on `sockets` with `pages` by their paths."""
 
     def __init__(
         self, sockets: Sequence[socket.socket], pages: Mapping[str, Page], report: Callable[[str], None]
@@ -84,7 +84,7 @@ class HttpServer:
         try:
             connection, _ = listening.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return  # another worker was faster, or the peer has gone
+            return  # the peer has gone
         except OSError:  # no descriptors: Postfix' connections come first
             self._take_place()
             return

@@ -1,11 +1,9 @@
-"""The numbers of one process at one moment, and of several together: counted elsewhere, taken and added up here."""
+"""The numbers of the service at one moment: counted elsewhere, taken here."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.stats import flatten
@@ -18,43 +16,10 @@ LATENCY = "latency "
 
 
 class Numbers(NamedTuple):
-    """By name: `counters` only grow, of `gauges` several processes have the sum, of `highest` the highest."""
+    """By name: `counters` only grow."""
 
     counters: dict[str, float]
     gauges: dict[str, float]
-    highest: dict[str, float]
-
-    @classmethod
-    def none(cls) -> Self:
-        """Of no process."""
-        return cls({}, {}, {})
-
-    def serialise(self) -> bytes:
-        """As one line of JSON."""
-        return json.dumps(self, separators=(",", ":")).encode()
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """What `serialise` wrote."""
-        return cls(*json.loads(data))
-
-    def with_counters_of(self, others: Iterable[Numbers]) -> Numbers:
-        """The same, the counters of others added."""
-        counters = dict(self.counters)
-        for other in others:
-            for name, number in other.counters.items():
-                counters[name] = counters.get(name, 0) + number
-        return self._replace(counters=counters)
-
-    def with_states_of(self, others: Iterable[Numbers]) -> Numbers:
-        """The same with the gauges and the highest numbers of others."""
-        gauges, highest = dict(self.gauges), dict(self.highest)
-        for other in others:
-            for name, number in other.gauges.items():
-                gauges[name] = gauges.get(name, 0) + number
-            for name, number in other.highest.items():
-                highest[name] = max(highest.get(name, number), number)
-        return self._replace(gauges=gauges, highest=highest)
 
 
 def take(server: PolicyServer, watchers: int, redis_sets: int | None) -> Numbers:
@@ -68,12 +33,11 @@ def take(server: PolicyServer, watchers: int, redis_sets: int | None) -> Numbers
     counters["log_lines_lost"] = server.log.lost
     counters["cpu_seconds"] = time.process_time()
     gauges = {
-        "workers": 1,
         "connections": len(server.connections),
         "lookups_in_flight": lookups.in_flight,
         "circuits_open": int(lookups.circuit_is_open),
+        "watchers": watchers,
     }
-    highest = {"watchers": float(watchers)}
     if redis_sets is not None:
-        highest["redis_sets"] = redis_sets
-    return Numbers(counters, {name: float(number) for name, number in gauges.items()}, highest)
+        gauges["redis_sets"] = redis_sets
+    return Numbers(counters, {name: float(number) for name, number in gauges.items()})

@@ -1,11 +1,10 @@
-"""What the workers have in common where `metrics_listen` is set: the sockets, the board, and what never changes."""
+"""Where metrics and health are asked: the sockets, and what never changes."""
 
 from __future__ import annotations
 
 import time
 
 from pbs_policy.log import Log
-from pbs_policy.metrics.board import Board
 from pbs_policy.postfix.listener import listener_of
 from pbs_policy.service.sockets import open_at
 from pbs_policy.settings import Settings
@@ -27,13 +26,12 @@ _BACKLOG = 16
 
 
 class Place:
-    """Where metrics and health are asked. Made before the workers are."""
+    """Where metrics and health are asked."""
 
     def __init__(self, settings: Settings, event_loop: str) -> None:
         """Raises ListenError."""
-        self._board = Board(settings.workers)
-        self._about = About(settings.workers, time.time(), event_loop)
-        self._sockets = open_at(settings.metrics_listen, settings, shared=False)
+        self._about = About(time.time(), event_loop)
+        self._sockets = open_at(settings.metrics_listen, settings)
         for each in self._sockets:
             each.listen(_BACKLOG)
 
@@ -48,6 +46,6 @@ class Place:
                 )
         log.info(f"metrics and health at {' '.join(str(listener_of(each)) for each in self._sockets)}")
 
-    def exporter(self, index: int) -> Exporter:
-        """The part of the worker with this number. To be made in it."""
-        return Exporter(self._board, index, self._about, self._sockets)
+    def exporter(self) -> Exporter:
+        """What answers there."""
+        return Exporter(self._about, self._sockets)

@@ -1,7 +1,4 @@
-"""One process that answers: the parts put together in one event loop, until it is told to end.
-
-It is the whole service, or one of several workers; what differs is its `Role`.
-"""
+"""The process that answers: the parts put together in one event loop, until it is told to end."""
 
 from __future__ import annotations
 
@@ -14,14 +11,16 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pbs_policy.log import Log, printable
-from pbs_policy.service.handover import Handover
-from pbs_policy.service.reload import Configuration
+from pbs_policy.service.handover import Handover, store
+from pbs_policy.service.reload import Configuration, Renewal, report_faults
 from pbs_policy.service.server import PolicyServer
+from pbs_policy.service.service import Service
 from pbs_policy.service.sockets import accept
 from pbs_policy.service.upkeep import Upkeep
+from pbs_policy.sources import SettingsError
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.redis_url import Login
 from pbs_policy.table.keys import Keys
@@ -40,104 +39,79 @@ _OWN_DESCRIPTORS = 64
 """Descriptors that are not Postfix': listeners, Redis and its Sentinels, name servers, files; under 30 in all."""
 
 
-class Role(Protocol):
-    """What tells the whole service from a worker."""
-
-    beats: float
-    """Seconds between two calls of `beat`, 0 for none."""
-
-    def begin(self, process: Process) -> None:
-        """It serves. Called in its event loop, where signals and descriptors can be waited for."""
-
-    def end(self) -> bool:
-        """It is about to end. Returns whether all of the service is, so that what it keeps is for the next one."""
-
-    def hand_over(self, connections: Sequence[int]) -> None:
-        """Give descriptors of connections, at most `handover.AT_ONCE`, to the next process."""
-
-    def beat(self, *, has_redis: bool) -> None:
-        """Its loop turns."""
-
-
 class Process:
-    """Serves on `listening` by `configuration` until SIGTERM, SIGINT or `stop`. `logins` are the password for Redis,
-    and who to log in to Sentinels as."""
+    """Serves on `listening` until SIGTERM or SIGINT. `logins` are the password for Redis, and who to log in to
+    Sentinels as."""
 
     def __init__(
         self,
-        configuration: Configuration,
+        service: Service,
         logins: tuple[str, Login],
         listening: Sequence[socket.socket],
-        log: Log,
         exporter: Exporter | None = None,
         connections: Sequence[socket.socket] = (),
         room: int | None = None,
     ) -> None:
         """`exporter` where there are metrics. `connections` are those that the process before us left to this one,
         `room` is how many it may leave to the next; None where nobody else holds open what is listened on."""
-        self.configuration = configuration
-        self.log = log
+        self._service = service
+        self._log = service.log
         self._password, self._sentinel_login = logins
         self._listening = listening
         self._exporter = exporter
         self._connections = connections
         self._room = room
-        self._stopping = asyncio.Event()
         self._server: PolicyServer
+        self._lookups: Lookups
 
-    def run(self, role: Role) -> None:
+    def run(self) -> None:
         """Serve to the end."""
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(self._serve(role))
+            runner.run(self._serve())
 
-    def stop(self) -> None:
-        """Let `run` come to its end. To be called in its event loop."""
-        self._stopping.set()
-
-    def follow(self, configuration: Configuration) -> None:
-        """Go over to other settings, between two requests. To be called in its event loop."""
-        self.configuration = configuration
-        settings = configuration.settings
-        self._server.follow(settings.rules, settings.addresses, settings.log_decisions, configuration.maps)
-        self._server.usage = Usage.following(self._server.usage, settings.key_prefix, settings.usage_kept)
-
-    async def _serve(self, role: Role) -> None:
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
+        stopping = asyncio.Event()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, self.stop)
-        self.log.write_soon(loop.call_soon)
-        loop.set_exception_handler(partial(_say_fault, self.log))
-        settings = self.configuration.settings
+            loop.add_signal_handler(signal_number, stopping.set)
+        self._log.write_soon(loop.call_soon)
+        loop.set_exception_handler(partial(_say_fault, self._log))
+        service, configuration = self._service, self._service.configuration
+        settings = configuration.settings
         keys = Keys(settings.key_prefix)
         latency = self._exporter.latency if self._exporter else None
-        lookups = Lookups(
-            settings.redis_url, settings.redis_user, self._password, keys.probe, self.log, settings.redis_tls,
+        lookups = self._lookups = Lookups(
+            settings.redis_url, settings.redis_user, self._password, keys.probe, self._log, settings.redis_tls,
             latency, self._sentinel_login,
         )  # fmt: skip
         usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
         server = self._server = PolicyServer(
-            settings.rules, settings.addresses, keys, lookups, self.log, settings.log_decisions,
-            self.configuration.maps, usage, latency,
+            settings.rules, settings.addresses, keys, lookups, self._log, settings.log_decisions,
+            configuration.maps, usage, latency,
         )  # fmt: skip
         server.most_connections = _descriptors_for_peers()
         await lookups.open()
         upkeep = Upkeep(server)
         await upkeep.look()
-        tasks = [asyncio.create_task(server.sweep()), asyncio.create_task(_beat(role, lookups))]
         keeping_up = asyncio.create_task(upkeep.run())
-        server.handover = None if self._room is None else Handover(self._room, role.hand_over)
+        if self._room is not None:
+            server.handover = Handover(self._room, lambda descriptors: store(service.notify, descriptors))
         for connection in self._connections:
             await loop.connect_accepted_socket(server.connection, connection)
         servers = [await accept(server, each) for each in self._listening]
         if self._exporter:
             self._exporter.start(server, lambda: upkeep.watchers)
-        role.begin(self)
+        hangup = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, hangup.set)
+        tasks = [asyncio.create_task(each) for each in (server.sweep(), self._beat(), self._reload(hangup))]
+        service.announce()
+        service.say_ready(has_redis=lookups.is_connected)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
-        await self._stopping.wait()
-        if not role.end():
-            server.handover = None
+        await stopping.wait()
+        service.notify.stopping()
         if self._room is None:
             await _let_come()  # whoever is connected already: with the last listening socket the rest is refused
         for each in servers:
@@ -151,7 +125,36 @@ class Process:
         if self._exporter:
             await self._exporter.stop()
         await lookups.close()
-        self.log.write_now()
+        self._log.write_now()
+
+    async def _beat(self) -> None:
+        """Tell the service manager again and again that the loop turns, and whether Redis answers."""
+        service = self._service
+        while service.beats:
+            service.notify.alive(service.status(has_redis=self._lookups.is_connected))
+            await asyncio.sleep(service.beats)
+
+    async def _reload(self, hangup: asyncio.Event) -> None:
+        """Read the settings anew at each SIGHUP, and go over to them between two requests."""
+        service = self._service
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            service.notify.reloading()
+            try:
+                # Requests are answered meanwhile: a file of sender_maps may be long.
+                renewal = await asyncio.to_thread(Renewal.read, service.configuration, service.load)
+            except SettingsError as error:
+                report_faults(error, self._log)
+            else:
+                service.take(renewal)
+                self._follow(renewal.configuration)
+            service.say_ready(has_redis=self._lookups.is_connected)
+
+    def _follow(self, configuration: Configuration) -> None:
+        settings = configuration.settings
+        self._server.follow(settings.rules, settings.addresses, settings.log_decisions, configuration.maps)
+        self._server.usage = Usage.following(self._server.usage, settings.key_prefix, settings.usage_kept)
 
 
 def _say_fault(log: Log, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -167,12 +170,6 @@ async def _let_come() -> None:
     """Let connections that were accepted reach the server, which takes asyncio four turns of the loop."""
     for _ in range(5):
         await asyncio.sleep(0)
-
-
-async def _beat(role: Role, lookups: Lookups) -> None:
-    while role.beats:
-        role.beat(has_redis=lookups.is_connected)
-        await asyncio.sleep(role.beats)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

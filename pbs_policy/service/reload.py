@@ -7,7 +7,6 @@ of here waits for a restart, and says so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,7 +31,7 @@ Load = Callable[[], tuple[Settings, Mapping[str, Value]]]
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What a process of the service works by: the settings, where each comes from, and the file of sender_maps."""
+    """What the service works by: the settings, where each comes from, and the file of sender_maps."""
 
     settings: Settings
     values: Mapping[str, Value]
@@ -50,15 +49,6 @@ class Configuration:
         was = self.settings
         is_same_file = (settings.sender_maps, settings.user_domain) == (was.sender_maps, was.user_domain)
         return Configuration(settings, values, self.maps if is_same_file else settings.load_sender_maps())
-
-    def as_message(self) -> bytes:
-        """The values, for another process that works by the same ones (`values_of_message`)."""
-        return json.dumps({name: [value.text, value.place] for name, value in self.values.items()}).encode()
-
-
-def values_of_message(message: bytes) -> dict[str, Value]:
-    """What `as_message` has written."""
-    return {name: Value(*each) for name, each in json.loads(message).items()}
 
 
 @dataclass(frozen=True, slots=True)

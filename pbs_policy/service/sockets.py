@@ -1,5 +1,5 @@
-"""The listening sockets: opened as `listen` says, shared by several workers, given to the event loop, and the paths
-of unix sockets removed at the end."""
+"""The listening sockets: opened as `listen` says, given to the event loop, and the paths of unix sockets removed
+at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from pbs_policy.postfix.listener import Listener, ListenError, listener_of
+from pbs_policy.postfix.listener import Listener, ListenError
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.settings import Settings
 
@@ -18,15 +18,12 @@ _BACKLOG = 4_096
 """Connections the kernel may hold for us: after a restart every smtpd of a busy Postfix comes back at once."""
 
 
-def open_listeners(settings: Settings, *, shared: bool) -> list[socket.socket]:
-    """The listening sockets of `listen`; `shared`: others of ours will listen at the same ports.
-
-    Raises ListenError, after closing those it had opened.
-    """
-    return open_at(settings.listen, settings, shared=shared)
+def open_listeners(settings: Settings) -> list[socket.socket]:
+    """The listening sockets of `listen`. Raises ListenError, after closing those it had opened."""
+    return open_at(settings.listen, settings)
 
 
-def open_at(listeners: Iterable[Listener], settings: Settings, *, shared: bool) -> list[socket.socket]:
+def open_at(listeners: Iterable[Listener], settings: Settings) -> list[socket.socket]:
     """The same at other places, with the mode and the group of `settings`."""
     sockets: list[socket.socket] = []
     for listener in listeners:
@@ -34,7 +31,7 @@ def open_at(listeners: Iterable[Listener], settings: Settings, *, shared: bool) 
             if listener.path:
                 _open_unix(listener.path, sockets, settings.unix_socket_mode, settings.unix_socket_group)
             else:
-                _open_inet(listener, sockets, shared=shared)
+                _open_inet(listener, sockets)
         except (OSError, ListenError) as error:
             for each in sockets:
                 if each.family == socket.AF_UNIX and each.getsockname():
@@ -45,21 +42,10 @@ def open_at(listeners: Iterable[Listener], settings: Settings, *, shared: bool) 
     return sockets
 
 
-def share(sockets: list[socket.socket]) -> list[socket.socket]:
-    """One more worker's sockets: the same unix sockets, and new ones at the same TCP ports."""
-    shared: list[socket.socket] = []
-    for each in sockets:
-        if each.family == socket.AF_UNIX:
-            shared.append(each)
-        else:
-            _open_inet(listener_of(each), shared, shared=True)
-    return shared
-
-
 async def accept(server: PolicyServer, listening: socket.socket) -> asyncio.Server:
     """Accept connections to `server` on a listening socket, in the running event loop."""
     # Not create_unix_server: from Python 3.13 on it removes the path at its end, uvloop's as well, and the path
-    # belongs to the service manager, or to the other workers until `remove_paths`.
+    # may belong to the service manager; where it is ours, `remove_paths` removes it.
     return await asyncio.get_running_loop().create_server(server.connection, sock=listening, backlog=_BACKLOG)
 
 
@@ -70,7 +56,7 @@ def remove_paths(settings: Settings) -> None:
             Path(listener.path).unlink(missing_ok=True)
 
 
-def _open_inet(listener: Listener, sockets: list[socket.socket], *, shared: bool) -> None:
+def _open_inet(listener: Listener, sockets: list[socket.socket]) -> None:
     found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, kind, protocol, _, address in dict.fromkeys(found):
         opened = socket.socket(family, kind, protocol)
@@ -78,8 +64,6 @@ def _open_inet(listener: Listener, sockets: list[socket.socket], *, shared: bool
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.bind(address)
         opened.listen(_BACKLOG)
         opened.setblocking(False)

@@ -50,19 +50,6 @@ def service_hangs(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | None
     marks.at.append(time.monotonic())
 
 
-@fault("a worker is killed", "SIGKILL for one of two `workers`, every 2 s")
-def worker_killed(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
-    def kill() -> None:
-        # The parent starts another; its own process id stays.
-        children = Path(f"/proc/{stage.service.pid}/task/{stage.service.pid}/children").read_text().split()
-        if children:
-            os.kill(int(children[0]), signal.SIGKILL)
-
-    with stage.other_service(workers="2"):
-        assert wait_until(lambda: action(stage) == "OK")
-        yield Again(kill, 2.0)
-
-
 FAKETIME = "/usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1"
 
 

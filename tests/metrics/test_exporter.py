@@ -1,11 +1,9 @@
-"""What a running service tells Prometheus and load balancers, with one worker and with several."""
+"""What a running service tells Prometheus and load balancers."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import signal
 import stat
 import subprocess
 import sys
@@ -18,15 +16,10 @@ import pytest
 
 from pbs_policy import __version__
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.metrics.board import STALE, Board
-from pbs_policy.metrics.exporter import Exporter
-from pbs_policy.metrics.exposition import About
-from pbs_policy.metrics.numbers import Numbers
 from pbs_policy.store.redis_url import RedisUrl
 from tests.metrics.scrape import Scrape, get, metrics_listener
 from tests.service import CLI, SERVE, Service
 from tests.stores import connect
-from tests.test_workers import children
 
 ALICE, STRANGER = "192.0.2.7", "198.51.100.9"
 LOGIN = b"1763881234 imap alice@example.com"
@@ -59,8 +52,7 @@ def test_decisions_and_how_long_they_took_are_told(start: Start) -> None:
         assert scrape.value("request_seconds_count") == 8, "each that needed Redis, once, also those of two rounds"
         assert scrape.value("request_seconds_bucket", le="+Inf") == 8
         assert 0 < (scrape.value("request_seconds_sum") or 0) < 8 * 0.5
-        states = {name: scrape.value(name) for name in ("connections", "workers", "workers_wanted", "watchers")}
-        assert states == {"connections": 1, "workers": 1, "workers_wanted": 1, "watchers": 0}
+        assert (scrape.value("connections"), scrape.value("watchers")) == (1, 0)
         assert scrape.value("circuits_open") == 0
         assert scrape.value("redis_reconnects_total") == 0
         assert (scrape.value("cpu_seconds_total") or 0) > 0
@@ -79,30 +71,7 @@ def test_no_label_holds_an_address_or_a_user(start: Start) -> None:
         assert text not in scrape.text
 
 
-def test_one_scrape_shows_the_sum_over_all_workers_wherever_it_lands(start: Start) -> None:
-    service = start(workers="3")
-    for _ in range(40):  # the kernel deals connections out among the workers
-        assert service.ask(ALICE) == "OK"
-    pids = children(service.process.pid)
-    assert len(pids) == 3
-
-    def sums() -> list[float]:
-        return [Scrape(service).decisions().get("OK login", 0) for _ in range(6)]
-
-    assert wait_until(lambda: sums() == [40.0] * 6)
-    scrape = Scrape(service)
-    assert (scrape.value("workers"), scrape.value("workers_wanted")) == (3, 3)
-    assert scrape.value("request_seconds_count") == 40
-    # A worker that dies takes nothing with it of what it had told, and its successor goes on from there.
-    os.kill(min(pids), signal.SIGKILL)
-    assert wait_until(lambda: len(children(service.process.pid) - pids) == 1)
-    for _ in range(40):
-        assert service.ask(ALICE) == "OK"
-    assert wait_until(lambda: sums() == [80.0] * 6)
-    assert Scrape(service).value("workers") == 3
-
-
-def test_ready_is_who_can_ask_redis_and_healthy_who_turns(
+def test_ready_is_who_can_ask_redis_and_healthy_who_answers(
     own_redis: Callable[..., PrivateRedis], start: Start
 ) -> None:
     redis = own_redis()
@@ -186,7 +155,7 @@ def test_a_unix_socket_has_the_mode_of_the_others_and_is_gone_at_the_end(start: 
         path = Path(directory) / "metrics"
         service = start(metrics_listen=f"unix:{path}", unix_socket_mode="0600")
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert Scrape(service).value("workers") == 1
+        assert Scrape(service).value("connections") == 0
         service.stop()
         assert not path.exists()
 
@@ -219,27 +188,3 @@ def test_without_prometheus_client_the_service_says_how_to_get_it(without_promet
 
 def test_without_metrics_prometheus_client_is_not_needed(without_prometheus_client: None, start: Start) -> None:
     assert start(metrics_listen="").ask(ALICE) == "OK"
-
-
-# --- the health of several workers, by a clock of the test's own
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_worker_that_does_not_turn_makes_the_service_unhealthy() -> None:
-    clock = Clock()
-    board = Board(2, clock)
-    exporter = Exporter(board, 0, About(2, 0.0, "asyncio"), [])
-    for worker in (0, 1):
-        board.post(worker, Numbers.none())
-    clock.now += STALE
-    assert asyncio.run(exporter.health()).status == 200
-    clock.now += 4
-    reply = asyncio.run(exporter.health())
-    assert (reply.status, reply.body) == (503, b"worker 1 has not turned for 14 s\n")

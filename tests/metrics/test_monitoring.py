@@ -32,8 +32,8 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def exported() -> str:
-    numbers = Numbers({"decisions OK login": 1.0}, {}, {"redis_sets": 1.0})
-    return render(numbers, About(1, time.time(), "uvloop")).decode()
+    numbers = Numbers({"decisions OK login": 1.0}, {"redis_sets": 1.0})
+    return render(numbers, About(time.time(), "uvloop")).decode()
 
 
 def exported_names() -> set[str]:
