@@ -1,11 +1,10 @@
-"""What a service manager is to the policy service: it holds the sockets, starts, is told, and keeps connections.
+"""What a service manager is to the policy service: it holds the sockets, starts it, and is told.
 
 It speaks what sd_listen_fds(3) and sd_notify(3) say, as far as the service uses it.
 """
 
 from __future__ import annotations
 
-import array
 import os
 import select
 import signal
@@ -45,7 +44,6 @@ class Manager(Service):
         *,
         listening: Sequence[socket.socket] = (),
         watchdog: float = 0.0,
-        store: int = 0,
         abstract: bool = False,
     ) -> None:
         super().__init__(directory, settings)
@@ -53,9 +51,8 @@ class Manager(Service):
             lines = [f"{name} = {text}\n" for name, text in settings.items()]
             self.settings_file.write_text("".join(lines))  # what is passed is enough
         self.listening = list(listening)
-        self.store: list[int] = []  # the connections that it keeps
+        self.others: list[int] = []  # what it passes besides, as one that keeps connections would
         self.messages: list[str] = []
-        self._most_stored = store
         self._place = tempfile.TemporaryDirectory(prefix="pbs-")
         address = f"@{self._place.name}" if abstract else f"{self._place.name}/notify"
         self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -63,17 +60,15 @@ class Manager(Service):
         self.environment = {**os.environ, "NOTIFY_SOCKET": address}
         if watchdog:
             self.environment |= {"WATCHDOG_USEC": str(int(watchdog * 1e6))}
-        if store:
-            self.environment |= {"FDSTORE": str(store)}
 
     def command(self) -> list[str]:
         """The launcher, and what it is to start."""
         command = super().command()
-        given = [each.fileno() for each in self.listening] + self.store
+        given = [each.fileno() for each in self.listening] + self.others
         self.descriptors = given
         if not given:
             return command
-        names = ["policy.socket"] * len(self.listening) + ["connection"] * len(self.store)
+        names = ["policy.socket"] * len(self.listening) + ["connection"] * len(self.others)
         passed = {"LISTEN_FDS": str(len(given)), "LISTEN_FDNAMES": ":".join(names)}
         self.environment = {**(self.environment or {}), **passed}
         return [sys.executable, "-IS", "-c", _LAUNCH, str(len(given)), *map(str, given), *command]
@@ -88,7 +83,7 @@ class Manager(Service):
         super().start()
 
     def restart(self) -> None:
-        """End it and start it again, as `systemctl restart` does: what is listened on and kept stays open."""
+        """End it and start it again, as `systemctl restart` does: what is listened on stays open."""
         process = self.process
         process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 20
@@ -112,33 +107,15 @@ class Manager(Service):
     def listen(self, seconds: float = 0.0) -> None:
         """Read what was said, waiting at most so long for the first of it."""
         while select.select([self._ear], [], [], seconds)[0]:
-            message, ancillary, _, _ = self._ear.recvmsg(65_536, socket.CMSG_SPACE(253 * 4))
-            given = array.array("i")
-            for _, _, data in ancillary:
-                given.frombytes(data)
-            self._take(message.decode(), list(given))
+            self.messages.append(self._ear.recv(65_536).decode())
             seconds = 0.0
-
-    def _take(self, message: str, given: list[int]) -> None:
-        lines = message.split("\n")
-        self.messages.append(message)
-        kept = []
-        if "FDSTORE=1" in lines:
-            kept = given[: self._most_stored - len(self.store)]
-            self.store += kept
-        if "FDSTOREREMOVE=1" in lines:
-            for each in self.store:
-                os.close(each)
-            self.store.clear()
-        for each in given[len(kept) :]:
-            os.close(each)
 
     def close(self) -> None:
         """End it, and let go of everything."""
         super().close()
-        for each in self.store:
+        for each in self.others:
             os.close(each)
-        self.store.clear()
+        self.others.clear()
         for listening in self.listening:
             listening.close()
         self._ear.close()

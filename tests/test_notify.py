@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,31 +51,6 @@ def test_a_sign_of_life_brings_the_status_only_where_it_has_changed(ear: tuple[s
     assert bound.recv(4096) == b"WATCHDOG=1\nSTATUS=two"
 
 
-def test_descriptors_are_sent_along(ear: tuple[str, socket.socket]) -> None:
-    address, bound = ear
-    with (Path("/dev/null")).open() as file:
-        assert Notify(address).send("FDSTORE=1", descriptors=[file.fileno(), file.fileno()])
-    message, given, _, _ = socket.recv_fds(bound, 4096, 4)
-    assert message == b"FDSTORE=1"
-    assert len(given) == 2
-    for each in given:
-        os.close(each)
-
-
-def test_the_barrier_is_passed_when_the_manager_has_read(ear: tuple[str, socket.socket]) -> None:
-    address, bound = ear
-    passed: list[bool] = []
-    waiting = threading.Thread(target=lambda: passed.append(Notify(address).wait_until_read()))
-    waiting.start()
-    message, given, _, _ = socket.recv_fds(bound, 4096, 4)
-    assert message == b"BARRIER=1"
-    assert passed == []
-    for each in given:
-        os.close(each)
-    waiting.join(5)
-    assert passed == [True]
-
-
 @pytest.mark.parametrize(
     "environment",
     [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}, {"NOTIFY_SOCKET": "relative/path"}],
@@ -86,14 +60,12 @@ def test_without_a_manager_nobody_is_told(environment: dict[str, str]) -> None:
     assert not notify
     assert notify.watchdog == 0
     assert not notify.ready("nobody hears")
-    assert not notify.wait_until_read()
 
 
 def test_a_manager_that_has_gone_does_no_harm(tmp_path: Path) -> None:
     notify = Notify(str(tmp_path / "gone"), watchdog=1.0)
     assert not notify.ready("nobody hears")
     assert not notify.alive("nobody hears")
-    assert not notify.wait_until_read()
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,6 @@ def test_the_user_is_the_one_that_the_script_runs_as() -> None:
     assert set(re.findall(r"^  user = (\S+)$", hook, re.MULTILINE)) == set(values(SERVICE, "User"))
 
 
-def test_the_store_is_as_large_as_the_service_is_told() -> None:
-    """systemd before 254 does not say FDSTORE by itself."""
-    assert values(SERVICE, "Environment") == [f"FDSTORE={values(SERVICE, 'FileDescriptorStoreMax')[0]}"]
-
-
 # --- the password, as a credential --------------------------------------------------------------------------------
 
 

@@ -19,7 +19,6 @@ from pbs_policy.decision.senders import own_names
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import ProtocolError, Request, RequestParser, only, serialise_reply
 from pbs_policy.prompt_writer import PromptWriter
-from pbs_policy.service.handover import bytes_waiting
 from pbs_policy.store.question import Answer, Procedure
 
 if TYPE_CHECKING:
@@ -110,20 +109,10 @@ class Connection(asyncio.Protocol):
             self._case = Case(self._client, self._request, self._server.rules, self._server.keys)
 
     def leave(self) -> None:
-        """The server stops: go to its successor, or be closed; but not before the answer that Postfix waits for, or
-        while a request is on its way. To be called again when that is done."""
-        if self._busy or (self._parser.waiting and not self._stalled):
-            return
-        handover = self._server.handover
-        if handover is not None and handover.keep(self._transport):
-            self._transport.abort()
-        elif self._stalled or not (self._is_new or bytes_waiting(self._transport)):
+        """The server stops: close, but not before the answer that Postfix waits for, or while half a request is here.
+        To be called again when that is done."""
+        if not self._busy and (self._stalled or not self._parser.waiting):
             self._transport.close()
-
-    @property
-    def _is_new(self) -> bool:
-        """Whether it has just been opened: Postfix does that when it has something to ask."""
-        return self._client is _UNKNOWN and not self._idle_sweeps
 
     def abort(self) -> None:
         """Close now, whatever waits."""

@@ -1,23 +1,19 @@
 """What the service manager is told (sd_notify(3)): a datagram of NAME=VALUE lines to the socket that NOTIFY_SOCKET
 names, a path or, after "@", an abstract name. Without that variable nobody is told anything.
 
-Our own rather than a library's: a datagram, of which the libraries leave out the descriptors, or the barrier.
+Our own rather than a library's: it is one datagram.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import select
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 SEND_TIME = 0.5
 """Seconds that one message may wait for a manager that does not read."""
-
-BARRIER_TIME = 1.0
-"""Seconds to wait until all that was said has been read."""
 
 
 class Notify:
@@ -65,28 +61,15 @@ class Notify:
             lines.append(f"STATUS={status}")
         return self.send(*lines) if lines else True
 
-    def wait_until_read(self) -> bool:
-        """Wait until the manager has read all that was said: it may not know a process that has gone."""
-        ours, theirs = os.pipe()
-        try:
-            sent = self.send("BARRIER=1", descriptors=[theirs])
-        finally:
-            os.close(theirs)
-        waiting = select.poll()
-        waiting.register(ours, 0)  # the other end closed, which is always told
-        is_read = sent and bool(waiting.poll(BARRIER_TIME * 1000))
-        os.close(ours)
-        return is_read
-
-    def send(self, *lines: str, descriptors: Sequence[int] = ()) -> bool:
-        """Send one message, with these descriptors."""
+    def send(self, *lines: str) -> bool:
+        """Send one message."""
         if not self._address:
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as telling:
             telling.settimeout(SEND_TIME)
             try:
                 telling.connect(self._address)
-                socket.send_fds(telling, ["\n".join(lines).encode()], descriptors)
+                telling.send("\n".join(lines).encode())
             except OSError:
                 return False
         return True

@@ -1,6 +1,6 @@
 """What a service manager passes at the start (sd_listen_fds(3)): descriptors from 3 on, which LISTEN_FDS counts,
-LISTEN_FDNAMES names and LISTEN_PID addresses. Listening sockets, and connections that outlived the process before us
-(`handover`). What they are is looked at: an environment is easily inherited by somebody whom it does not concern.
+LISTEN_FDNAMES names and LISTEN_PID addresses: listening sockets. What they are is looked at, since an environment is
+easily inherited by somebody whom it does not concern.
 """
 
 from __future__ import annotations
@@ -9,34 +9,26 @@ import os
 import re
 import socket
 from collections.abc import MutableMapping, Sequence
-from typing import NamedTuple
+from contextlib import suppress
 
 from pbs_policy.log import printable
 from pbs_policy.postfix.listener import Listener, ListenError, listener_of
 from pbs_policy.sources import SettingsError, Value
 
-CONNECTION = "connection"
-"""The name of a connection in the manager's store."""
-
 _FIRST = 3
+_KEPT = "connection"  # what a process of version 0.1 left with the manager for the next one, whose unit still lets it
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognise them, not to listen there
 
 
-class Passed(NamedTuple):
-    """The sockets that were passed. Where nothing listens, `listen` says what to open."""
+def take(environment: MutableMapping[str, str]) -> list[socket.socket]:
+    """Take the listening sockets that were passed to this process, and what says so out of `environment`. Where there
+    are none, `listen` says what to open.
 
-    listening: list[socket.socket]
-    connections: list[socket.socket]
-
-
-def take(environment: MutableMapping[str, str]) -> Passed:
-    """Take what was passed to this process, and what says so out of `environment`.
-
-    Raises ListenError where it is not what it should be.
+    Raises ListenError where they are not what they should be.
     """
     pid, number, names = (environment.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
-    passed = Passed([], [])
+    passed: list[socket.socket] = []
     if pid != str(os.getpid()):
         return passed  # nothing, or somebody else's
     if not re.fullmatch("[0-9]{1,9}", number):
@@ -45,11 +37,19 @@ def take(environment: MutableMapping[str, str]) -> Passed:
     for at in range(int(number)):
         name = called[at] if at < len(called) else ""
         each = _socket(_FIRST + at, name)
-        is_listening = bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        if not is_listening and name != CONNECTION:
+        if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            passed.append(each)
+        elif name == _KEPT:
+            _end(each)
+        else:
             raise ListenError(f"{_what(_FIRST + at, name)} does not listen: expected Accept=no in the socket unit")
-        (passed.listening if is_listening else passed.connections).append(each)
     return passed
+
+
+def _end(connection: socket.socket) -> None:
+    """Not only close it: the manager has a copy, which would keep the peer waiting."""
+    with connection, suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _socket(descriptor: int, name: str) -> socket.socket:

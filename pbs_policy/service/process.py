@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbs_policy.log import Log, printable
-from pbs_policy.service.handover import Handover, store
 from pbs_policy.service.reload import Configuration, Renewal, report_faults
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.service import Service
@@ -49,18 +48,13 @@ class Process:
         logins: tuple[str, Login],
         listening: Sequence[socket.socket],
         exporter: Exporter | None = None,
-        connections: Sequence[socket.socket] = (),
-        room: int | None = None,
     ) -> None:
-        """`exporter` where there are metrics. `connections` are those that the process before us left to this one,
-        `room` is how many it may leave to the next; None where nobody else holds open what is listened on."""
+        """`exporter` where there are metrics."""
         self._service = service
         self._log = service.log
         self._password, self._sentinel_login = logins
         self._listening = listening
         self._exporter = exporter
-        self._connections = connections
-        self._room = room
         self._server: PolicyServer
         self._lookups: Lookups
 
@@ -94,10 +88,6 @@ class Process:
         upkeep = Upkeep(server)
         await upkeep.look()
         keeping_up = asyncio.create_task(upkeep.run())
-        if self._room is not None:
-            server.handover = Handover(self._room, lambda descriptors: store(service.notify, descriptors))
-        for connection in self._connections:
-            await loop.connect_accepted_socket(server.connection, connection)
         servers = [await accept(server, each) for each in self._listening]
         if self._exporter:
             self._exporter.start(server, lambda: upkeep.watchers)
@@ -112,11 +102,8 @@ class Process:
         gc.set_threshold(20_000, 20, 20)
         await stopping.wait()
         service.notify.stopping()
-        if self._room is None:
-            await _let_come()  # whoever is connected already: with the last listening socket the rest is refused
         for each in servers:
             each.close()
-        await _let_come()
         await server.stop(DRAIN_TIME)
         for task in tasks:
             task.cancel()
@@ -164,12 +151,6 @@ def _say_fault(log: Log, _: asyncio.AbstractEventLoop, context: dict[str, Any]) 
     frames = traceback.extract_tb(error.__traceback__) if error else ()
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     log.error(f"event loop: {printable(context['message'] + (f': {error!r}' if error else ''))}{place}")
-
-
-async def _let_come() -> None:
-    """Let connections that were accepted reach the server, which takes asyncio four turns of the loop."""
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

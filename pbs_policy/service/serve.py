@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pbs_policy.log import Log
-from pbs_policy.service.handover import forget, room_for_connections
 from pbs_policy.service.notify import Notify
 from pbs_policy.service.passed import compare, take
 from pbs_policy.service.process import Process, loop_name, raise_descriptor_limit
@@ -35,17 +34,14 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
     notify = Notify.from_environment(os.environ)
     raise_descriptor_limit()
     passed = take(os.environ)
-    listening = _listen(settings, values, passed.listening, log)
-    if passed.connections:
-        forget(notify)
-    room = room_for_connections(os.environ) if passed.listening else None
+    listening = _listen(settings, values, passed, log)
     place = _open_metrics(settings, log) if settings.metrics_listen else None
     service = Service(configuration, load, listening, notify, log)
     try:
         exporter = place.exporter() if place else None
-        Process(service, logins, listening, exporter, passed.connections, room).run()
+        Process(service, logins, listening, exporter).run()
     finally:
-        if not passed.listening:
+        if not passed:
             remove_paths(settings)
         log.info("stopped")
 

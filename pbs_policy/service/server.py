@@ -21,7 +21,6 @@ from pbs_policy.postfix.protocol import Request, first
 from pbs_policy.service import decision_line
 from pbs_policy.service.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.service.events import Events
-from pbs_policy.service.handover import Handover
 from pbs_policy.service.stats import no_counts
 from pbs_policy.store.latency import Latency
 from pbs_policy.store.lookups import Lookups
@@ -71,7 +70,6 @@ class PolicyServer:
         self.connections: set[Connection] = set()
         self.most_connections = sys.maxsize  # for which there are descriptors
         self.stopping = False
-        self.handover: Handover | None = None  # what keeps connections for the next process, where somebody does
         self._disconnected = 0  # peers that broke the protocol since the last sweep
         self._displaced = 0  # connections that made room for others since the last sweep
         self._all_closed = asyncio.Event()
@@ -176,5 +174,3 @@ class PolicyServer:
                 await asyncio.wait_for(self._all_closed.wait(), within)
         for connection in list(self.connections):
             connection.abort()
-        if self.handover is not None:
-            self.handover.send()

@@ -38,28 +38,8 @@ def begin(client: Conversation) -> None:
     assert code(client, "MAIL FROM:<alice@example.com>") == "250"
 
 
-def test_a_session_goes_on_through_a_restart(redis_server: PrivateRedis, tmp_path: Path) -> None:
-    """Without the manager's store each further recipient of the session would be told 450."""
-    need("postfix")
-    with Redis(port=redis_server.port) as redis:
-        redis.set(f"pbs:login:{CLIENT}", "1763881234 imap alice@example.com", ex=600)
-    lines = {"redis_url": redis_server.url}
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
-        service = stack.enter_context(Manager(tmp_path, lines, listening=[inet()], store=10))
-        fragment = EXAMPLE.replace("10040", str(service.listeners[0].port))
-        postfix = stack.enter_context(PrivatePostfix(place, fragment=fragment))
-        with Conversation("127.0.0.1", postfix.port) as client:
-            begin(client)
-            for number in range(4):
-                assert code(client, f"RCPT TO:<bob{number}@example.net>") == "250"
-                service.restart()
-            assert code(client, "RCPT TO:<carol@example.net>") == "250"
-        assert "problem talking to server" not in postfix.log_text()
-
-
 @pytest.mark.parametrize(("tries", "told"), [("2", "250"), ("1", "450")])
-def test_without_a_store_the_second_try_lets_a_session_go_on(
+def test_the_second_try_lets_a_session_go_on_through_a_restart(
     tries: str, told: str, redis_server: PrivateRedis, tmp_path: Path
 ) -> None:
     need("postfix")

@@ -1,7 +1,7 @@
 """Whatever the environment says of sockets that a service manager has passed, and whatever the descriptors are: only
-listening stream sockets are listened on, only what is called a connection is served as one, no descriptor is touched
+listening stream sockets are listened on, what an earlier version left is ended, no descriptor is touched
 that was not announced to this process, and everything else is a `ListenError` of one printable line. The manager's
-other variables (where to notify, how often, how much it keeps) are taken or passed over.
+other variables (where to notify, how often) are taken or passed over.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import os
 import socket
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 from pbs_policy.postfix.listener import ListenError
 from pbs_policy.service import passed
-from pbs_policy.service.handover import room_for_connections
 from pbs_policy.service.notify import Notify
-from pbs_policy.service.passed import CONNECTION
 from tests.fuzz.targets import Supply
 
 WORDS = (
     b"1", b"2", b"3", b"-1", b"0x3", b" 3", b"+3", b"3_0", b"\xd9\xa3", b"9" * 20, b"connection", b"connection:",
     b":", b"inet:unix", b"\n", b"\x1b[2J", b"LISTEN_PID", b"LISTEN_FDS", b"NOTIFY_SOCKET", b"/run/systemd/notify",
-    b"@notify", b"WATCHDOG_USEC", b"WATCHDOG_PID", b"FDSTORE", b"1e9", b"inf", b"\xff",
+    b"@notify", b"WATCHDOG_USEC", b"WATCHDOG_PID", b"1e9", b"inf", b"\xff",
 )  # fmt: skip
 
 _FIRST = 3
@@ -39,14 +37,24 @@ _KINDS: tuple[tuple[int, int, bool] | None, ...] = (
 class _Socket:
     """In place of a socket."""
 
-    def __init__(self, fileno: int, kind: tuple[int, int, bool]) -> None:
+    def __init__(self, fileno: int, kind: tuple[int, int, bool], ended: set[int]) -> None:
         self.number = fileno
+        self._ended = ended
         self.family, self.type, self.listens = kind
 
     def getsockopt(self, *_: int) -> int:
         return int(self.listens)
 
     def setblocking(self, _: bool) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert not self.listens
+        self._ended.add(self.number)
+
+    def shutdown(self, _: int) -> None: ...
 
     def detach(self) -> int:
         return self.number
@@ -57,13 +65,14 @@ def run(data: bytes) -> None:
     supply = Supply(data)
     kinds = [_KINDS[supply.number(len(_KINDS))] for _ in range(supply.number(6))]
     touched: set[int] = set()
+    ended: set[int] = set()
 
     def opened(fileno: int) -> _Socket:
         touched.add(fileno)
         kind = kinds[fileno - _FIRST] if fileno - _FIRST < len(kinds) else None
         if kind is None:
             raise OSError(88, "Socket operation on non-socket")
-        return _Socket(fileno, kind)
+        return _Socket(fileno, kind, ended)
 
     pid = str(os.getpid()) if supply.number(4) else _text(supply)
     environment = {"LISTEN_PID": pid, "LISTEN_FDS": _text(supply), "LISTEN_FDNAMES": _text(supply), "OTHER": "x"}
@@ -91,20 +100,18 @@ def run(data: bytes) -> None:
     assert not any(name.startswith("LISTEN_") for name in environment)
     count = int(announced)
     assert touched == set(range(_FIRST, _FIRST + count))
-    assert len(found.listening) + len(found.connections) == count
-    for each in found.listening:
+    assert len(found) + len(ended) == count
+    for each in found:
         assert each.listens
         assert (each.family, each.type) in ((socket.AF_UNIX, _STREAM), (socket.AF_INET, _STREAM))
-    for each in found.connections:
-        assert not each.listens
-        assert names[each.number - _FIRST] == CONNECTION
+    for number in ended:
+        assert names[number - _FIRST] == "connection"
 
 
 def _manage(environment: dict[str, str]) -> None:
     notify = Notify.from_environment(environment)
     assert 0 <= notify.watchdog < 10**12
     assert bool(notify) <= (environment.get("NOTIFY_SOCKET", "")[:1] in ("/", "@"))
-    assert 0 <= room_for_connections(environment) < 10**9
 
 
 def _text(supply: Supply) -> str:
