@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TEST := $(VENV)/.for-test
 
-.PHONY: bench check clean compiled deb demo demo-real faults fuzz help man matrix pythons test wheel
+.PHONY: bench check clean deb demo demo-real faults fuzz help man matrix pythons test wheel
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
@@ -20,7 +20,6 @@ help:
 	@echo 'make deb        a Debian package in dist/ (apt-get build-dep . installs what it takes)'
 	@echo 'make matrix     the story on Debian 12 and 13, from wheel and package (root, debootstrap; 20 minutes)'
 	@echo 'make pythons    the tests on every Python that is here, and in both Debians (an hour)'
-	@echo 'make compiled   the same with the hot path compiled (needs a C compiler and Python headers)'
 	@echo 'make clean      remove what the others made'
 
 demo: $(FOR_DEMO)
@@ -66,9 +65,6 @@ matrix: $(FOR_TEST)
 
 pythons: $(FOR_TEST)
 	$(BIN)/python -m tests.matrix pythons $(MATRIX)
-
-compiled: $(FOR_TEST)
-	@$(BIN)/python -m benchmarks.compiled dist
 
 check: $(FOR_TEST)
 	$(BIN)/ruff check .

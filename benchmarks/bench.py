@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from contextlib import ExitStack
@@ -56,17 +55,11 @@ class Bench:
         fill(redis.socket_path, first, count)
         return redis
 
-    def service(
-        self, name: str, redis_url: str, *, unix: bool = False, package: Path | None = None, **settings: str
-    ) -> Service:
-        """A policy service that logs no decision and keeps no report, unless the settings say otherwise; of the
-        `package` in that directory, the checkout's where there is none."""
+    def service(self, name: str, redis_url: str, *, unix: bool = False, **settings: str) -> Service:
+        """A policy service that logs no decision and keeps no report, unless the settings say otherwise."""
         listen = f"unix:{self.directory / name}.sock" if unix else f"inet:127.0.0.1:{free_port()}"
         lines = {"listen": listen, "redis_url": redis_url, "log_decisions": "none", "usage_kept": "0", **settings}
-        service = Service(self.directory / name, lines)
-        if package is not None:
-            service.environment = {**os.environ, "PYTHONPATH": str(package)}
-        return self.stack.enter_context(service)
+        return self.stack.enter_context(Service(self.directory / name, lines))
 
 
 class Service(PrivateService):

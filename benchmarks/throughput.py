@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
-from benchmarks import compiled
 from benchmarks.bench import Bench, Service
-from benchmarks.figures import CannotRun, Ratio, Section, at_least, at_most, ratio, table
+from benchmarks.figures import Ratio, Section, at_least, at_most, ratio, table
 from benchmarks.filling import KINDS, LOGGED_IN, NOT_LOGGED_IN, RUN, fill
 from benchmarks.load import HEAD, Disturbances, Load, Measured, cells, seeded
 from benchmarks.processes import PINNED, UNPINNED, Limit, Placement, place
@@ -17,8 +16,6 @@ GET = "Redis GET"
 NOBODY = "service, nobody logged in"
 HALF = "service, every second logged in"
 LOGGING = "the same, log_decisions = permitted"
-COMPILED_NOBODY = "compiled, nobody logged in"
-COMPILED_HALF = "compiled, every second logged in"
 RULES = "the same, sender_match = domain, caps and the report on"
 
 _SENDER = b"alice@ex.test"  # of the captured request
@@ -77,8 +74,7 @@ _INTRODUCTION = """\
 One request outstanding on each connection, as Postfix does it; a captured request of 29 attributes. Pinned: the
 server alone on one core, the generator and the service's Redis on another. With nobody logged in a request costs one
 round to Redis, and each `OK` costs two. On unix sockets the service reaches Redis by one as well. Medians of {rounds}
-repetitions, the candidates in turn. "Compiled": the same source, its hot path compiled by mypyc. "Of the limit" is
-the ratio of medians, in parentheses the median of the ratios within each round. Shares are of one core: whoever is
+repetitions, the candidates in turn. "Of the limit" is the ratio of medians, in parentheses the median of the ratios within each round. Shares are of one core: whoever is
 near 100 % was the limit. "Foreign" is the share of the cores in use that other processes had."""
 
 
@@ -110,14 +106,6 @@ def _start(bench: Bench) -> tuple[list[Candidate], list[int]]:
             candidates.append(
                 Candidate(transport, name, replace(load, target=service.target), service.pid, backing.pid, service)
             )
-    try:
-        fast = bench.service("compiled", backing.url, package=compiled.build(bench.directory))
-    except CannotRun as lack:
-        bench.say(f"throughput: without the compiled service: {lack}")
-    else:
-        for name, load in ((COMPILED_NOBODY, base), (COMPILED_HALF, half)):
-            load = replace(load, target=fast.target)
-            candidates.append(Candidate("tcp", name, load, fast.pid, backing.pid, fast))
     rules = bench.service(
         "rules",
         of_sender.url,
@@ -138,7 +126,7 @@ def _rates(repetitions: list[Measured]) -> list[float]:
 def _table(series: Series, placement: Placement, transport: str, connections: tuple[int, ...]) -> str:
     rows = []
     for count in connections:
-        for name in (LIMIT, GET, NOBODY, HALF, LOGGING, COMPILED_NOBODY, COMPILED_HALF, RULES):
+        for name in (LIMIT, GET, NOBODY, HALF, LOGGING, RULES):
             repetitions = series.get((placement.name, transport, count, name))
             if repetitions:
                 of_limit = ratio(_rates(repetitions), _rates(series[placement.name, transport, count, LIMIT]))
@@ -154,18 +142,14 @@ def _judge(section: Section, series: Series, connections: tuple[int, ...]) -> No
         both = (series[PINNED.name, "tcp", 100, name] for name in (this, LIMIT))
         return ratio(*([each.outcome.p99 for each in repetitions] for repetitions in both))
 
-    services = [(NOBODY, HALF)]
-    if (PINNED.name, "tcp", 100, COMPILED_HALF) in series:
-        services.append((COMPILED_NOBODY, COMPILED_HALF))
-    for nobody, half in services:
-        for count, name, wanted in ((100, nobody, 0.55), (100, half, 0.40), (16, nobody, 0.42), (16, half, 0.30)):
-            what = f"{name}: rate at {count} connections, of the C limit's (TCP, pinned)"
-            section.bars.append(at_least(what, wanted, compare("tcp", count, name, LIMIT)))
-        for name in (nobody, half):
-            what = f"{name}: rate at 100 connections, of Redis' own GET's (TCP, pinned)"
-            section.bars.append(at_least(what, 0.50, compare("tcp", 100, name, GET)))
-            what = f"{name}: p99 at 100 connections, times the C limit's (TCP, pinned)"
-            section.bars.append(at_most(what, 2.0, latency(name)))
+    for count, name, wanted in ((100, NOBODY, 0.55), (100, HALF, 0.40), (16, NOBODY, 0.42), (16, HALF, 0.30)):
+        what = f"{name}: rate at {count} connections, of the C limit's (TCP, pinned)"
+        section.bars.append(at_least(what, wanted, compare("tcp", count, name, LIMIT)))
+    for name in (NOBODY, HALF):
+        what = f"{name}: rate at 100 connections, of Redis' own GET's (TCP, pinned)"
+        section.bars.append(at_least(what, 0.50, compare("tcp", 100, name, GET)))
+        what = f"{name}: p99 at 100 connections, times the C limit's (TCP, pinned)"
+        section.bars.append(at_most(what, 2.0, latency(name)))
     logging = ", ".join(f"{compare('tcp', count, LOGGING, HALF)} at {count}" for count in connections)
     rules = ", ".join(f"{compare('tcp', count, RULES, HALF)} at {count}" for count in connections)
     section.blocks.append(f"With `sender_match = domain`, both caps and the report on, of the rate without: {rules}.")

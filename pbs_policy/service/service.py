@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pbs_policy import __version__
 from pbs_policy.log import Log, printable
 from pbs_policy.postfix.listener import listener_of
-from pbs_policy.service import connection
 from pbs_policy.service.notify import Notify
 from pbs_policy.service.reload import Configuration, Load, Renewal
 
@@ -48,8 +47,7 @@ class Service:
                 )
         changed = " ".join(f"{name}={value.text!r}" for name, value in values.items() if value.place != "default")
         changed = printable(changed, 1000) or "all defaults"
-        version = __version__ if connection.__file__.endswith(".py") else f"{__version__} (compiled)"
-        self.log.info(f"pbs-policy {version} ready, listening on {self._places}; {changed}")
+        self.log.info(f"pbs-policy {__version__} ready, listening on {self._places}; {changed}")
 
     def say_ready(self, *, has_redis: bool) -> None:
         """Tell the service manager that the service has begun, or has ended its reload."""
