@@ -40,6 +40,9 @@ _NEVER_PERMITTED: tuple[tuple[Network, str], ...] = (
 _SUSPECT_V4 = frozenset((0, 127, 169, *range(224, 256)))
 _SUSPECT_V6 = frozenset((0x00, 0xFE, 0xFF))
 
+# Digits and dots alone, or colons among hexadecimal digits: nobody's name, but a mistyped address.
+_is_like_address = re.compile(r"[0-9]+\.[0-9.]*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%.*)?").fullmatch
+
 
 class AddressError(ValueError):
     """The text is not a client address, or not a network; the message says what was expected."""
@@ -160,6 +163,12 @@ def _excluding(network: Network, exclusions: Iterable[tuple[Network, str]]) -> s
         if lies_in(network, excluded):
             return name
     return ""
+
+
+def looks_like_address(text: str) -> bool:
+    """Whether `text` must be an address or network, right or wrong, and is nobody's name."""
+    # A slash belongs to a network, unless an "@" says that this is a mail address.
+    return bool(_is_like_address(text)) or ("/" in text and "@" not in text)
 
 
 def parse_network(text: str) -> Network:

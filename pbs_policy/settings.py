@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,10 @@ from typing import Any, Literal
 from pbs_policy.address import ClientAddresses, Network
 from pbs_policy.cap import EXPECTED as CAP
 from pbs_policy.cap import Cap
+from pbs_policy.changing_file import FileFault
+from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.policy import Rules
-from pbs_policy.decision.sender_maps import SenderMaps, SenderMapsError
+from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import SenderRules, parse_recipient_delimiter, parse_user_domain
 from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
@@ -123,6 +126,9 @@ class Settings:
     max_recipients_per_user: Cap | None = _setting(
         "", parse_cap, "The same for one user, at all addresses together."
     )
+    denies: str = _setting(
+        "", parse_path, "File of addresses, networks and users that are denied whatever becomes of Redis."
+    )
     auto_deny: int = _setting(
         "0", parse_duration_or_0, "How long an address is denied that tries twice its cap, such as 1h; 0: never."
     )
@@ -170,10 +176,15 @@ class Settings:
         """The file of sender_maps, where one is set. Raises SettingsError for what is wrong in it."""
         if not self.sender_maps:
             return None
-        try:
+        with _faults_of("sender_maps"):
             return SenderMaps.load(Path(self.sender_maps), self.user_domain)
-        except SenderMapsError as error:
-            raise SettingsError([f"sender_maps: {line}" for line in str(error).splitlines()]) from error
+
+    def load_denies(self) -> Denies | None:
+        """The file of denies, where one is set. Raises SettingsError for what is wrong in it."""
+        if not self.denies:
+            return None
+        with _faults_of("denies"):
+            return Denies.load(Path(self.denies), self.addresses, self.user_domain)
 
     @property
     def addresses(self) -> ClientAddresses:
@@ -194,6 +205,15 @@ class Settings:
         """Who to log in to Sentinels as, with the password found in the same way. Raises SettingsError."""
         password = _read_password("sentinel_password", self.sentinel_password_file, credentials)
         return Login(self.sentinel_user, password)
+
+
+@contextmanager
+def _faults_of(name: str) -> Iterator[None]:
+    """What is wrong in the file of the setting `name`, as a fault of the settings."""
+    try:
+        yield
+    except FileFault as error:
+        raise SettingsError([f"{name}: {line}" for line in error.faults]) from error
 
 
 def _read_password(name: str, file: str, credentials: str) -> str:

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pbs_policy.decision import sender_maps
-from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps, SenderMapsError
+from pbs_policy import changing_file
+from pbs_policy.changing_file import FileFault
+from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps
 from pbs_policy.decision.senders import (
     LONGEST_SENDER,
     SenderRules,
@@ -53,7 +54,7 @@ def maps_of(tmp_path: Path) -> MapsOf:
 
 def faults_of(maps_of: MapsOf, text: str | bytes, user_domain: str = "") -> list[str]:
     """The faults of a maps file, each without the file's folder."""
-    with pytest.raises(SenderMapsError) as caught:
+    with pytest.raises(FileFault) as caught:
         maps_of(text, user_domain)
     assert str(caught.value) == "\n".join(caught.value.faults)
     return [re.sub(r"^\S*/senders", "senders", fault) for fault in caught.value.faults]
@@ -429,15 +430,15 @@ def test_of_many_faults_some_are_shown(maps_of: MapsOf) -> None:
 
 
 def test_what_is_no_file_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SenderMapsError, match=r"/absent: No such file or directory$"):
+    with pytest.raises(FileFault, match=r"/absent: No such file or directory$"):
         SenderMaps.load(tmp_path / "absent", "")
     os.mkfifo(tmp_path / "pipe")
     for each in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(SenderMapsError, match=r": expected a regular file of at most 64 MiB$"):
+        with pytest.raises(FileFault, match=r": expected a regular file of at most 64 MiB$"):
             SenderMaps.load(each, "")
-    monkeypatch.setattr(sender_maps, "LONGEST_FILE", 5)
+    monkeypatch.setattr(changing_file, "LONGEST_FILE", 5)
     (tmp_path / "large").write_text("# 3456")
-    with pytest.raises(SenderMapsError, match=r"/large: expected a regular file"):
+    with pytest.raises(FileFault, match=r"/large: expected a regular file"):
         SenderMaps.load(tmp_path / "large", "")
 
 
@@ -478,7 +479,7 @@ def test_a_changed_file_is_read_anew(maps_of: MapsOf) -> None:
 
 
 def test_a_file_in_place_of_another_is_read(maps_of: MapsOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender_maps, "SETTLING_SECONDS", -1)
+    monkeypatch.setattr(changing_file, "SETTLING_SECONDS", -1)
     maps = maps_of("a@example.com bob\n")
     new = maps.file.with_name("new")
     new.write_text("a@example.com eve\n")
@@ -490,7 +491,7 @@ def test_a_file_in_place_of_another_is_read(maps_of: MapsOf, monkeypatch: pytest
 
 
 def test_a_settled_file_is_not_looked_into_again(maps_of: MapsOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender_maps, "SETTLING_SECONDS", -1)
+    monkeypatch.setattr(changing_file, "SETTLING_SECONDS", -1)
     maps = maps_of("a@example.com bob\n")
     monkeypatch.setattr(Path, "read_bytes", None)
     assert not maps.reload_if_changed()
@@ -520,11 +521,11 @@ def test_touching_a_file_changes_nothing(maps_of: MapsOf) -> None:
 def test_a_faulty_file_keeps_the_old_content_and_is_reported_once(
     maps_of: MapsOf, monkeypatch: pytest.MonkeyPatch, settling: float
 ) -> None:
-    monkeypatch.setattr(sender_maps, "SETTLING_SECONDS", settling)
+    monkeypatch.setattr(changing_file, "SETTLING_SECONDS", settling)
     maps = maps_of("a@example.com bob\n")
     for fault in ("nonsense\n", "other nonsense, and longer\n"):
         maps.file.write_text(fault)
-        with pytest.raises(SenderMapsError):
+        with pytest.raises(FileFault):
             maps.reload_if_changed()
         assert users_of(maps) == (b"bob",)
         assert not maps.reload_if_changed()
@@ -535,13 +536,13 @@ def test_a_faulty_file_keeps_the_old_content_and_is_reported_once(
 def test_a_file_that_is_gone_keeps_the_old_content_and_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender_maps, "SETTLING_SECONDS", -1)
+    monkeypatch.setattr(changing_file, "SETTLING_SECONDS", -1)
     folder = tmp_path / "mounted"
     folder.mkdir()
     (folder / "senders").write_text("a@example.com bob\n")
     maps = SenderMaps.load(folder / "senders", "")
     away = folder.rename(tmp_path / "away")  # which leaves the file's own time stamps as they are
-    with pytest.raises(SenderMapsError, match="No such file"):
+    with pytest.raises(FileFault, match="No such file"):
         maps.reload_if_changed()
     assert not maps.reload_if_changed()
     assert users_of(maps) == (b"bob",)
@@ -725,13 +726,13 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, p
     maps: SenderMaps | None
     try:
         maps = SenderMaps.load(file, "b.c")
-    except SenderMapsError as error:
+    except FileFault as error:
         maps, faults = None, error.faults
     if maps is None:
         assert faults
         assert all(fault.startswith(f"{file}:") and fault.isprintable() for fault in faults)
         return
-    for sender, users in maps._users.items():
+    for sender, users in maps.content.items():
         asked = b"x" + sender if sender.startswith(b"@") else sender
         assert split(asked) is not None
         assert 0 < len(users) <= MOST_USERS
@@ -762,4 +763,4 @@ def test_any_spelling_of_a_file_says_the_same(
         sender.encode(): tuple((user if "@" in user else f"{user}@b.c").encode() for user in users)
         for sender, users in entries.items()
     }
-    assert SenderMaps.load(file, "b.c")._users == expected
+    assert SenderMaps.load(file, "b.c").content == expected

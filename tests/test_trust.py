@@ -38,7 +38,7 @@ def test_a_settings_file_may_be_read_by_everybody(tmp_path: Path, mode: int) -> 
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o602, 0o777])
-@pytest.mark.parametrize("name", ["settings", "redis_password_file", "sender_maps", "redis_tls_ca_file"])
+@pytest.mark.parametrize("name", ["settings", "redis_password_file", "sender_maps", "denies", "redis_tls_ca_file"])
 def test_nothing_starts_on_a_file_that_everybody_can_change(tmp_path: Path, mode: int, name: str) -> None:
     file = make(tmp_path / "conf", mode if name == "settings" else 0o644)
     overrides = [] if name == "settings" else [f"{name}={make(tmp_path / 'other', mode)}"]

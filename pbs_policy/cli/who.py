@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -10,10 +9,6 @@ import click
 if TYPE_CHECKING:
     from pbs_policy.address import Target
     from pbs_policy.settings import Settings
-
-# Digits and dots alone, or colons among hexadecimal digits: nobody's name, but a mistyped address.
-_is_like_address = re.compile(r"[0-9]+\.[0-9.]*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%.*)?").fullmatch
-
 
 class Who(NamedTuple):
     """An address or network (`target`), or a user."""
@@ -25,14 +20,15 @@ class Who(NamedTuple):
 def parse_who(settings: Settings, text: str) -> Who:
     """Whom `text` names. Raises AddressError for what looks like an address or network and is none, UsageError for
     what names nobody."""
+    from pbs_policy.address import looks_like_address
+
     addresses = settings.addresses
     if not text.strip():
         raise click.UsageError("expected an address, a network or a user, not an empty argument")
     client = addresses.find(text)
     if client:
         return Who(addresses.parse_target(client.text))
-    # A slash belongs to a network, unless an "@" says that this is a mail address.
-    if _is_like_address(text) or ("/" in text and "@" not in text):
+    if looks_like_address(text):
         return Who(addresses.parse_target(text))
     return Who(None, text)
 

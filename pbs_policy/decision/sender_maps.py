@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import re
-import stat
-import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
+from pbs_policy.changing_file import ChangingFile, raise_faults
 from pbs_policy.decision.senders import is_plain, is_text, judge, shown, unquote_sender
 from pbs_policy.table.users import complete_user
 
 MOST_USERS = 32
 """Users of one sender in the maps: each is a key that a relay attempt asks for."""
 
-LONGEST_FILE = 1 << 26  # bytes: 10^6 lines, and a bound on what a wrong path can cost
-SETTLING_SECONDS = 2.0  # a file changed less than this ago may change again and keep its time stamps
-_MOST_FAULTS = 20  # shown of one file
 _match_entry = re.compile(rb'((?:"(?:[^"\\]|\\.)*+"|[^\s"]++)++)\s+(\S.*)', re.DOTALL).fullmatch
 
 
-class SenderMapsError(ValueError):
-    """A maps file is not usable. `faults` are `FILE:LINE: what is wrong, what was expected`, one or several."""
-
-    def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = list(faults)
-        super().__init__("\n".join(self.faults))
-
-
-class SenderMaps:
+class SenderMaps(ChangingFile[dict[bytes, tuple[bytes, ...]]]):
     """Further senders per user, from a file in the format of Postfix's smtpd_sender_login_maps text source.
 
     An entry is `sender user[,user...]`, blanks or commas between users; the sender is user@domain, @domain, or a user
@@ -38,15 +27,11 @@ class SenderMaps:
     """
 
     def __init__(self, file: Path, user_domain: str) -> None:
-        self.file = file
-        self._user_domain = user_domain
-        self._users: dict[bytes, tuple[bytes, ...]] = {}
-        self._seen: tuple[int, ...] | None = None
-        self._judged: tuple[int, int] | str | None = None  # the content judged last, or why there was none
+        super().__init__(file, partial(parse, user_domain=user_domain), {})
 
     @classmethod
     def load(cls, file: Path, user_domain: str) -> SenderMaps:
-        """The maps in `file`. Raises SenderMapsError, also where the file cannot be read."""
+        """The maps in `file`. Raises FileFault, also where the file cannot be read."""
         maps = cls(file, user_domain)
         maps.reload_if_changed()
         return maps
@@ -54,40 +39,13 @@ class SenderMaps:
     def users(self, senders: Iterable[bytes]) -> tuple[bytes, ...]:
         """The users of the first of `senders` (folded: user@domain, @domain) that the file has; () if it has none."""
         for sender in senders:
-            if users := self._users.get(sender):
+            if users := self.content.get(sender):
                 return users
         return ()
 
-    def reload_if_changed(self) -> bool:
-        """Read the file anew if its time stamps or inode changed; whether it has other content now.
-
-        Raises SenderMapsError, once for the same fault, and keeps what was read before. It blocks, and may run in
-        another thread: readers see all of the old content or all of the new.
-        """
-        try:
-            status = self.file.stat()
-            seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            if seen == self._seen:
-                return False
-            if not stat.S_ISREG(status.st_mode) or status.st_size > LONGEST_FILE:
-                raise OSError(0, f"expected a regular file of at most {LONGEST_FILE >> 20} MiB")
-            data = self.file.read_bytes()
-        except OSError as error:
-            self._seen = None
-            if self._judged == error.strerror:
-                return False
-            self._judged = error.strerror
-            raise SenderMapsError([f"{self.file}: {error.strerror}"]) from error
-        self._seen = seen if time.time() - status.st_ctime > SETTLING_SECONDS else None
-        content = (len(data), hash(data))
-        if content == self._judged:
-            return False
-        self._judged = content
-        self._users = parse(data, str(self.file), self._user_domain)
-        return True
-
 
 def parse(data: bytes, file: str, user_domain: str) -> dict[bytes, tuple[bytes, ...]]:
+    """The users of each sender in the content of `file`. Raises FileFault."""
     entries: dict[bytes, tuple[bytes, ...]] = {}
     lines: dict[bytes, int] = {}
     faults = []
@@ -103,9 +61,7 @@ def parse(data: bytes, file: str, user_domain: str) -> dict[bytes, tuple[bytes, 
             lines[sender], entries[sender] = number, users
         except ValueError as fault:
             faults.append(f"{file}:{number}: {fault}")
-    if faults:
-        more = [f"{file}: {len(faults) - _MOST_FAULTS} faults more"] if len(faults) > _MOST_FAULTS else []
-        raise SenderMapsError(faults[:_MOST_FAULTS] + more)
+    raise_faults(file, faults)
     return entries
 
 

@@ -81,7 +81,7 @@ class Process:
         usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
         server = self._server = PolicyServer(
             settings.rules, settings.addresses, keys, lookups, self._log, settings.log_decisions,
-            configuration.maps, usage, latency,
+            configuration.maps, usage, latency, configuration.denies,
         )  # fmt: skip
         server.most_connections = _descriptors_for_peers()
         await lookups.open()
@@ -140,7 +140,9 @@ class Process:
 
     def _follow(self, configuration: Configuration) -> None:
         settings = configuration.settings
-        self._server.follow(settings.rules, settings.addresses, settings.log_decisions, configuration.maps)
+        self._server.follow(
+            settings.rules, settings.addresses, settings.log_decisions, configuration.maps, configuration.denies
+        )
         self._server.usage = Usage.following(self._server.usage, settings.key_prefix, settings.usage_kept)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.log import Log, printable
 from pbs_policy.settings import Settings, parse_values
@@ -17,10 +18,10 @@ from pbs_policy.sources import SettingsError, Value
 
 CHANGEABLE = frozenset(
     (
-        "auto_deny", "ipv6_prefix", "log_decisions", "max_recipients_per_address", "max_recipients_per_user",
-        "never_record", "null_sender", "observe_only", "on_unavailable", "recipient_delimiter",
-        "record_master_logins", "require_tls", "sender_maps", "sender_match", "services", "ttl", "usage_kept",
-        "user_domain",
+        "auto_deny", "denies", "ipv6_prefix", "log_decisions", "max_recipients_per_address",
+        "max_recipients_per_user", "never_record", "null_sender", "observe_only", "on_unavailable",
+        "recipient_delimiter", "record_master_logins", "require_tls", "sender_maps", "sender_match", "services",
+        "ttl", "usage_kept", "user_domain",
     )
 )  # fmt: skip
 """The settings that a reload can change; the others are what the service is connected to, or made of."""
@@ -31,24 +32,32 @@ Load = Callable[[], tuple[Settings, Mapping[str, Value]]]
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What the service works by: the settings, where each comes from, and the file of sender_maps."""
+    """What the service works by: the settings, where each comes from, and the files of sender_maps and denies."""
 
     settings: Settings
     values: Mapping[str, Value]
     maps: SenderMaps | None
+    denies: Denies | None
 
     @classmethod
     def begin(cls, settings: Settings, values: Mapping[str, Value]) -> Configuration:
-        """The first one. Raises SettingsError for what is wrong in sender_maps."""
-        return cls(settings, values, settings.load_sender_maps())
+        """The first one. Raises SettingsError for what is wrong in sender_maps or denies."""
+        return cls(settings, values, settings.load_sender_maps(), settings.load_denies())
 
     def follow(self, values: Mapping[str, Value]) -> Configuration:
-        """The next one: as `values` say, where that can change. Raises SettingsError; it reads a file, and blocks."""
+        """The next one: as `values` say, where that can change. Raises SettingsError; it reads files, and blocks."""
         values = {name: values[name] if name in CHANGEABLE else value for name, value in self.values.items()}
         settings = parse_values(values)
         was = self.settings
-        is_same_file = (settings.sender_maps, settings.user_domain) == (was.sender_maps, was.user_domain)
-        return Configuration(settings, values, self.maps if is_same_file else settings.load_sender_maps())
+        same_domain = settings.user_domain == was.user_domain
+        same_maps = same_domain and settings.sender_maps == was.sender_maps
+        same_denies = same_domain and (settings.denies, settings.addresses) == (was.denies, was.addresses)
+        return Configuration(
+            settings,
+            values,
+            self.maps if same_maps else settings.load_sender_maps(),
+            self.denies if same_denies else settings.load_denies(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

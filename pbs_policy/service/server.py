@@ -13,6 +13,7 @@ from typing import Literal
 
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
 from pbs_policy.decision.case import Case, only_asks
+from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.policy import Decision, Rules
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import sender_is_user
@@ -51,14 +52,16 @@ class PolicyServer:
         maps: SenderMaps | None = None,
         usage: Usage | None = None,
         latency: Latency | None = None,
+        denies: Denies | None = None,
     ) -> None:
-        """`maps`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to date by
-        `upkeep`, which writes `usage` and `counts` too. `latency` is the one that `lookups` has."""
+        """`maps`, `denies`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to
+        date by `upkeep`, which writes `usage` and `counts` too. `latency` is the one that `lookups` has."""
         self.rules = rules
         self.matches_senders = rules.senders.match != "off"
         self.keys = keys
         self.lookups = lookups
         self.maps = maps
+        self.denies = denies
         self.permit_lengths: Lengths = frozenset()
         self.usage = usage
         self.latency = latency
@@ -82,11 +85,13 @@ class PolicyServer:
         addresses: ClientAddresses,
         log_decisions: Literal["permitted", "all", "none"],
         maps: SenderMaps | None,
+        denies: Denies | None,
     ) -> None:
         """Decide by other rules from the next request on; what is being decided goes on by those it began with."""
         for connection in self.connections:
             connection.hold_case()
-        self.rules, self.addresses, self.log_decisions, self.maps = rules, addresses, log_decisions, maps
+        self.rules, self.addresses, self.log_decisions = rules, addresses, log_decisions
+        self.maps, self.denies = maps, denies
         self.matches_senders = rules.senders.match != "off"
 
     def connection(self) -> Connection:

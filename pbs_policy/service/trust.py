@@ -41,6 +41,7 @@ def _files(file: Path, settings: Settings) -> Iterator[tuple[Path, str, bool]]:
         (certificate, "redis_tls_cert_file", not key),
         (settings.redis_tls_ca_file, "redis_tls_ca_file", False),
         (settings.sender_maps, "sender_maps", False),
+        (settings.denies, "denies", False),
     ]:
         if text:
             yield Path(text), name, is_secret

@@ -1,5 +1,6 @@
 """What the service does besides answering, once a second: it learns which prefix lengths permits of networks have and
-whether somebody watches, reads sender_maps anew when the file has changed, and writes numbers and sums to Redis.
+whether somebody watches, reads sender_maps and denies anew when a file has changed, and writes numbers and sums to
+Redis.
 
 None of it is waited for by a request, and what is learned only says where to look: each permission is read from
 Redis for the very request it is for. A permit of a network with a length new to the site counts after `INTERVAL`.
@@ -14,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from pbs_policy import __version__
-from pbs_policy.decision.sender_maps import SenderMapsError
+from pbs_policy.changing_file import ChangingFile, FileFault
 from pbs_policy.log import printable
 from pbs_policy.service.events import Publisher
 from pbs_policy.service.server import PolicyServer
@@ -68,18 +69,24 @@ class Upkeep:
         self._stopping.set()
 
     async def look(self) -> None:
-        """Learn the lengths of permits' networks, whether somebody watches; sender_maps anew if it has changed."""
+        """Learn the lengths of permits' networks, whether somebody watches; files anew that have changed."""
         server = self._server
         answer = await self._ask(Question([server.keys.permit_networks, server.keys.watching]))
         if answer is not None:
             server.permit_lengths = parse_lengths(answer.values[0])
         is_watched = answer is not None and answer.values[1] is not None
         server.events = self._publisher.set_watched(is_watched and not self._stopping.is_set())
+        await self._read_anew("sender_maps", server.maps)
+        await self._read_anew("denies", server.denies)
+
+    async def _read_anew(self, name: str, file: ChangingFile[Any] | None) -> None:
+        """Read the file of a setting anew if it has changed, and say so, or what is wrong with it."""
+        log = self._server.log
         try:
-            if server.maps is not None and await asyncio.to_thread(server.maps.reload_if_changed):
-                server.log.info("sender_maps was read anew")
-        except SenderMapsError as error:
-            server.log.error(f"sender_maps is not read anew, what it said before holds: {printable(str(error), 500)}")
+            if file is not None and await asyncio.to_thread(file.reload_if_changed):
+                log.info(f"{name} was read anew")
+        except FileFault as error:
+            log.error(f"{name} is not read anew, what it said before holds: {printable(str(error), 500)}")
 
     async def write_stats(self) -> None:
         """Write what was decided since the last time."""

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from pbs_policy import settings
+from pbs_policy.address import ClientAddresses
+from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.demo.dovecot import dovecot_version
@@ -30,7 +32,8 @@ TEXTS = {
 """Blocks that nothing loads, and why."""
 
 SHELL = {"sh", "sh second-host"}
-LOADED = {"ini", "settings", "dovecot", "main.cf", "master.cf", "sender_maps", "haproxy", "nftables", "yaml"}
+LOADED = {"ini", "settings", "dovecot", "main.cf", "master.cf", "sender_maps", "denies", "haproxy", "nftables",
+          "yaml"}  # fmt: skip
 
 
 def of(kind: str) -> pytest.MarkDecorator:
@@ -74,6 +77,13 @@ def test_a_settings_snippet_is_loaded(snippet: Snippet, tmp_path: Path) -> None:
     file = tmp_path / "pbs-policy.conf"
     file.write_text(snippet.text)
     settings.load(file)
+
+
+@of("denies")
+def test_a_denies_snippet_is_loaded(snippet: Snippet, tmp_path: Path) -> None:
+    file = tmp_path / "denies"
+    file.write_text(snippet.text)
+    assert Denies.load(file, ClientAddresses(), "").of_address("192.0.2.7")
 
 
 @of("sender_maps")

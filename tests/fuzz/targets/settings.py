@@ -1,6 +1,6 @@
 """A settings file is usable, or there is a `SettingsError`. Where it is usable, the post-login script has read the
 same in it: each setting, the seconds of `ttl`, the place of Redis, the addresses of `never_record`. The script raises
-nothing but its `Failure` over the others. The same bytes as a file of `sender_maps`: usable, or a `SenderMapsError`;
+nothing but its `Failure` over the others. The same bytes as a file of `sender_maps`: usable, or a `FileFault`;
 what it names for a sender is asked for.
 """
 
@@ -13,8 +13,9 @@ from typing import Any
 
 from pbs_policy import settings
 from pbs_policy.address import AddressError, Network
+from pbs_policy.changing_file import FileFault
 from pbs_policy.decision import sender_maps, senders
-from pbs_policy.decision.sender_maps import SenderMaps, SenderMapsError
+from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.decision.senders import SenderRules
 from pbs_policy.settings import Settings
 from pbs_policy.sources import SettingsError
@@ -123,12 +124,12 @@ def _read_maps(data: bytes) -> None:
     file: Any = "MAPS"
     maps = SenderMaps(file, "example.com")
     try:
-        maps._users = sender_maps.parse(data, "MAPS", "example.com")
-    except SenderMapsError as error:
+        maps.content = sender_maps.parse(data, "MAPS", "example.com")
+    except FileFault as error:
         assert error.faults
         assert all(fault.isprintable() for fault in error.faults)
         return
-    for sender, users in maps._users.items():
+    for sender, users in maps.content.items():
         assert 0 < len(users) <= sender_maps.MOST_USERS
         assert not any(user.startswith(b"@") for user in users)
         if not sender.startswith(b"@"):
