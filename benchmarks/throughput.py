@@ -74,8 +74,9 @@ _INTRODUCTION = """\
 One request outstanding on each connection, as Postfix does it; a captured request of 29 attributes. Pinned: the
 server alone on one core, the generator and the service's Redis on another. With nobody logged in a request costs one
 round to Redis, and each `OK` costs two. On unix sockets the service reaches Redis by one as well. Medians of {rounds}
-repetitions, the candidates in turn. "Of the limit" is the ratio of medians, in parentheses the median of the ratios within each round. Shares are of one core: whoever is
-near 100 % was the limit. "Foreign" is the share of the cores in use that other processes had."""
+repetitions, the candidates in turn. "Of the limit" is the ratio of medians, in parentheses the median of the ratios
+within each round. Shares are of one core: whoever is near 100 % was the limit. "Foreign" is the share of the cores in
+use that other processes had."""
 
 
 def _start(bench: Bench) -> tuple[list[Candidate], list[int]]:

@@ -45,6 +45,16 @@ def test_the_settings_file_changes_nothing() -> None:
     assert file.read_bytes().splitlines()[0] == _NEW_SETTINGS.splitlines()[0], "as install-hook writes it"
 
 
+def test_the_licence_is_the_same_wherever_it_is_said() -> None:
+    text = (TOP / "LICENSE").read_text()
+    copyright_file = (DEBIAN / "copyright").read_text()
+    assert "Copyright (c) 2026 the pbs-policy authors\n" in text
+    assert "\nCopyright: 2026, the pbs-policy authors\nLicense: Expat\n" in copyright_file
+    terms = text.partition("authors\n")[2].split()
+    assert " ".join(terms) in " ".join(copyright_file.replace("\n .\n", "\n").split())
+    assert tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["license"] == "MIT"
+
+
 @pytest.mark.parametrize("script", sorted(DEBIAN.glob("*.p[or]*[mt]")), ids=lambda script: script.name)
 def test_a_maintainer_script_can_be_parsed(script: Path) -> None:
     done = subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False)

@@ -22,7 +22,6 @@ NOT_RUN = {
     "docs/howto/monitoring.md:2": "the metrics are off where nothing is set; their own tests ask for them",
     "docs/fuzzing.md:1": "it fuzzes for minutes, and is for developers; tests/fuzz is run by `make test`",
     "docs/howto/debian.md:2": "it builds and installs a Debian package; `make matrix` does so in trees of its own",
-    "docs/performance.md:1": "it compiles the program, which takes minutes",
     "docs/tutorial.md:8": "after a login from another host: tests/trees",
     "docs/tutorial.md:9": "after a login from another host: tests/trees",
 }
