@@ -15,6 +15,7 @@ ABOVE = ["cli", "doctor", "install", "watch", "demo"]
 NEVER = {
     "log": ["decision", "postfix", "service", "store", "table", "metrics", "settings", *ABOVE],
     "postfix": ["decision", "service", "store", "table", "metrics", "settings", *ABOVE],
+    "dovecot": ["decision", "postfix", "service", "store", "table", "metrics", "settings", *ABOVE],
     "store": ["decision", "service", "metrics", *ABOVE],
     "table": ["service", "metrics", "settings", *ABOVE],
     "decision": ["service", "metrics", "settings", *ABOVE],

@@ -88,11 +88,11 @@ def install_hook(
         if removing:
             return _remove_hook(tree, record, applying)
         file = settings_file or (str(session.file.absolute()) if session.file else dovecot.DEFAULT_SETTINGS)
-        hook = dovecot.Hook(user, lib_dir, file, dovecot_config)
+        placement = dovecot.Placement(user, lib_dir, file, dovecot_config)
         if last_login:
             settings = _settings(session, tree, Path(file))
-            return _install(tree, dovecot.plan_last_login(tree, record, hook, settings), record, applying)
-        return _install(tree, dovecot.plan_script(tree, record, hook), record, applying)
+            return _install(tree, dovecot.plan_last_login(tree, record, placement, settings), record, applying)
+        return _install(tree, dovecot.plan_script(tree, record, placement), record, applying)
 
 
 @click.command("install-postfix", context_settings={"help_option_names": ["-h", "--help"]})

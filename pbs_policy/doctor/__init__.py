@@ -1,6 +1,6 @@
 """`pbs-policy doctor`: looks at the installation as it is, and names what is wrong, where, and what mends it.
 
-Each module holds the checks of one part. They take what was read (`postfix_config`, `dovecot_config`, `StoreFacts`)
+Each module holds the checks of one part. They take what was read (`postfix_config`, `dovecot.doveconf`, `StoreFacts`)
 and yield a `Finding` for each thing they looked at. What cannot be looked at is a finding as well, never
 an exception. Nothing is changed on the host, but for one key for a second (`store.write`) and the trial's logins.
 """
@@ -26,12 +26,12 @@ from pbs_policy.doctor import (
     trial,
     use,
 )
-from pbs_policy.doctor.dovecot import Hook
-from pbs_policy.doctor.dovecot_config import DovecotConfig, DovecotFault, read_dovecot
-from pbs_policy.doctor.finding import Finding, NotLookedAt, is_for_root, not_looked_at, where, wrong
-from pbs_policy.doctor.host import Host
+from pbs_policy.doctor.finding import Finding, not_looked_at, where, wrong
 from pbs_policy.doctor.postfix_config import PostfixConfig, read_postfix
 from pbs_policy.doctor.store_facts import gather
+from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
+from pbs_policy.dovecot.logins import Hook, find_hooks
+from pbs_policy.host import Host, NotLookedAt, is_for_root
 from pbs_policy.settings import Settings
 from pbs_policy.sources import SettingsError, Value
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
@@ -174,7 +174,7 @@ class Doctor:
         for file in config.unread:
             why = f"what stands in {file} is not known: Permission denied"
             yield not_looked_at("dovecot.configuration", why, file)
-        hooks += dovecot.find_hooks(config)
+        hooks += find_hooks(config)
         yield from dovecot.check_logins(config)
         yield from script.check_script(hooks, self.settings, self.values, self.host)
         yield from last_login.check_plugin(config, self.settings)

@@ -7,40 +7,11 @@ runs (files, settings) is in `script`, the plugin's own settings in `last_login`
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-from pbs_policy.doctor.dovecot_config import DovecotConfig
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
-
-SCRIPT = "pbs-postlogin"
-
-
-@dataclass(frozen=True)
-class Hook:
-    """How one protocol's logins run the script: the post-login service, the script and the words given to it, the
-    user that runs it ("" for root), and where that is written."""
-
-    protocol: str
-    service: str
-    script: str
-    words: tuple[str, ...]
-    user: str
-    place: str
-
-    @property
-    def settings_file(self) -> str:
-        """The file after -c, or ""."""
-        return self.words[self.words.index("-c") + 1] if "-c" in self.words[:-1] else ""
-
-    @property
-    def recorded_service(self) -> str:
-        """What the login table will call the service: the last word that belongs to no option."""
-        words = list(self.words)
-        if "-c" in words[:-1]:
-            at = words.index("-c")
-            del words[at : at + 2]
-        return words[-1] if words else ""
+from pbs_policy.dovecot.doveconf import DovecotConfig
+from pbs_policy.dovecot.last_login import plugin_protocols
+from pbs_policy.dovecot.logins import SCRIPT, Hook, find_hooks, service_behind, sockets
 
 
 def check_logins(config: DovecotConfig) -> Iterator[Finding]:
@@ -61,47 +32,17 @@ def check_logins(config: DovecotConfig) -> Iterator[Finding]:
     yield from _check_proxy(config)
 
 
-def find_hooks(config: DovecotConfig) -> list[Hook]:
-    """The protocols whose post-login service runs our script."""
-    hooks = []
-    for protocol in config.protocols():
-        for socket in _sockets(config, protocol):
-            service = _service_behind(config, socket)
-            block = (f"service {service}",)
-            words = config.value(block, "executable").split()
-            script = next((word for word in words if PurePosixPath(word).name == SCRIPT), "")
-            if script:
-                place = config.place(block, "executable")
-                user = _user(config, service)
-                hooks.append(Hook(protocol, service, script, tuple(words[words.index(script) + 1 :]), user, place))
-    return hooks
-
-
-def plugin_protocols(config: DovecotConfig) -> list[str]:
-    """The protocols whose logins the last_login plugin records."""
-    return [
-        protocol
-        for protocol in config.protocols()
-        if any(_has_plugin(config, blocks) for blocks in ((), (f"protocol {protocol}",)))
-    ]
-
-
-def _has_plugin(config: DovecotConfig, blocks: tuple[str, ...]) -> bool:
-    words = config.value(blocks, "mail_plugins").split()  # 2.3; 2.4 has a block of yes and no
-    return "last_login" in words or config.value((*blocks, "mail_plugins"), "last_login") == "yes"
-
-
 def _check_executable(config: DovecotConfig, protocol: str) -> Iterator[Finding]:
     block = (f"service {protocol}",)
-    services = [_service_behind(config, socket) for socket in _sockets(config, protocol)]
+    services = [service_behind(config, socket) for socket in sockets(config, protocol)]
     for each in (block, *((f"service {service}",) for service in services)):
         value = config.value(each, "executable")
         if "  " in value:
             seen = f"executable of {each[0]} has two blanks in a row: an empty argument, and every login is refused"
             mend = f"executable = {' '.join(value.split())}"
             yield wrong("dovecot.executable", seen, config.place(each, "executable"), mend)
-    for socket in _sockets(config, protocol):
-        service = _service_behind(config, socket)
+    for socket in sockets(config, protocol):
+        service = service_behind(config, socket)
         if not config.has_block((f"service {service}", f"unix_listener {socket}")):
             seen = f"{block[0]} asks {socket} at each login, and no service listens there: every login is refused"
             place = config.place((f"service {service}",) if service in config.services() else block, "executable")
@@ -113,10 +54,10 @@ def _check_recorded(
 ) -> Iterator[Finding]:
     hooked = {hook.protocol for hook in hooks}
     missing = [protocol for protocol in served if protocol not in hooked and protocol not in plugin]
-    strangers = [protocol for protocol in missing if _sockets(config, protocol)]
+    strangers = [protocol for protocol in missing if sockets(config, protocol)]
     silent = [protocol for protocol in missing if protocol not in strangers]
     for protocol in strangers:
-        service = _service_behind(config, _sockets(config, protocol)[0])
+        service = service_behind(config, sockets(config, protocol)[0])
         place = config.place((f"service {service}",), "executable")
         yield not_looked_at("dovecot.recorded", f"{protocol} logins run a post-login script of your own", place,
                             f"see that it runs {SCRIPT}")  # fmt: skip
@@ -168,24 +109,3 @@ def _check_proxy(config: DovecotConfig) -> Iterator[Finding]:
                           "record logins on the backends; login_trusted_networks there names this proxy")  # fmt: skip
             return
     yield good("dovecot.proxy", "no passdb of the configuration makes this host a proxy")
-
-
-def _sockets(config: DovecotConfig, protocol: str) -> list[str]:
-    """The post-login sockets that a protocol's service asks, one after the other."""
-    words = config.value((f"service {protocol}",), "executable").split()
-    return [word for word in words[1:] if not word.startswith("-")]
-
-
-def _service_behind(config: DovecotConfig, socket: str) -> str:
-    """The service that listens at a socket: usually of the same name."""
-    return next(
-        (each for each in config.services() if config.has_block((f"service {each}", f"unix_listener {socket}"))),
-        socket,
-    )
-
-
-def _user(config: DovecotConfig, service: str) -> str:
-    user = config.value((f"service {service}",), "user")
-    if user in ("$default_internal_user", "$SET:default_internal_user"):  # as 2.3 and 2.4 write it
-        return config.value((), "default_internal_user") or "dovecot"
-    return user

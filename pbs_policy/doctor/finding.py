@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
+from pbs_policy.host import is_for_root
 from pbs_policy.sources import Value
 
 Level = Literal["good", "warning", "wrong", "not looked at"]
@@ -13,10 +13,6 @@ Level = Literal["good", "warning", "wrong", "not looked at"]
 
 AS_ROOT = "run doctor as root"
 """How to see what only some may read."""
-
-
-class NotLookedAt(Exception):
-    """Something could not be looked at; the message says why. It becomes a finding of its own kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +45,6 @@ def wrong(check: str, seen: str, place: str, mend: str) -> Finding:
 def not_looked_at(check: str, why: str, place: str = "", mend: str = "") -> Finding:
     """`why` it could not be looked at, and, where there is one, a way to do so."""
     return Finding(check, "not looked at", why, place, AS_ROOT if is_for_root(why) else mend)
-
-
-def is_for_root(why: str) -> bool:
-    """Whether it says that we may not look, and root might."""
-    return os.geteuid() != 0 and "Permission denied" in why
 
 
 def where(value: Value) -> str:

@@ -11,8 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pbs_policy.doctor.finding import Finding, NotLookedAt, good, not_looked_at, warning, wrong
-from pbs_policy.doctor.host import READ, WRITE, Host
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.postfix_config import (
     MasterService,
     PolicyCheck,
@@ -22,6 +21,7 @@ from pbs_policy.doctor.postfix_config import (
     words,
 )
 from pbs_policy.duration import parse_duration
+from pbs_policy.host import READ, WRITE, Host, NotLookedAt
 from pbs_policy.postfix.listener import Listener
 
 RELAY = "smtpd_relay_restrictions"

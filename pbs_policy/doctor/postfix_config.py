@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pbs_policy.doctor.finding import NotLookedAt
-from pbs_policy.doctor.host import Host
+from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.postfix.postconf_output import (
     is_submission,
     parse_assignments,

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_network
 
-from pbs_policy.doctor.dovecot_config import DovecotConfig
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning
 from pbs_policy.doctor.postfix import main_service
 from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig, words
+from pbs_policy.dovecot.doveconf import DovecotConfig
 
 CHECK = "postfix.upstream_proxy"
 _TRUSTED = "haproxy_trusted_networks"

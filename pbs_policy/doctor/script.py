@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from pbs_policy import settings as all_settings
-from pbs_policy.doctor.dovecot import Hook
-from pbs_policy.doctor.finding import Finding, NotLookedAt, good, not_looked_at, warning, where, wrong
-from pbs_policy.doctor.host import EXECUTE, READ, WRITE, Account, Host
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, where, wrong
+from pbs_policy.dovecot.logins import Hook
+from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt
 from pbs_policy.settings import Settings
 from pbs_policy.sources import DEFAULT_FILE, SettingsError, Value
 from pbs_policy.store.redis_url import RedisUrl

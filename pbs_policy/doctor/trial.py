@@ -22,9 +22,9 @@ from pbs_policy.address import ClientAddress
 from pbs_policy.decision import policy
 from pbs_policy.decision.check import check
 from pbs_policy.demo.daemons import wait_until
-from pbs_policy.doctor.dovecot import Hook
-from pbs_policy.doctor.finding import Finding, NotLookedAt, good, not_looked_at, wrong
-from pbs_policy.doctor.host import Account, Host
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, wrong
+from pbs_policy.dovecot.logins import Hook
+from pbs_policy.host import Account, Host, NotLookedAt
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.postfix.query import ask_once, serialise_request

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbs_policy.demo.daemons import find_program, missing
+from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot, read_setting
+from pbs_policy.dovecot.last_login import plugin_protocols
+from pbs_policy.dovecot.logins import SCRIPT, executable, service_behind, sockets
+from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree, read_state, useradd
 from pbs_policy.install.last_login import fill_in, last_login_drop_in
 from pbs_policy.install.plan import Plan, Wanted
@@ -47,7 +51,7 @@ _NEW_SETTINGS = b"""\
 
 
 @dataclass(frozen=True, slots=True)
-class Hook:
+class Placement:
     """Where the hook goes, in the words of the tree, and who runs it."""
 
     user: str
@@ -72,99 +76,71 @@ class Hook:
         return f"script-login {self.lib}/pbs-postlogin{option} {service}"
 
 
-class DovecotConfiguration:
-    """The dovecot.conf of a folder, as Dovecot itself understands it (doveconf(1))."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "dovecot.conf"
-        self.command = ["doveconf", "-c", str(self.file), "-n"]
-
-    def run(self, *arguments: str) -> str:
-        """What doveconf says. Raises InstallError where it refuses, or is not there."""
-        program = find_program("doveconf")
-        if program is None:
-            raise InstallError(missing("dovecot") or "doveconf is not installed", os.EX_UNAVAILABLE)
-        command = [program, "-c", str(self.file), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            raise InstallError(f"doveconf does not accept {self.file}: {printable(done.stderr.strip(), 2000)}")
-        return done.stdout.strip()
-
-    def value(self, name: str, *options: str) -> str:
-        """One setting."""
-        return self.run("-h", *options, name)
-
-    def version(self) -> tuple[int, int]:
-        """Dovecot's version, such as (2, 4)."""
-        found = re.match(r"# (\d+)\.(\d+)", self.run("-n"))
-        if found is None:
-            raise InstallError("doveconf -n does not begin with Dovecot's version", os.EX_SOFTWARE)
-        return int(found[1]), int(found[2])
-
-
-def plan_script(tree: Tree, record: Record, hook: Hook) -> Plan:
+def plan_script(tree: Tree, record: Record, placement: Placement) -> Plan:
     """What has Dovecot run the post-login script. Raises InstallError where another one stands in its place."""
-    dovecot = _configuration(tree, hook)
+    file = _file(tree, placement)
+    config = read_config(file)
     drop_in = fill_in(
         shipped("dovecot-hooks/pbs-policy.conf").read_text(),
         {
-            **{Hook("pbs-policy").executable(each): hook.executable(each) for each in _SERVICES},
-            "user = pbs-policy": f"user = {hook.user}",
+            **{Placement("pbs-policy").executable(each): placement.executable(each) for each in _SERVICES},
+            "user = pbs-policy": f"user = {placement.user}",
         },
     )
     for service in _SERVICES:
-        _refuse_other_script(dovecot, hook, service)
-    plan = Plan(tree.name(hook.dovecot), afterwards=AFTERWARDS)
+        _refuse_other_script(config, placement, service)
+    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
     plan.want(
         tree,
         record,
         [
-            *_script(tree, hook),
-            Wanted(hook.settings_file, _NEW_SETTINGS, if_missing=True),
-            Wanted(hook.drop_in, drop_in.encode()),
+            *_script(tree, placement),
+            Wanted(placement.settings_file, _NEW_SETTINGS, if_missing=True),
+            Wanted(placement.drop_in, drop_in.encode()),
         ],
     )
-    account, state = tree.find_user(hook.user), read_state(tree.place(hook.settings_file))
+    user, settings_file = placement.user, tree.place(placement.settings_file)
+    account, state = tree.find_user(user), read_state(settings_file)
     if account is None:
-        plan.obstacles.append(f"there is no user {hook.user} to run the script. First: {useradd(hook.user)}")
+        plan.obstacles.append(f"there is no user {user} to run the script. First: {useradd(user)}")
     elif state and not account.may_read(state):
-        plan.notes.append(f"{tree.place(hook.settings_file)}: {hook.user} may not read it, and will record no login")
-    if not _is_packaged(tree, hook):
-        plan.commands.append(shlex.join([*_COMPILE, f"{hook.lib}/pbs_postlogin.py"]))
-    plan.commands.append(shlex.join(dovecot.command))
-    plan.check = lambda: _check_script(dovecot, hook)
+        plan.notes.append(f"{settings_file}: {user} may not read it, and will record no login")
+    if not _is_packaged(tree, placement):
+        plan.commands.append(shlex.join([*_COMPILE, f"{placement.lib}/pbs_postlogin.py"]))
+    plan.commands.append(_look(file))
+    plan.check = lambda: _check_script(file, placement)
     return plan
 
 
-def _is_packaged(tree: Tree, hook: Hook) -> bool:
+def _is_packaged(tree: Tree, placement: Placement) -> bool:
     """Whether a package has the script where Dovecot is to run it: it is the package's to write, and to upgrade."""
-    return shipped("dovecot-hooks/pbs-postlogin").resolve().parent == tree.place(hook.lib)
+    return shipped("dovecot-hooks/pbs-postlogin").resolve().parent == tree.place(placement.lib)
 
 
-def _script(tree: Tree, hook: Hook) -> list[Wanted]:
-    if _is_packaged(tree, hook):
+def _script(tree: Tree, placement: Placement) -> list[Wanted]:
+    if _is_packaged(tree, placement):
         return []
     module = shipped("dovecot-hooks/pbs_postlogin.py").read_bytes()
     script = shipped("dovecot-hooks/pbs-postlogin").read_bytes()
-    compiled, name = _compile(module, hook.lib)
+    compiled, name = _compile(module, placement.lib)
     return [
-        Wanted(f"{hook.lib}/pbs_postlogin.py", module),
-        Wanted(f"{hook.lib}/__pycache__/{name}", compiled),
-        Wanted(f"{hook.lib}/pbs-postlogin", script, 0o755),
+        Wanted(f"{placement.lib}/pbs_postlogin.py", module),
+        Wanted(f"{placement.lib}/__pycache__/{name}", compiled),
+        Wanted(f"{placement.lib}/pbs-postlogin", script, 0o755),
     ]
 
 
-def plan_last_login(tree: Tree, record: Record, hook: Hook, settings: Settings) -> Plan:
+def plan_last_login(tree: Tree, record: Record, placement: Placement, settings: Settings) -> Plan:
     """What has Dovecot's last_login plugin write the login table.
 
     Raises InstallError for settings that the plugin cannot follow.
     """
-    dovecot = _configuration(tree, hook)
-    plan = Plan(tree.name(hook.dovecot), afterwards=AFTERWARDS)
-    drop_in = last_login_drop_in(dovecot.version(), settings)
-    plan.want(tree, record, [Wanted(hook.drop_in, drop_in.encode(), 0o644)])
-    plan.commands = [shlex.join(dovecot.command)]
-    plan.check = lambda: _check_last_login(dovecot, hook)
+    file = _file(tree, placement)
+    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
+    drop_in = last_login_drop_in(read_config(file).version, settings)
+    plan.want(tree, record, [Wanted(placement.drop_in, drop_in.encode(), 0o644)])
+    plan.commands = [_look(file)]
+    plan.check = lambda: _check_last_login(file, placement)
     return plan
 
 
@@ -180,10 +156,10 @@ def needs_script(tree: Tree, record: Record, removal: Removal) -> bool:
     """
     if _drop_in(tree, record) in removal.edited:
         return True
-    dovecot = _installed(tree, record)
-    if dovecot is None or not tree.is_running_system:
+    file = _installed(tree, record)
+    if file is None or not tree.is_running_system:
         return False
-    base = Path(dovecot.value("base_dir")).resolve()
+    base = Path(read_setting(Host(), str(file), "base_dir")).resolve()
     return any(_listens(base / f"{service}-postlogin") for service in _SERVICES)
 
 
@@ -197,37 +173,54 @@ def _listens(socket: Path) -> bool:
 
 def check_left(tree: Tree, record: Record) -> None:
     """Raise InstallError unless Dovecot, where it is still installed, accepts what is left without the drop-in."""
-    dovecot = _installed(tree, record)
-    if dovecot is not None:
-        dovecot.run("-n")
+    file = _installed(tree, record)
+    if file is not None:
+        read_config(file)
 
 
 def _drop_in(tree: Tree, record: Record) -> str:
     return tree.name(f"{record.configuration}/conf.d/{DROP_IN}")
 
 
-def _installed(tree: Tree, record: Record) -> DovecotConfiguration | None:
-    """The configuration that the record is about, None where Dovecot is not installed any more."""
-    dovecot = DovecotConfiguration(tree.place(record.configuration))
-    return dovecot if dovecot.file.exists() and find_program("doveconf") else None
+def read_config(file: Path) -> DovecotConfig:
+    """The configuration that begins in `file`. Raises InstallError where doveconf refuses it, or is not there."""
+    if find_program("doveconf") is None:
+        raise InstallError(missing("dovecot") or "doveconf is not installed", os.EX_UNAVAILABLE)
+    try:
+        return read_dovecot(Host(), str(file))
+    except DovecotFault as fault:
+        raise InstallError(f"doveconf does not accept {file}: {fault.place}: {printable(str(fault), 2000)}") from None
+    except NotLookedAt as error:
+        raise InstallError(f"doveconf does not accept {file}: {printable(str(error), 2000)}") from None
 
 
-def _configuration(tree: Tree, hook: Hook) -> DovecotConfiguration:
-    dovecot = DovecotConfiguration(tree.place(hook.dovecot))
-    if not dovecot.file.exists():
-        raise InstallError(f"{dovecot.file}: there is no such file. Where is Dovecot? --dovecot-config DIR")
-    return dovecot
+def _installed(tree: Tree, record: Record) -> Path | None:
+    """The dovecot.conf that the record is about, None where Dovecot is not installed any more."""
+    file = tree.place(record.configuration) / "dovecot.conf"
+    return file if file.exists() and find_program("doveconf") else None
 
 
-def _refuse_other_script(dovecot: DovecotConfiguration, hook: Hook, service: str) -> None:
-    executable = dovecot.value(f"service/{service}/executable")
-    asked = executable.partition(" ")[2]
-    if executable == service or (asked and "pbs-postlogin" in dovecot.value(f"service/{asked}/executable")):
+def _file(tree: Tree, placement: Placement) -> Path:
+    file = tree.place(placement.dovecot) / "dovecot.conf"
+    if not file.exists():
+        raise InstallError(f"{file}: there is no such file. Where is Dovecot? --dovecot-config DIR")
+    return file
+
+
+def _look(file: Path) -> str:
+    return shlex.join(["doveconf", "-c", str(file), "-n"])
+
+
+def _refuse_other_script(config: DovecotConfig, placement: Placement, protocol: str) -> None:
+    asked = sockets(config, protocol)
+    services = [service_behind(config, socket) for socket in asked]
+    if not asked or any(SCRIPT in executable(config, service) for service in services):
         return
+    place, runs = config.place((f"service {protocol}",), "executable"), executable(config, protocol)
     raise InstallError(
-        f"{_place_of(dovecot, executable)}: service {service} has executable = {printable(executable)}, which "
-        f"the drop-in would replace. By hand: put the script before the one that service {printable(asked)} runs: "
-        f"executable = {hook.executable(service)} /path/of/the/other/script"
+        f"{place}: service {protocol} has executable = {printable(runs)}, which "
+        f"the drop-in would replace. By hand: put the script before the one that service {printable(services[0])} "
+        f"runs: executable = {placement.executable(protocol)} /path/of/the/other/script"
     )
 
 
@@ -244,36 +237,29 @@ def _compile(module: bytes, lib: str) -> tuple[bytes, str]:
         return compiled.read_bytes(), compiled.name
 
 
-def _check_script(dovecot: DovecotConfiguration, hook: Hook) -> None:
+def _check_script(file: Path, placement: Placement) -> None:
+    config = read_config(file)
     for service in _SERVICES:
-        for name, expected in (
-            (f"service/{service}/executable", f"{service} {service}-postlogin"),
-            (f"service/{service}-postlogin/executable", hook.executable(service)),
-            (f"service/{service}-postlogin/user", hook.user),
+        hook = f"service {service}-postlogin"
+        for block, name, value, expected in (
+            (f"service {service}", "executable", executable(config, service), f"{service} {service}-postlogin"),
+            (hook, "executable", config.value((hook,), "executable"), placement.executable(service)),
+            (hook, "user", config.value((hook,), "user"), placement.user),
         ):
-            _expect(dovecot, hook, name, dovecot.value(name), expected)
+            _expect(file, placement, f"{block.replace(' ', '/')}/{name}", value, expected)
 
 
-def _check_last_login(dovecot: DovecotConfiguration, hook: Hook) -> None:
+def _check_last_login(file: Path, placement: Placement) -> None:
+    config = read_config(file)
     for service in _SERVICES:
-        plugins = dovecot.value("mail_plugins", "-f", f"protocol={service}")
-        if "last_login" not in plugins.split():
-            _expect(dovecot, hook, f"protocol/{service}/mail_plugins", plugins, "... last_login")
+        if service not in plugin_protocols(config):
+            plugins = config.value((f"protocol {service}",), "mail_plugins")
+            _expect(file, placement, f"protocol/{service}/mail_plugins", plugins, "... last_login")
 
 
-def _expect(dovecot: DovecotConfiguration, hook: Hook, name: str, value: str, expected: str) -> None:
+def _expect(file: Path, placement: Placement, name: str, value: str, expected: str) -> None:
     if value != expected:
         raise InstallError(
-            f"{dovecot.file}: doveconf reads {name} = {printable(value) or 'nothing'}, not {expected}: either a file "
-            f"that comes later sets it again, or {hook.drop_in} is not included (!include conf.d/*.conf)"
+            f"{file}: doveconf reads {name} = {printable(value) or 'nothing'}, not {expected}: either a file "
+            f"that comes later sets it again, or {placement.drop_in} is not included (!include conf.d/*.conf)"
         )
-
-
-def _place_of(dovecot: DovecotConfiguration, executable: str) -> str:
-    """`FILE:LINE` where `executable` is set, or dovecot.conf."""
-    for file in [dovecot.file, *sorted((dovecot.file.parent / "conf.d").glob("*.conf"))]:
-        for number, line in enumerate(file.read_text(errors="replace").splitlines(), 1):
-            name, _, value = line.partition("=")
-            if name.strip() == "executable" and value.split() == executable.split():
-                return f"{file}:{number}"
-    return str(dovecot.file)

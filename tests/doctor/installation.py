@@ -19,10 +19,10 @@ from pathlib import Path
 
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.doctor import Doctor
-from pbs_policy.doctor.dovecot_config import DovecotConfig
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.host import Account, Host, Output, Owned
 from pbs_policy.doctor.postfix_config import PostfixConfig
+from pbs_policy.dovecot.doveconf import DovecotConfig
+from pbs_policy.host import Account, Host, Output, Owned
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
 

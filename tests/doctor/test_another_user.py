@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pbs_policy.doctor import Doctor
-from pbs_policy.doctor.dovecot_config import read_dovecot
-from pbs_policy.doctor.finding import AS_ROOT, NotLookedAt, not_looked_at
-from pbs_policy.doctor.host import Host, Output
+from pbs_policy.doctor.finding import AS_ROOT, not_looked_at
+from pbs_policy.dovecot.doveconf import read_dovecot
+from pbs_policy.host import Host, NotLookedAt, Output
 from pbs_policy.settings import Settings, load
 from pbs_policy.sources import SettingsError
 from pbs_policy.store.redis_client import RedisClient, StoreUnavailable
@@ -19,7 +19,7 @@ SETTINGS, VALUES = load(Path("/dev/null"), {}, ["redis_url=unix:///run/redis/red
 
 @pytest.fixture(params=["somebody", "root"])
 def is_root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr("pbs_policy.doctor.finding.os.geteuid", lambda: 0 if request.param == "root" else 1000)
+    monkeypatch.setattr("pbs_policy.host.os.geteuid", lambda: 0 if request.param == "root" else 1000)
     return bool(request.param == "root")
 
 

@@ -10,10 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbs_policy.demo.daemons import find_program
-from pbs_policy.doctor.dovecot_config import DovecotConfig, DovecotFault, Line, parse_lines, read_dovecot
-from pbs_policy.doctor.finding import NotLookedAt
-from pbs_policy.doctor.host import EXECUTE, READ, WRITE, Account, Host, Output
-from pbs_policy.doctor.last_login import _seconds
 from pbs_policy.doctor.postfix import is_at
 from pbs_policy.doctor.postfix_config import (
     PolicyCheck,
@@ -23,6 +19,9 @@ from pbs_policy.doctor.postfix_config import (
     read_postfix,
     words,
 )
+from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, Line, parse_lines, read_dovecot
+from pbs_policy.dovecot.last_login import parse_seconds
+from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt, Output
 from pbs_policy.postfix.listener import Listener
 
 LISTS = st.text(alphabet="ab ,{}=\t\n", max_size=60)
@@ -219,7 +218,7 @@ def test_the_protocols_are_known_as_2_3_and_2_4_write_them(text: str, expected: 
      ("infinite", None), ("", None), ("30 msecs", None)],
 )  # fmt: skip
 def test_dovecots_times_are_read(text: str, seconds: int | None) -> None:
-    assert _seconds(text) == seconds
+    assert parse_seconds(text) == seconds
 
 
 SOMEBODY = Account("somebody", 4711, 4712, frozenset({4712, 4713}))
@@ -241,7 +240,7 @@ SOMEBODY = Account("somebody", 4711, 4712, frozenset({4712, 4713}))
 def test_access_is_judged_by_owner_group_and_mode(
     tmp_path: Path, mode: int, uid: int, gid: int, need: int, verb: str
 ) -> None:
-    from pbs_policy.doctor.host import Owned
+    from pbs_policy.host import Owned
 
     class Described(Host):
         def owned(self, path: str) -> Owned:

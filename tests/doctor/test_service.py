@@ -16,11 +16,11 @@ from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor import Doctor, trial
-from pbs_policy.doctor.dovecot import Hook
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.host import Host
 from pbs_policy.doctor.service import check_listener, check_service
 from pbs_policy.doctor.trial import check_trial
+from pbs_policy.dovecot.logins import Hook
+from pbs_policy.host import Host
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped

@@ -1,8 +1,8 @@
-"""What doctor asks of the machine: programs, files and who may use them, accounts.
+"""What doctor and the installers ask of the machine: programs, files and who may use them, accounts.
 
-The checks get a `Host` instead of calling the system, so that a test can describe a machine that is not there.
-Access is judged from owner, group and mode, as the kernel does for an account without capabilities; access control
-lists are not looked at.
+Readers and checks get a `Host` instead of calling the system, so that a test can describe a machine that is not
+there. Access is judged from owner, group and mode, as the kernel does for an account without capabilities; access
+control lists are not looked at.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pbs_policy.demo.daemons import find_program
-from pbs_policy.doctor.finding import NotLookedAt
 
 _PROGRAM_SECONDS = 10.0  # postconf and doveconf answer in milliseconds; NFS may hold them
 
 READ, WRITE, EXECUTE = 4, 2, 1
 """What an account may need of a file, as in a mode's last octal digit."""
+
+
+class NotLookedAt(Exception):
+    """Something could not be looked at; the message says why."""
+
+
+def is_for_root(why: str) -> bool:
+    """Whether it says that we may not look, and root might."""
+    return os.geteuid() != 0 and "Permission denied" in why
 
 
 class Output(NamedTuple):

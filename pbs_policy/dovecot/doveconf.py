@@ -1,4 +1,4 @@
-"""Dovecot's configuration as doctor sees it: effective settings from doveconf, places from the files.
+"""Dovecot's configuration, for doctor and the installers: effective values from doveconf, places from files.
 
 doveconf (2.3 and 2.4) merges blocks, reads includes and knows what is an error, so the values are its own. It gives
 no lines. The files are read here with the same small parser, in the order in which Dovecot reads them: the last
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from pbs_policy.doctor.finding import NotLookedAt, is_for_root
-from pbs_policy.doctor.host import Host
+from pbs_policy.host import Host, NotLookedAt, is_for_root
 
 _MOST_INCLUDES = 20  # files inside files: one that includes itself comes to an end
 _FAULT = re.compile(r"Error in configuration file (?P<file>[^\s:]+)(?: line (?P<line>\d+))?: (?P<what>.*)")
@@ -67,6 +66,11 @@ class DovecotConfig:
                 return found[-1].place
         return self.place(blocks[:-1]) if blocks else self.file
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """For which Dovecot it is written: 2.4 does not start without this setting, 2.3 not with it."""
+        return (2, 4) if self.value((), "dovecot_config_version") else (2, 3)
+
     def services(self) -> list[str]:
         """The names of the services that the configuration speaks of."""
         heads = (each.blocks[0] for each in (*self.effective, *self.written) if each.blocks)
@@ -100,6 +104,14 @@ def read_dovecot(host: Host, file: str = "") -> DovecotConfig:
     unread: list[str] = []
     _read_file(host, file, [], written, unread, 0)
     return DovecotConfig(file, tuple(parse_lines(answer.out, "doveconf")), tuple(written), tuple(unread))
+
+
+def read_setting(host: Host, file: str, name: str) -> str:
+    """One setting with its default, which -n leaves out. Raises NotLookedAt."""
+    answer = host.run("doveconf", "-c", file, "-h", name)
+    if answer.status:
+        raise NotLookedAt(f"doveconf does not tell {name}")
+    return answer.out.strip()
 
 
 def parse_lines(text: str, file: str) -> Iterator[Line]:

@@ -1,0 +1,109 @@
+"""What Dovecot runs at a POP3 or IMAP login: post-login services, their scripts, and ours among them.
+
+`executable = imap SOCKET` has each login ask the service that listens at SOCKET, and that service's
+`executable = script-login SCRIPT ARGUMENT... SCRIPT ARGUMENT...` runs one script after the other: each is given all
+words behind it, and goes on to the next by executing them. A script that does not go on refuses the login.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pbs_policy.dovecot.doveconf import DovecotConfig
+
+SCRIPT = "pbs-postlogin"
+
+
+@dataclass(frozen=True)
+class Hook:
+    """How one protocol's logins run the script: the post-login service, the script and the words given to it, the
+    user that runs it ("" for root), where that is written, and what `executable` says before and after."""
+
+    protocol: str
+    service: str
+    script: str
+    words: tuple[str, ...]
+    user: str
+    place: str
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    @property
+    def settings_file(self) -> str:
+        """The file after -c, or ""."""
+        return self.words[self.words.index("-c") + 1] if "-c" in self.words[:-1] else ""
+
+    @property
+    def recorded_service(self) -> str:
+        """What the login table will call the service: the last word that belongs to no option."""
+        words = list(self.words)
+        if "-c" in words[:-1]:
+            at = words.index("-c")
+            del words[at : at + 2]
+        return words[-1] if words else ""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The site's own scripts of this chain, with their arguments, in their order."""
+        first, rest = self.before[:1], self.before[1:]
+        return (*(rest if first and _is_script_login(first[0]) else self.before), *self.after)
+
+    @property
+    def right_executable(self) -> str:
+        """The chain as it should be: the site's own scripts, then ours, which names the protocol."""
+        option = ("-c", self.settings_file) if self.settings_file else ()
+        program = self.before[0] if self.before and _is_script_login(self.before[0]) else "script-login"
+        return " ".join((program, *self.others, self.script, *option, self.protocol))
+
+
+def find_hooks(config: DovecotConfig) -> list[Hook]:
+    """The protocols whose post-login service runs our script."""
+    return [
+        hook
+        for protocol in config.protocols()
+        for socket in sockets(config, protocol)
+        if (hook := _hook(config, protocol, service_behind(config, socket)))
+    ]
+
+
+def _hook(config: DovecotConfig, protocol: str, service: str) -> Hook | None:
+    block = (f"service {service}",)
+    words = config.value(block, "executable").split()
+    at = next((at for at, word in enumerate(words) if PurePosixPath(word).name == SCRIPT), None)
+    if at is None:
+        return None
+    end = at + 1
+    while end < len(words) and "/" not in words[end]:  # as the script itself tells its words from the next program
+        end += 2 if words[end] == "-c" else 1
+    return Hook(protocol, service, words[at], tuple(words[at + 1 : end]), _user(config, service),
+                config.place(block, "executable"), tuple(words[:at]), tuple(words[end:]))  # fmt: skip
+
+
+def executable(config: DovecotConfig, service: str) -> str:
+    """What a service runs; of `pop3` and `imap` also where that is the default."""
+    return config.value((f"service {service}",), "executable") or service
+
+
+def sockets(config: DovecotConfig, protocol: str) -> list[str]:
+    """The post-login sockets that a protocol's service asks, one after the other."""
+    return [word for word in executable(config, protocol).split()[1:] if not word.startswith("-")]
+
+
+def service_behind(config: DovecotConfig, socket: str) -> str:
+    """The service that listens at a socket: usually of the same name."""
+    return next(
+        (each for each in config.services() if config.has_block((f"service {each}", f"unix_listener {socket}"))),
+        socket,
+    )
+
+
+def _is_script_login(word: str) -> bool:
+    return PurePosixPath(word).name == "script-login"
+
+
+def _user(config: DovecotConfig, service: str) -> str:
+    user = config.value((f"service {service}",), "user")
+    if user in ("$default_internal_user", "$SET:default_internal_user"):  # as 2.3 and 2.4 write it
+        return config.value((), "default_internal_user") or "dovecot"
+    return user
