@@ -22,9 +22,12 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 
 def test_each_dependency_is_one_of_the_package_with_the_same_lower_bound() -> None:
+    """But for hiredis: those of Debian 12 and 13 are too old to be used (`store/resp.py`)."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     package = CONTROL[CONTROL.index("\nDepends:") :].partition("\nRecommends:")[0]
     for dependency in project["dependencies"]:
+        if dependency.startswith("hiredis"):
+            continue
         name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+).*", dependency).groups()  # type: ignore[union-attr]  # as written
         assert f" python3-{name} (>= {bound}),\n" in package, dependency
     assert f" python3 (>= {project['requires-python'].removeprefix('>=')}),\n" in package

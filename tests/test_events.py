@@ -21,9 +21,9 @@ from pbs_policy.log import Log
 from pbs_policy.postfix.protocol import Request, RequestParser
 from pbs_policy.service import events as module
 from pbs_policy.service.events import MOST, Events, Publisher
+from pbs_policy.store.batch import Answered
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.question import Command
-from pbs_policy.store.redis_line import Answered
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.records import Permit
 from tests.service import Service, request

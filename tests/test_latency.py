@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import pytest
 
 from pbs_policy.log import Log
+from pbs_policy.store.batch import Answering, Batch
 from pbs_policy.store.latency import BOUNDS, Latency
-from pbs_policy.store.redis_line import Batch
 
 
 class Clock:
@@ -37,10 +38,10 @@ def latency(clock: Clock) -> Latency:
 
 def batch_of(clock: Clock, latency: Latency, *answered: Callable[..., None], further: int = 0) -> Batch:
     """A batch with one question about one key for each callback, begun now; the last `further` begin no request."""
-    batch = Batch(Log(io.BytesIO()), latency)
+    batch = Batch(Log(io.BytesIO()), latency, Answering())
     batch.begun = clock()
     for each in answered:
-        batch.asks.append((each, 1, 0))
+        batch.asks.append((each, 1, 0, inf))
         batch.keys.append(b"key")
     batch.further = further
     batch.replies.append([None] * len(answered))

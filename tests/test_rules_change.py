@@ -17,7 +17,7 @@ from pbs_policy.decision.policy import Rules
 from pbs_policy.decision.senders import SenderRules
 from pbs_policy.log import Log
 from pbs_policy.service.server import PolicyServer
-from pbs_policy.store.redis_line import Answered
+from pbs_policy.store.batch import Answered
 from pbs_policy.table.keys import Keys
 from tests.service import request
 from tests.test_patience import Transport

@@ -4,10 +4,13 @@ is no task, no connection and no timer per request.
 
 A lookup has three answers: found, not found (both in `values`), unavailable (`values` is None). When Redis is away:
 
-- A lost connection is opened anew at once; what was in flight is asked once more on it, within its deadline.
-- While no connection can be had, requests wait for one until their deadline, `TIMEOUT` after they were asked.
-- After that, and after a Redis that was mute for `TIMEOUT`, the circuit is open: requests are answered
-  "unavailable" at once, and a probe in the background closes it again as soon as Redis answers.
+- A lost connection is opened anew at once; what was in flight is asked once more on it, within its deadline. One that
+  gave a reply that Redis cannot give (`replies`) is as good as lost.
+- While no connection can be had, requests wait for one until their deadline, `TIMEOUT` after they were asked. All
+  rounds of a request have one deadline.
+- After that, after a Redis that was mute for `TIMEOUT`, and after a connection that gave nothing but such a reply,
+  the circuit is open: requests are answered "unavailable" at once, and a probe in the background closes it again as
+  soon as Redis answers.
 
 Nothing is remembered between two requests: a permission is read from Redis for the very request it is for.
 """
@@ -17,14 +20,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 from time import monotonic
 
 from pbs_policy.log import Log, printable
 from pbs_policy.store.acl import missing_right
+from pbs_policy.store.alarm import Alarm
+from pbs_policy.store.batch import Answered, Answering, Batch
 from pbs_policy.store.latency import Latency
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_connector import Connector
-from pbs_policy.store.redis_line import TIMEOUT, Answered, Batch, Line
+from pbs_policy.store.redis_line import TIMEOUT, Line
 from pbs_policy.store.redis_url import NOBODY, Login, RedisUrl, TlsFiles
 
 RETRY_INTERVAL = 0.02
@@ -61,16 +67,17 @@ class Lookups:
         self._log = log
         self._line: Line | None = None
         self._latency = latency
-        self._batch = Batch(log, latency)  # of this turn of the loop
+        self._answering = Answering()
+        self._batch = Batch(log, latency, self._answering)  # of this turn of the loop
         self._waiting: deque[Batch] = deque()  # for a connection, oldest first
         self._wait_until = 0.0  # after this moment nobody waits for a connection: the circuit is open
-        self._expiry: asyncio.TimerHandle | None = None
         self._troubles: set[str] = set()  # what was reported since the last connection
         self.connections = 0  # that were had so far: 1, and each reconnect
 
     async def open(self) -> None:
         """Begin to connect, and wait for the outcome of the first attempt, at most `TIMEOUT`; it may fail."""
         self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop, self._fail_overdue)
         first_attempt = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep_connected(first_attempt))
         await first_attempt.wait()
@@ -89,7 +96,7 @@ class Lookups:
     def in_flight(self) -> int:
         """How many questions wait for Redis."""
         sent = self._line.in_flight if self._line is not None else ()
-        return sum(len(each.asks) for each in (self._batch, *self._waiting, *sent))
+        return sum(ask[3] < inf for each in (self._batch, *self._waiting, *sent) for ask in each.asks)
 
     @property
     def is_connected(self) -> bool:
@@ -114,12 +121,13 @@ class Lookups:
         batch = self._batch
         if not batch.asks:
             self._begin(batch)
-        batch.asks.append((answered, len(keys), 0))
+        batch.asks.append((answered, len(keys), 0, batch.deadline))
         batch.keys += keys
 
     def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
         """The same where it is not the beginning of a request (its next round, or the service's own question), with
-        the replies to `commands` as well; there may be no `keys` then.
+        the replies to `commands` as well; there may be no `keys` then. What is asked while an answer is handed out
+        has the deadline of the request that is answered.
 
         A question that was in flight when the connection was lost is asked once more: its commands may then have been
         carried out twice.
@@ -127,18 +135,21 @@ class Lookups:
         batch = self._batch
         if not batch.asks:
             self._begin(batch)
-        batch.asks.append((answered, len(keys), len(commands)))
+        deadline = self._answering.deadline or batch.deadline
+        if deadline < batch.due:
+            batch.due = deadline
+        batch.asks.append((answered, len(keys), len(commands), deadline))
         batch.keys += keys
         batch.commands += commands
         batch.further += 1
 
     def _begin(self, batch: Batch) -> None:
         batch.begun = now = monotonic()
-        batch.deadline = now + TIMEOUT
+        batch.deadline = batch.due = now + TIMEOUT
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        batch, self._batch = self._batch, Batch(self._log, self._latency)
+        batch, self._batch = self._batch, Batch(self._log, self._latency, self._answering)
         if self._line is not None:
             self._line.send(batch)
         elif self._loop.time() < self._wait_until:
@@ -163,33 +174,36 @@ class Lookups:
                 line.send(self._waiting.popleft())
             await line.lost
             self._take_back(line)
+            if line.is_false and not line.has_answered:
+                await asyncio.sleep(PROBE_INTERVAL)
 
     def _take_back(self, line: Line) -> None:
         """After the loss of `line`: what was in flight waits for the next one, once, or is unavailable."""
         self._line = None
         if line.trouble:
             self._report_trouble(line.trouble)
-        self._wait_until = 0.0 if line.is_mute else self._loop.time() + TIMEOUT
+        is_hopeless = line.is_mute or (line.is_false and not line.has_answered)
+        self._wait_until = 0.0 if is_hopeless else self._loop.time() + TIMEOUT
         while line.in_flight:
             batch = line.in_flight.popleft()
-            if batch.retried or line.is_mute:
+            if batch.retried or is_hopeless:
                 batch.fail()
             else:
-                batch.retried = True
-                batch.replies.clear()
+                batch.begin_again()
                 self._wait(batch)
 
     def _wait(self, batch: Batch) -> None:
         self._waiting.append(batch)
-        if self._expiry is None:
-            self._expiry = self._loop.call_at(batch.deadline, self._fail_overdue)
+        self._alarm.set_by(batch.due)
 
     def _fail_overdue(self) -> None:
-        self._expiry = None
-        while self._waiting and self._waiting[0].deadline <= self._loop.time():
-            self._waiting.popleft().fail()
+        now = self._loop.time()
+        for batch in self._waiting:
+            if batch.due <= now:
+                batch.expire(now)
+        self._waiting = deque(batch for batch in self._waiting if batch.due < inf)
         if self._waiting:
-            self._expiry = self._loop.call_at(self._waiting[0].deadline, self._fail_overdue)
+            self._alarm.set_by(min(batch.due for batch in self._waiting))
 
     def _report_trouble(self, trouble: str) -> None:
         # Several commands may each be refused, again and again: each is said once.

@@ -1,4 +1,4 @@
-"""Redis as the command line asks it: one connection, synchronous, over a socket and hiredis. (The service has its
+"""Redis as the command line asks it: one connection, synchronous, over a socket. (The service has its
 own, which waits for nobody: `redis_line`.)
 
 A connection is opened with the first command, and once more where it was lost; `Connector` is the one place that

@@ -1,139 +1,43 @@
 """One connection to Redis, and the batches of questions in flight on it, oldest first. How it is opened is said in
 `redis_connector`; what becomes of the batches when it is lost is for `lookups` to say.
+
+Replies are matched to questions by their order alone. So a connection is given up at the first reply that its command
+cannot have, or that nobody asked for: no later one is read, and what is in flight has no answer from it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import hiredis
-
-from pbs_policy.log import Log
 from pbs_policy.prompt_writer import PromptWriter
-from pbs_policy.store.latency import Latency
-from pbs_policy.store.question import Command
+from pbs_policy.store.alarm import Alarm
+from pbs_policy.store.batch import ANSWERS, Batch
 from pbs_policy.store.redis_master import is_elsewhere, without_password
-from pbs_policy.store.resp import pack
+from pbs_policy.store.replies import Elsewhere, Impossible
+from pbs_policy.store.resp import NOTHING_YET, pack, reader
 
 TIMEOUT = 0.5
 """Seconds a request may wait for Redis in all. Postfix waits 2 s for us in the example main.cf."""
 
-Answered = Callable[[Sequence[bytes | None] | None, Sequence[Any]], None]
-"""Called once for each question: the values and the commands' replies, or None and nothing for "unavailable"."""
-
-
-_NO_REPLIES: Sequence[Any] = ()
-_IS_VALUE = frozenset((bytes, type(None))).issuperset
-
-_ANSWERS = "Redis answers: "
-
-
-def _fault(replies: Sequence[Any]) -> str:
-    """What is wrong with the replies to commands, or nothing: a number is right, and `OK` of a SET."""
-    for reply in replies:
-        if type(reply) is not int and reply != b"OK":
-            return f"{_ANSWERS}{reply}"
-    return ""
-
-
 class RedisRefused(Exception):
     """Redis was reached, and answered the login or the first command with an error."""
-
-
-class _Elsewhere(Exception):
-    """Redis answers that another server is the one to be asked."""
-
-
-class Batch:
-    """What one turn of the loop asked, and where each answer goes."""
-
-    __slots__ = ("asks", "begun", "commands", "deadline", "further", "keys", "latency", "log", "replies", "retried")
-
-    def __init__(self, log: Log, latency: Latency | None = None) -> None:
-        self.asks: list[tuple[Answered, int, int]] = []
-        self.keys: list[bytes] = []
-        self.commands: list[Command] = []
-        self.retried = False
-        self.replies: list[Any] = []
-        self.log = log
-        self.latency = latency
-        self.begun = 0.0  # when the first of them was asked, by the loop's clock
-        self.deadline = 0.0  # until when it waits
-        self.further = 0  # of `asks`, those with which no request began
-
-    def request(self) -> bytes:
-        """The commands: one MGET for all values, and those that were asked for."""
-        parts = [pack(command) for command in self.commands]
-        if self.keys:
-            parts.insert(0, pack((b"MGET", *self.keys)))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def is_answered(self) -> bool:
-        """Whether there is a reply to each command."""
-        return len(self.replies) == len(self.commands) + bool(self.keys)
-
-    def fault(self) -> str:
-        """What is wrong with the values, which makes the whole batch unavailable, or nothing."""
-        if self.keys:
-            values = self.replies[0]
-            if type(values) is not list or len(values) != len(self.keys) or not _IS_VALUE(map(type, values)):
-                return f"Redis answers to MGET: {values}"
-        return ""
-
-    def answer(self, report: Callable[[str], None]) -> None:
-        """Hand the replies to those who asked; whose command met an error is told "unavailable", it alone."""
-        values: list[bytes | None] = self.replies[0] if self.keys else []
-        replies: list[Any] = self.replies[bool(self.keys) :]
-        latency = self.latency
-        if latency is not None:
-            latency.begun = self.begun
-        value = reply = 0
-        for answered, number_of_values, number_of_replies in self.asks:
-            own_values = values[value : value + number_of_values]
-            value += number_of_values
-            try:
-                if not number_of_replies:
-                    answered(own_values, _NO_REPLIES)
-                    continue
-                own_replies = replies[reply : reply + number_of_replies]
-                reply += number_of_replies
-                if fault := _fault(own_replies):
-                    report(fault)
-                    answered(None, _NO_REPLIES)
-                else:
-                    answered(own_values, own_replies)
-            except Exception as error:  # noqa: BLE001 - one request's fault must not take its neighbours' answers
-                self.log.error(f"a request was left without an answer: {error!r}")
-        if latency is not None:
-            latency.end(len(self.asks) - self.further)
-
-    def fail(self) -> None:
-        """Tell those who asked that Redis is unavailable."""
-        latency = self.latency
-        if latency is not None:
-            latency.begun = self.begun
-        for answered, _, _ in self.asks:
-            try:
-                answered(None, ())
-            except Exception as error:  # noqa: BLE001 - as above
-                self.log.error(f"a request was left without an answer: {error!r}")
-        if latency is not None:
-            latency.end(len(self.asks) - self.further)
 
 
 class Line(asyncio.Protocol):
     """One connection to Redis: what is in flight on it, oldest first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._reader = hiredis.Reader()
+        self._reader = reader()
         self._loop = loop
-        self._watch: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(loop, self._look_at_deadlines)
         self._greetings: list[asyncio.Future[Any]] = []
         self.in_flight: deque[Batch] = deque()
         self.is_mute = False
+        self.is_false = False  # it gave a reply that Redis cannot give
+        self.has_answered = False  # a batch
         self.trouble = ""
         self.place = ""
         self.report: Callable[[str], None] = lambda _: None
@@ -160,49 +64,42 @@ class Line(asyncio.Protocol):
         if self._transport.is_closing():
             return
         self._writer.write(batch.request())
-        if self._watch is None:
-            self._watch = self._loop.call_at(batch.deadline, self._look_at_the_oldest)
+        batch.answer_by = self._loop.time() + TIMEOUT
+        self._alarm.set_by(batch.due)
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
+        gets = self._reader.gets
         try:
-            reader.feed(data)
-            while (reply := reader.gets()) is not False:
+            self._reader.feed(data)
+            while not self.trouble and (reply := gets()) is not NOTHING_YET:
                 if self._greetings:
                     greeting = self._greetings.pop(0)
                     if not greeting.done():
                         greeting.set_result(reply)
                     continue
                 self._take_reply(reply)
-        except _Elsewhere as error:
-            self.give_up(str(error))
-        except Exception:  # noqa: BLE001 - hiredis raises TypeError and MemoryError, too, at what no Redis sends
-            self.give_up("what answers there does not speak Redis' protocol")
+        except Elsewhere as error:
+            self.give_up(f"{ANSWERS}{error}")  # what is in flight is asked again there
+        except Impossible as error:
+            self._give_up_as_false(str(error))
+        except Exception:  # noqa: BLE001 - readers raise more than one kind at what no Redis sends
+            self._give_up_as_false("what answers there does not speak Redis' protocol")
 
     def _take_reply(self, reply: Any) -> None:
         batch = self.in_flight[0]
-        batch.replies.append(reply)
-        if not batch.is_answered():
-            return
-        fault = batch.fault()
-        if fault and is_elsewhere(str(batch.replies[0])):
-            raise _Elsewhere(fault)  # what is in flight is asked again there
-        self.in_flight.popleft()
-        if fault:
-            self.report(fault)
-            batch.fail()
-        else:
+        if batch.take(reply):
+            self.in_flight.popleft()
+            self.has_answered = True
             batch.answer(self._report)
 
     def _report(self, fault: str) -> None:
         """After an error that a command met."""
         self.report(fault)
-        if is_elsewhere(fault.removeprefix(_ANSWERS)):
+        if is_elsewhere(fault.removeprefix(ANSWERS)):
             self.give_up(fault)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        self._alarm.stop()
         reason = self.trouble or str(error or "the connection was closed")
         for greeting in self._greetings:
             if not greeting.done():
@@ -219,15 +116,19 @@ class Line(asyncio.Protocol):
         """End the connection at once."""
         self._transport.abort()
 
-    def _look_at_the_oldest(self) -> None:
-        # One timer watches all: it is moved to the oldest batch's deadline, not set for each.
-        self._watch = None
+    def _give_up_as_false(self, trouble: str) -> None:
+        self.is_false = True
+        self.give_up(trouble)
+
+    def _look_at_deadlines(self) -> None:
         if not self.in_flight:
             return
-        deadline = self.in_flight[0].deadline
-        if self._loop.time() >= deadline:
+        now = self._loop.time()
+        if self.in_flight[0].answer_by <= now:
             self.is_mute = True
-            self.trouble = f"no answer within {TIMEOUT} s"
-            self._transport.abort()
-        else:
-            self._watch = self._loop.call_at(deadline, self._look_at_the_oldest)
+            self.give_up(f"no answer within {TIMEOUT} s")
+            return
+        for batch in self.in_flight:
+            if batch.due <= now:
+                batch.expire(now)
+        self._alarm.set_by(min(self.in_flight[0].answer_by, *(batch.due for batch in self.in_flight)))

@@ -27,7 +27,8 @@ REPLICA = "it is a replica, which may be behind"
 NO_ANSWER = "no answer"
 
 _MOVED = re.compile(r"(?:MOVED|ASK) \d+ (\S*):([0-9]{1,5})$")
-_ELSEWHERE = ("MOVED ", "ASK ", "CLUSTERDOWN ", "READONLY ", "MASTERDOWN ")
+ELSEWHERE = frozenset(("MOVED", "ASK", "CLUSTERDOWN", "READONLY", "MASTERDOWN"))
+"""The first words of errors that say that another server is the one to be asked, or will be."""
 
 
 class MasterUnknown(Exception):
@@ -84,7 +85,7 @@ def is_replica(hello: Any) -> bool:
 
 def is_elsewhere(error: str) -> bool:
     """Whether an error says that another server is the one to be asked, or will be."""
-    return error.startswith(_ELSEWHERE)
+    return error.partition(" ")[0] in ELSEWHERE
 
 
 def search(url: RedisUrl, places: Sequence[Place], login: Login, sentinel: Login, probe: Command) -> Search:

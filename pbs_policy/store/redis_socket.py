@@ -1,4 +1,4 @@
-"""One open connection to Redis for the command line: a socket, and hiredis for the replies."""
+"""One open connection to Redis for the command line: a socket, and a reader of its replies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from contextlib import suppress
 from typing import Any
 from weakref import finalize
 
-import hiredis
-
 from pbs_policy.store.question import Command
-from pbs_policy.store.resp import pack
+from pbs_policy.store.resp import NOTHING_YET, NotRedis, ReplyError, pack, reader
 
 TIMEOUT = 0.5
 """Seconds for a connection and for a reply: an administrator's command says what is wrong instead of hanging."""
@@ -44,7 +42,7 @@ class Line:
         self.place = place
         self._ends_at = ends_at
         self._refusals = _Refusals()
-        self._reader = hiredis.Reader(replyError=self._refusals.note)
+        self._reader = reader(self._refusals.note)
 
     def write(self, commands: Sequence[Command]) -> None:
         """Send these. Raises ConnectionLost, StoreUnavailable."""
@@ -61,13 +59,13 @@ class Line:
         try:
             while len(replies) < count:
                 reply = gets()
-                if reply is False:
+                if reply is NOTHING_YET:
                     self._feed()
                 else:
                     replies.append(reply)
         except OSError as error:
             raise self._fault(error) from error
-        except (hiredis.ProtocolError, TypeError, MemoryError) as error:
+        except (NotRedis, TypeError, MemoryError) as error:
             raise StoreUnavailable(f"{self.place}: what answers there does not speak Redis' protocol") from error
         self._refusals.raise_first()
         return replies
@@ -84,7 +82,7 @@ class Line:
         finally:
             self._socket.settimeout(TIMEOUT)
         replies = []
-        while (reply := self._reader.gets()) is not False:
+        while (reply := self._reader.gets()) is not NOTHING_YET:
             replies.append(reply)
         return replies
 
@@ -111,7 +109,7 @@ class _Refusals(list[str]):
 
     def note(self, text: str) -> Exception:
         self.append(text)
-        return hiredis.ReplyError(text)
+        return ReplyError(text)
 
     def raise_first(self) -> None:
         if self:

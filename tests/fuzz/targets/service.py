@@ -17,8 +17,9 @@ from pbs_policy.decision.senders import SenderRules
 from pbs_policy.log import Log
 from pbs_policy.service.events import Events
 from pbs_policy.service.server import PolicyServer
+from pbs_policy.store.batch import Answered, Answering, Batch
 from pbs_policy.store.question import Command
-from pbs_policy.store.redis_line import Answered, Batch, Line
+from pbs_policy.store.redis_line import Line
 from pbs_policy.table.keys import Keys
 from tests.fuzz.targets import TOO_MANY, Supply
 from tests.fuzz.transport import Transport
@@ -86,26 +87,26 @@ class Lookups:
         self.transport = Transport()
         transport: Any = self.transport
         self._log = log
-        self._batch = Batch(log)
+        self._batch = Batch(log, None, Answering())
         self.line = Line(still)
         self.line.connection_made(transport)
         self.said = b""
 
     def ask(self, keys: Sequence[bytes], answered: Answered) -> None:
         assert keys
-        self._batch.asks.append((answered, len(keys), 0))
+        self._batch.asks.append((answered, len(keys), 0, 1.0))
         self._batch.keys += keys
 
     def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Answered) -> None:
         assert keys or commands
-        self._batch.asks.append((answered, len(keys), len(commands)))
+        self._batch.asks.append((answered, len(keys), len(commands), 1.0))
         self._batch.keys += keys
         self._batch.commands += commands
         self._batch.further += 1
 
     def turn(self) -> None:
         if self._batch.asks:
-            batch, self._batch = self._batch, Batch(self._log)
+            batch, self._batch = self._batch, Batch(self._log, None, Answering())
             self.line.send(batch)
 
     def hear(self, data: bytes) -> None:
