@@ -6,11 +6,12 @@ a fault takes its place. What stands in it is for the parser of each.
 
 from __future__ import annotations
 
-import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
+
+from pbs_policy.trust import opened
 
 T = TypeVar("T")
 
@@ -41,17 +42,16 @@ class ChangingFile(Generic[T]):
     def reload_if_changed(self) -> bool:
         """Read the file anew if its time stamps or inode changed; whether it has other content now.
 
-        Raises FileFault, once for the same fault, and keeps what was read before. It blocks, and may run in another
-        thread: readers see all of the old content or all of the new.
+        Raises FileFault, also where everybody can change the file (`trust`), once for the same fault, and keeps what
+        was read before. It blocks, and may run in another thread: readers see all of the old content, or of the new.
         """
         try:
-            status = self.file.stat()
-            seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            if seen == self._seen:
-                return False
-            if not stat.S_ISREG(status.st_mode) or status.st_size > LONGEST_FILE:
-                raise OSError(0, f"expected a regular file of at most {LONGEST_FILE >> 20} MiB")
-            data = self.file.read_bytes()
+            with opened(self.file) as file:
+                status = file.status
+                seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                if seen == self._seen:
+                    return False
+                data = file.read(LONGEST_FILE)
         except OSError as error:
             self._seen = None
             if self._judged == error.strerror:

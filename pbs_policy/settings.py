@@ -44,6 +44,7 @@ from pbs_policy.setting_values import (
 from pbs_policy.sources import SettingsError, Value, did_you_mean, from_environment, from_file, from_overrides
 from pbs_policy.store import redis_url
 from pbs_policy.store.redis_url import Login, RedisUrl, TlsFiles, in_one_slot
+from pbs_policy.trust import read_trusted
 
 REMOVED = {
     "workers": "one process serves; several hosts are several services on one Redis",
@@ -223,8 +224,10 @@ def _read_password(name: str, file: str, credentials: str) -> str:
     if not file:
         return ""
     try:
-        line = Path(file).read_bytes().split(b"\n")[0].rstrip(b"\r").decode()
-    except (OSError, UnicodeDecodeError) as error:
+        line = read_trusted(Path(file))[0].split(b"\n")[0].rstrip(b"\r").decode()
+    except OSError as error:
+        raise SettingsError([f"{what}: {file}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
         raise SettingsError([f"{what}: {error}"]) from error
     if not line:
         raise SettingsError([f"{what}: {file} has no first line"])

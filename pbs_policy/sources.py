@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pbs_policy.trust import read_trusted
+
 BLANKS = " \t\r\n\v\f"
 """What counts as blank in the file: ASCII's, for the script as well."""
 
@@ -44,7 +46,7 @@ def from_file(file: Path | None, faults: list[str]) -> Iterator[tuple[str, Value
     """The settings of a file; None means DEFAULT_FILE, which may be absent."""
     path = file or DEFAULT_FILE
     try:
-        data = path.read_bytes()
+        data, _ = read_trusted(path, for_root=True)
     except OSError as error:
         if file is not None or not isinstance(error, FileNotFoundError):
             faults.append(f"{path}: {error.strerror}")

@@ -493,7 +493,7 @@ def test_a_file_in_place_of_another_is_read(maps_of: MapsOf, monkeypatch: pytest
 def test_a_settled_file_is_not_looked_into_again(maps_of: MapsOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changing_file, "SETTLING_SECONDS", -1)
     maps = maps_of("a@example.com bob\n")
-    monkeypatch.setattr(Path, "read_bytes", None)
+    monkeypatch.setattr("pbs_policy.trust.Opened.read", None)
     assert not maps.reload_if_changed()
     os.utime(maps.file)
     with pytest.raises(TypeError):  # None is no function: it would be read

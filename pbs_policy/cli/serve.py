@@ -35,8 +35,8 @@ def serve(session: Session, allow_root: bool) -> None:
     """
     from pbs_policy.log import Log, printable
     from pbs_policy.log.writers import writer_to
+    from pbs_policy.service.doubts import find_doubts
     from pbs_policy.service.serve import run
-    from pbs_policy.service.trust import find_doubts
     from pbs_policy.sources import DEFAULT_FILE
 
     removed: list[str] = []
