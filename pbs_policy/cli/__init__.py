@@ -17,6 +17,7 @@ from pbs_policy import __version__
 from pbs_policy.cli.commands import Commands
 from pbs_policy.cli.completion import suggest_override
 from pbs_policy.cli.session import Session
+from pbs_policy.cli.sink import open_closed_streams, printable_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,7 @@ def cli(context: click.Context, file: Path | None, overrides: tuple[str, ...]) -
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and exit with its status."""
+    open_closed_streams()
     status = run(arguments)
     try:
         sys.stdout.flush()
@@ -56,7 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its status; every error is a line on standard error."""
+    """Run the command line and return its status; every error is a line on standard error, and all output prints."""
+    with printable_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = cli.main(arguments, prog_name="pbs-policy", standalone_mode=False)
         sys.stdout.flush()
@@ -87,6 +94,7 @@ def explain(error: Exception) -> tuple[str, int]:
     """What to say of `error`, and the exit status of sysexits.h for it."""
     from pbs_policy.address import AddressError
     from pbs_policy.demo.daemons import DaemonError
+    from pbs_policy.log import printable
     from pbs_policy.postfix.listener import ListenError
     from pbs_policy.sources import SettingsError
     from pbs_policy.table.login_table import StoreUnavailable
@@ -94,7 +102,7 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, SettingsError):
         return "\n".join(error.faults), os.EX_CONFIG
     if isinstance(error, StoreUnavailable):
-        return f"Redis is unavailable: {error}", os.EX_UNAVAILABLE
+        return f"Redis is unavailable: {printable(str(error), 1000)}", os.EX_UNAVAILABLE
     if isinstance(error, AddressError):
         return str(error), os.EX_USAGE
     if isinstance(error, DaemonError):
@@ -107,6 +115,6 @@ def explain(error: Exception) -> tuple[str, int]:
 
 
 def _fail(message: str, status: int) -> int:
-    for line in message.splitlines():
+    for line in message.split("\n"):
         click.echo(f"pbs-policy: {line}", err=True)
     return status

@@ -7,6 +7,7 @@ Text from a peer is made printable in the table and escaped in TSV; JSON escapes
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 import click
 
+from pbs_policy.cli.sink import output_errors
 from pbs_policy.log import printable
 
 Row = Mapping[str, Any]
@@ -74,8 +76,17 @@ class Output:
         self.progress.clear()
         text, self._pending, self._size = "".join(self._pending), [], 0
         if text:
-            _write(text, self._stream)
+            self._write(text)
         self._written_at = time.monotonic()
+
+    def _write(self, text: str) -> None:
+        if self._stream is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            return
+        with output_errors():
+            self._stream.write(text.encode("utf-8", "backslashreplace"))
+            self._stream.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -167,17 +178,6 @@ def format_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)  # fmt: skip
 
 
-def _write(text: str, stream: BinaryIO | None) -> None:
-    out = stream or sys.stdout.buffer
-    try:
-        out.write(text.encode("utf-8" if stream else sys.stdout.encoding, "backslashreplace"))
-        out.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OSError(f"cannot write the output: {error.strerror}") from error
-
-
 class Progress:
     """How many `units` were read, on standard error, where that is a terminal and it takes more than a second; not
     between rows on the same terminal."""
@@ -195,16 +195,19 @@ class Progress:
         if self._is_seen and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + 0.5
             self._is_shown = True
-            sys.stderr.write(f"\r{self._count:,} {self._units} read")
-            sys.stderr.flush()
+            _control(f"\r{self._count:,} {self._units} read")
 
     def clear(self) -> None:
         """Make room for what is written now."""
         if self._is_shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            _control("\r\x1b[K")
             self._is_shown = False
         self._is_seen = self._is_seen and not sys.stdout.isatty()
+
+
+def _control(text: str) -> None:
+    """Write to the terminal past the sink: text that is ours."""
+    os.write(sys.stderr.fileno(), text.encode("ascii"))
 
 
 def _as_json(row: Row, names: Sequence[str]) -> str:

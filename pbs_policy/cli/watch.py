@@ -58,8 +58,8 @@ def _watch_lines(feed: Feed, state: State) -> int:
     from pbs_policy.watch.live import write_lines
 
     def write(text: str) -> None:
-        sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
-        sys.stdout.buffer.flush()
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
     write_lines(feed, state, write)
     return os.EX_OK

@@ -33,6 +33,19 @@ def printable(text: str, limit: int = LONGEST_VALUE) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def escaped(text: str, keeps: Callable[[str], bool] = str.isprintable) -> str:
+    """`text` of any length, with its newlines and tabs: what does not print becomes `\\uXXXX`."""
+    if keeps(text):
+        return text
+    return "".join([letter if keeps(letter) or letter in "\n\t" else _escape(letter) for letter in text])
+
+
+def _escape(letter: str) -> str:
+    """As JSON has it: two halves of a surrogate pair beyond U+FFFF."""
+    code = letter.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{code[at : at + 4]}" for at in range(0, len(code), 4))
+
+
 def value(text: str) -> str:
     """`text` as the value of `name=value`: in quotes where a blank or quote could pass for the next field."""
     if _PLAIN(text):
@@ -160,7 +173,7 @@ class Log:
         if self.is_json:
             self._add(self._writer.begins[word] + self._object(word, members or f'"message":{_json_line(line)}'))
         else:
-            self._add(self._texts[word] + line)
+            self._add(self._texts[word] + printable(line, len(line)))
 
     def _tell(self, word: Word, last: _Last, *, is_members: bool = False) -> None:
         times, last.repeats = last.repeats, 0

@@ -21,6 +21,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
+from pbs_policy.log import escaped
 from pbs_policy.watch.screen import BAD, DIM, GOOD, HEAD, NEWS, Line
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"
@@ -153,8 +154,8 @@ class Terminal:
             raise Ended from None
 
     def _paint(self, line: Line) -> str:
-        colour = self._colours.get(line.style)
-        return f"{colour}{line.text}\x1b[0m" if colour and line.text else line.text
+        colour, text = self._colours.get(line.style), escaped(line.text)
+        return f"{colour}{text}\x1b[0m" if colour and text else text
 
 
 def keys(text: str) -> Iterator[str]:
