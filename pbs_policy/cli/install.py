@@ -150,6 +150,7 @@ def _errors() -> Iterator[None]:
     except InstallError as error:
         for line in str(error).splitlines():
             click.echo(f"pbs-policy: {line}", err=True)
+        click.echo(error.by_hand, err=True, nl=False)
         raise click.exceptions.Exit(error.status) from None
 
 

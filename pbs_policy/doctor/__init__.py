@@ -62,6 +62,7 @@ CHECKS = {
     "dovecot.configuration": "doveconf can read Dovecot's configuration",
     "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script or by last_login",
     "dovecot.executable": "the `executable` lines are right",
+    "dovecot.chain": "of several post-login scripts ours is the last before the session",
     "dovecot.listener": "a service listens at the post-login socket",
     "dovecot.both": "not both the script and last_login record a login",
     "dovecot.proxy": "logins are not proxied to another host",

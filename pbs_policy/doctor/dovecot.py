@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.dovecot.last_login import plugin_protocols
-from pbs_policy.dovecot.logins import SCRIPT, Hook, find_hooks, service_behind, sockets
+from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hooks, service_behind, sockets
 
 
 def check_logins(config: DovecotConfig) -> Iterator[Finding]:
@@ -23,7 +23,7 @@ def check_logins(config: DovecotConfig) -> Iterator[Finding]:
         yield from _check_executable(config, protocol)
     yield from _check_recorded(config, served, hooks, plugin)
     for hook in hooks:
-        yield from _check_hook(config, hook)
+        yield from _check_hook(config, hook, [each.service for each in hooks].count(hook.service) > 1)
     both = [hook.protocol for hook in hooks if hook.protocol in plugin]
     if both:
         seen = f"{' and '.join(both)}: last_login writes over what the script records, and loses the user"
@@ -59,8 +59,9 @@ def _check_recorded(
     for protocol in strangers:
         service = service_behind(config, sockets(config, protocol)[0])
         place = config.place((f"service {service}",), "executable")
-        yield not_looked_at("dovecot.recorded", f"{protocol} logins run a post-login script of your own", place,
-                            f"see that it runs {SCRIPT}")  # fmt: skip
+        mend = f"see that it runs {SCRIPT} last: executable = "
+        mend += chain(executable(config, service).split(), f"/usr/local/lib/pbs-policy/{SCRIPT}", protocol)
+        yield not_looked_at("dovecot.recorded", f"{protocol} logins run a post-login script of your own", place, mend)
     for protocol in silent:
         block = (f"service {protocol}",)
         place = config.place(block, "executable")
@@ -74,21 +75,28 @@ def _check_recorded(
         yield good("dovecot.recorded", f"{' and '.join(served)} logins are recorded by {by}")
 
 
-def _check_hook(config: DovecotConfig, hook: Hook) -> Iterator[Finding]:
+def _check_hook(config: DovecotConfig, hook: Hook, shared: bool) -> Iterator[Finding]:
+    """Whether a chain is right. What is proposed keeps every script of the site's."""
     block = (f"service {hook.service}",)
     value = config.value(block, "executable")
-    mend = f"executable = script-login {' '.join([hook.script, *hook.words])} {hook.protocol}"
+    mend = f"executable = {hook.right_executable}"
     if value.split()[0].rpartition("/")[2] != "script-login":
         seen = f"executable of service {hook.service} does not begin with script-login: every login is refused"
-        yield wrong("dovecot.executable", seen, hook.place, f"executable = script-login {value}")
+        yield wrong("dovecot.executable", seen, hook.place, mend)
+    elif hook.after:
+        seen = f"{hook.after[0]} runs after {SCRIPT} in service {hook.service}: a login that it refuses is recorded"
+        yield wrong("dovecot.chain", f"{seen} by then, and permits", hook.place, mend)
     elif hook.recorded_service != hook.protocol:
         called = hook.recorded_service or "unknown"
         seen = f"{hook.protocol} logins are recorded as of the service {called!r}"
-        if hook.recorded_service:
-            mend = f"executable = {value.rpartition(' ')[0]} {hook.protocol}"
+        if shared:
+            mend = f"in that of {hook.protocol}: {mend}"
+            mend = f"a service for each protocol (pbs-policy install-hook shows both); {mend}"
         yield warning("dovecot.executable", seen, hook.place, mend)
-    elif "  " not in value:
-        yield good("dovecot.executable", f"{hook.protocol}: {value}", hook.place)
+    else:
+        if "  " not in value:
+            yield good("dovecot.executable", f"{hook.protocol}: {value}", hook.place)
+        yield good("dovecot.chain", f"{SCRIPT} is the last script before the session", hook.place)
     if not hook.user or hook.user == "root":
         place = config.place(block, "user")
         yield wrong("dovecot.user", f"service {hook.service} runs the script as root", place, "user = pbs-policy")

@@ -7,6 +7,7 @@ words behind it, and goes on to the next by executing them. A script that does n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -45,39 +46,41 @@ class Hook:
 
     @property
     def others(self) -> tuple[str, ...]:
-        """The site's own scripts of this chain, with their arguments, in their order."""
-        first, rest = self.before[:1], self.before[1:]
-        return (*(rest if first and _is_script_login(first[0]) else self.before), *self.after)
+        """The site's own scripts of this chain with their arguments, in their order."""
+        return (*_without_script_login(self.before), *self.after)
 
     @property
     def right_executable(self) -> str:
         """The chain as it should be: the site's own scripts, then ours, which names the protocol."""
         option = ("-c", self.settings_file) if self.settings_file else ()
-        program = self.before[0] if self.before and _is_script_login(self.before[0]) else "script-login"
-        return " ".join((program, *self.others, self.script, *option, self.protocol))
+        return chain((*self.before, *self.after), self.script, *option, self.protocol)
+
+
+def chain(others: Sequence[str], *ours: str) -> str:
+    """An `executable` that runs the scripts of another one, then ours: whoever comes last has the last word, and a
+    login that is refused after it was recorded would permit all the same."""
+    return " ".join(("script-login", *_without_script_login(others), *ours))
 
 
 def find_hooks(config: DovecotConfig) -> list[Hook]:
     """The protocols whose post-login service runs our script."""
-    return [
-        hook
-        for protocol in config.protocols()
-        for socket in sockets(config, protocol)
-        if (hook := _hook(config, protocol, service_behind(config, socket)))
-    ]
+    return [hook for protocol in config.protocols() if (hook := find_hook(config, protocol))]
 
 
-def _hook(config: DovecotConfig, protocol: str, service: str) -> Hook | None:
-    block = (f"service {service}",)
-    words = config.value(block, "executable").split()
-    at = next((at for at, word in enumerate(words) if PurePosixPath(word).name == SCRIPT), None)
-    if at is None:
-        return None
-    end = at + 1
-    while end < len(words) and "/" not in words[end]:  # as the script itself tells its words from the next program
-        end += 2 if words[end] == "-c" else 1
-    return Hook(protocol, service, words[at], tuple(words[at + 1 : end]), _user(config, service),
-                config.place(block, "executable"), tuple(words[:at]), tuple(words[end:]))  # fmt: skip
+def find_hook(config: DovecotConfig, protocol: str) -> Hook | None:
+    """How this protocol's logins run our script, if they do."""
+    for socket in sockets(config, protocol):
+        service = service_behind(config, socket)
+        words = executable(config, service).split()
+        at = next((at for at, word in enumerate(words) if PurePosixPath(word).name == SCRIPT), None)
+        if at is not None:
+            end = at + 1
+            while end < len(words) and "/" not in words[end]:  # as the script tells its words from the next program
+                end += 2 if words[end] == "-c" else 1
+            place = config.place((f"service {service}",), "executable")
+            own, user = tuple(words[at + 1 : end]), _user(config, service)
+            return Hook(protocol, service, words[at], own, user, place, tuple(words[:at]), tuple(words[end:]))
+    return None
 
 
 def executable(config: DovecotConfig, service: str) -> str:
@@ -98,8 +101,8 @@ def service_behind(config: DovecotConfig, socket: str) -> str:
     )
 
 
-def _is_script_login(word: str) -> bool:
-    return PurePosixPath(word).name == "script-login"
+def _without_script_login(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(words[1:] if words and PurePosixPath(words[0]).name == "script-login" else words)
 
 
 def _user(config: DovecotConfig, service: str) -> str:

@@ -18,10 +18,11 @@ from pathlib import Path
 from pbs_policy.demo.daemons import find_program, missing
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot, read_setting
 from pbs_policy.dovecot.last_login import plugin_protocols
-from pbs_policy.dovecot.logins import SCRIPT, executable, service_behind, sockets
+from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree, read_state, useradd
 from pbs_policy.install.last_login import fill_in, last_login_drop_in
+from pbs_policy.install.own_scripts import chained_by_hand
 from pbs_policy.install.plan import Plan, Wanted
 from pbs_policy.install.record import Record
 from pbs_policy.install.undo import Removal
@@ -70,46 +71,67 @@ class Placement:
         """The path of the drop-in."""
         return f"{self.dovecot}/conf.d/{DROP_IN}"
 
+    def words(self, service: str) -> tuple[str, ...]:
+        """The script with its arguments, for a login to this service."""
+        option = ("-c", self.settings_file) if self.settings_file != DEFAULT_SETTINGS else ()
+        return (f"{self.lib}/{SCRIPT}", *option, service)
+
     def executable(self, service: str) -> str:
-        """What Dovecot is to run at a login to this service."""
-        option = f" -c {self.settings_file}" if self.settings_file != DEFAULT_SETTINGS else ""
-        return f"script-login {self.lib}/pbs-postlogin{option} {service}"
+        """What Dovecot is to run at a login to this service, where nothing else is run."""
+        return chain((), *self.words(service))
 
 
 def plan_script(tree: Tree, record: Record, placement: Placement) -> Plan:
     """What has Dovecot run the post-login script. Raises InstallError where another one stands in its place."""
     file = _file(tree, placement)
     config = read_config(file)
-    drop_in = fill_in(
+    chained = chained_by_hand(config, {each: placement.words(each) for each in _SERVICES})
+    wanted = [*_script(tree, placement), Wanted(placement.settings_file, _NEW_SETTINGS, if_missing=True)]
+    left = [each for each in _SERVICES if each not in [hook.protocol for hook in chained]]
+    drop_in = str(tree.place(placement.drop_in))
+    if any(hook.place.rpartition(":")[0] == drop_in for hook in chained):
+        if any(find_hook(config, each) is None for each in left):
+            raise InstallError(f"{drop_in}: has a script of your own in it. Move that service to another file")
+        left = []
+    if left:
+        wanted.append(Wanted(placement.drop_in, _drop_in_text(placement, left).encode()))
+    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
+    plan.want(tree, record, wanted)
+    for hook in chained:
+        plan.notes.append(f"{hook.place}: {hook.protocol} logins run your own script and then ours; left as it is")
+    _look_at_users(plan, tree, placement, [*chained, *([None] if left else [])])
+    if not _is_packaged(tree, placement):
+        plan.commands.append(shlex.join([*_COMPILE, f"{placement.lib}/pbs_postlogin.py"]))
+    plan.commands.append(_look(file))
+    plan.check = lambda: _check_script(file, placement, left, chained)
+    return plan
+
+
+def _drop_in_text(placement: Placement, protocols: list[str]) -> str:
+    """The drop-in that comes along, filled in, with the services of these protocols alone."""
+    text = fill_in(
         shipped("dovecot-hooks/pbs-policy.conf").read_text(),
         {
             **{Placement("pbs-policy").executable(each): placement.executable(each) for each in _SERVICES},
             "user = pbs-policy": f"user = {placement.user}",
         },
     )
-    for service in _SERVICES:
-        _refuse_other_script(config, placement, service)
-    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
-    plan.want(
-        tree,
-        record,
-        [
-            *_script(tree, placement),
-            Wanted(placement.settings_file, _NEW_SETTINGS, if_missing=True),
-            Wanted(placement.drop_in, drop_in.encode()),
-        ],
-    )
-    user, settings_file = placement.user, tree.place(placement.settings_file)
-    account, state = tree.find_user(user), read_state(settings_file)
-    if account is None:
-        plan.obstacles.append(f"there is no user {user} to run the script. First: {useradd(user)}")
-    elif state and not account.may_read(state):
-        plan.notes.append(f"{settings_file}: {user} may not read it, and will record no login")
-    if not _is_packaged(tree, placement):
-        plan.commands.append(shlex.join([*_COMPILE, f"{placement.lib}/pbs_postlogin.py"]))
-    plan.commands.append(_look(file))
-    plan.check = lambda: _check_script(file, placement)
-    return plan
+    for protocol in _SERVICES:
+        if protocol not in protocols:
+            text = re.sub(rf"(?ms)^service {protocol}(?:-postlogin)? \{{$.*?^\}}\n", "", text)
+    return text
+
+
+def _look_at_users(plan: Plan, tree: Tree, placement: Placement, hooks: list[Hook | None]) -> None:
+    """Whether those who run the script may read its settings. None is a service of ours."""
+    file = tree.place(placement.settings_file)
+    state = read_state(file)
+    for user in dict.fromkeys((hook.user or "root") if hook else placement.user for hook in hooks):
+        account = tree.find_user(user)
+        if account is None and None in hooks and user == placement.user:
+            plan.obstacles.append(f"there is no user {user} to run the script. First: {useradd(user)}")
+        elif account and state and not account.may_read(state):
+            plan.notes.append(f"{file}: {user} may not read it, and will record no login")
 
 
 def _is_packaged(tree: Tree, placement: Placement) -> bool:
@@ -211,19 +233,6 @@ def _look(file: Path) -> str:
     return shlex.join(["doveconf", "-c", str(file), "-n"])
 
 
-def _refuse_other_script(config: DovecotConfig, placement: Placement, protocol: str) -> None:
-    asked = sockets(config, protocol)
-    services = [service_behind(config, socket) for socket in asked]
-    if not asked or any(SCRIPT in executable(config, service) for service in services):
-        return
-    place, runs = config.place((f"service {protocol}",), "executable"), executable(config, protocol)
-    raise InstallError(
-        f"{place}: service {protocol} has executable = {printable(runs)}, which "
-        f"the drop-in would replace. By hand: put the script before the one that service {printable(services[0])} "
-        f"runs: executable = {placement.executable(protocol)} /path/of/the/other/script"
-    )
-
-
 def _compile(module: bytes, lib: str) -> tuple[bytes, str]:
     """The compiled module and its file's name, by the Python that runs the script."""
     with tempfile.TemporaryDirectory(prefix="pbs-") as name:
@@ -237,9 +246,9 @@ def _compile(module: bytes, lib: str) -> tuple[bytes, str]:
         return compiled.read_bytes(), compiled.name
 
 
-def _check_script(file: Path, placement: Placement) -> None:
+def _check_script(file: Path, placement: Placement, services: list[str], chained: list[Hook]) -> None:
     config = read_config(file)
-    for service in _SERVICES:
+    for service in services:
         hook = f"service {service}-postlogin"
         for block, name, value, expected in (
             (f"service {service}", "executable", executable(config, service), f"{service} {service}-postlogin"),
@@ -247,6 +256,9 @@ def _check_script(file: Path, placement: Placement) -> None:
             (hook, "user", config.value((hook,), "user"), placement.user),
         ):
             _expect(file, placement, f"{block.replace(' ', '/')}/{name}", value, expected)
+    for before in chained:
+        if find_hook(config, before.protocol) != before:
+            raise InstallError(f"{before.place}: {before.protocol} logins would not run your own script any more")
 
 
 def _check_last_login(file: Path, placement: Placement) -> None:

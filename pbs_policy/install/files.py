@@ -17,11 +17,11 @@ from pathlib import Path
 class InstallError(Exception):
     """Nothing was changed, or everything was put back; the message says why and what to do.
 
-    `status` is the exit status of sysexits.h that fits.
+    `status` is the exit status of sysexits.h that fits; `by_hand` is configuration to be copied as it stands.
     """
 
-    def __init__(self, message: str, status: int = os.EX_CONFIG) -> None:
-        self.status = status
+    def __init__(self, message: str, status: int = os.EX_CONFIG, by_hand: str = "") -> None:
+        self.status, self.by_hand = status, by_hand
         super().__init__(message)
 
 

@@ -163,21 +163,6 @@ def test_settings_that_the_user_may_not_read_are_pointed_out(root: Path) -> None
     assert f"note: {root}/{SETTINGS}: pbs-policy may not read it" in install(root).output
 
 
-def test_another_post_login_script_is_not_replaced(root: Path) -> None:
-    write(
-        root,
-        "/etc/dovecot/conf.d/20-own.conf",
-        "service imap {\n  executable = imap own-script\n}\n"
-        "service own-script {\n  executable = script-login /usr/bin/own\n  unix_listener own-script {\n  }\n}\n",
-    )
-    before = snapshot(root)
-    refused = install(root, "--apply")
-    assert refused.status == os.EX_CONFIG
-    assert f"{root}/etc/dovecot/conf.d/20-own.conf:2: service imap has executable = imap own-script" in refused.output
-    assert "By hand: " in refused.output
-    assert snapshot(root) == before
-
-
 def test_a_later_file_that_wins_has_everything_put_back(root: Path) -> None:
     write(root, "/etc/dovecot/conf.d/99-zz.conf", "service imap {\n  executable = imap\n}\n")
     before = snapshot(root)
