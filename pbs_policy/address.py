@@ -50,10 +50,19 @@ class AddressError(ValueError):
 
 class ClientAddress(NamedTuple):
     """`text` is the canonical form. `excluded` says why it may never relay (`loopback`, ..., `never_record`), or
-    is empty."""
+    is empty. `host` is the address itself where `text` is the network around it (ipv6_prefix)."""
 
     text: str
     excluded: str = ""
+    host: str = ""
+
+    def names_denied(self, lengths: Iterable[tuple[int, int]]) -> list[str]:
+        """Under which names, besides `text`, a deny of this client may stand: the networks of `lengths` that hold the
+        address itself, and where 6/128 is one of the lengths, the address. So what was written under another
+        ipv6_prefix is found as well."""
+        host, lengths = self.host or self.text, list(lengths)
+        names = [host] if (6, 128) in lengths else []
+        return [name for name in (*names, *networks_of(host, lengths)) if name != self.text]
 
 
 # ClientAddress(...) is a function of Python's around this, and takes twice the time.
@@ -62,11 +71,20 @@ _new_address = partial(tuple.__new__, ClientAddress)
 
 class Target(NamedTuple):
     """What an administrator permits, denies or revokes: an address in its canonical form, or a network, whose
-    `length` is its IP version and bits. `excluded` as for ClientAddress: nothing in it may ever relay."""
+    `length` is its IP version and bits. `excluded` and `host` as for ClientAddress."""
 
     text: str
     length: tuple[int, int] | None = None
     excluded: str = ""
+    host: str = ""
+
+    @property
+    def deny_length(self) -> tuple[int, int] | None:
+        """The length by which a deny of this is found: of a network, and of every IPv6 address, so that its deny
+        holds under another ipv6_prefix as well."""
+        if self.length or ":" not in self.text:
+            return self.length
+        return 6, int(self.text.partition("/")[2] or 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +103,7 @@ class ClientAddresses:
                 # What inet_pton takes of IPv4, four numbers without leading zeros, is canonical.
                 if packed[0] in _SUSPECT_V4 or self.never_record:
                     return ClientAddress(text, self._excluded(packed))
-                return _new_address((text, ""))
+                return _new_address((text, "", ""))
             packed = inet_pton(AF_INET6, text)
         except (OSError, ValueError):
             zone = ", without a zone id" if "%" in text else ""
@@ -93,7 +111,9 @@ class ClientAddresses:
         if packed.startswith(_V4_MAPPED):
             packed = packed[12:]
             return ClientAddress(inet_ntop(AF_INET, packed), self._excluded(packed))
-        return ClientAddress(self._widened(packed), self._excluded(packed))
+        text = self._widened(packed)
+        host = "" if self.ipv6_prefix == 128 else inet_ntop(AF_INET6, packed)
+        return ClientAddress(text, self._excluded(packed), host)
 
     def find(self, text: str) -> ClientAddress | None:
         """The client address that `text` names, also as a listing shows it (`2001:db8::/64`), or None: a user."""
@@ -106,12 +126,12 @@ class ClientAddresses:
         """The address or network that an administrator names. Raises AddressError where `text` is neither."""
         if "/" not in text:
             client = self.parse(text)
-            return Target(client.text, None, client.excluded)
+            return Target(client.text, None, client.excluded, client.host)
         network = parse_network(text)
         version, bits = network.version, network.prefixlen
         if bits == network.max_prefixlen or (version == 6 and bits == self.ipv6_prefix):
             client = self.parse(str(network.network_address))
-            return Target(client.text, None, client.excluded)
+            return Target(client.text, None, client.excluded, client.host if bits == network.max_prefixlen else "")
         if version == 6 and bits > self.ipv6_prefix:
             raise AddressError(f"{text!r} is narrower than ipv6_prefix = {self.ipv6_prefix}, which names the clients")
         exclusions = (*_NEVER_PERMITTED, *self._own_exclusions())

@@ -77,7 +77,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def shared_redis() -> Iterator[PrivateRedis]:
     """One real Redis for all tests that only read and write; each begins on an empty one (`redis_server`)."""
     need("redis")
-    with tempfile.TemporaryDirectory(prefix="pbs-") as directory, PrivateRedis(Path(directory), port=None) as server:
+    durable = ("--appendonly", "yes", "--appendfsync", "no")  # of what is not, commands warn
+    with (
+        tempfile.TemporaryDirectory(prefix="pbs-") as directory,
+        PrivateRedis(Path(directory), port=None, arguments=durable) as server,
+    ):
         yield server
 
 

@@ -327,9 +327,9 @@ def test_denies_are_listed_with_reason_and_time_left(pbs: Pbs, redis: Redis) -> 
         ("user", "alice@example.com", "stolen"),
     ]
     table = pbs("denied").out
-    assert table.startswith("DENIED             LEFT    REASON\n")
-    assert "198.51.100.7       no end  by hand\n" in table
-    assert "2001:db8::/32      2h 30m  -\n" in table
+    assert table.startswith("DENIED             LEFT    BY             REASON\n")
+    assert "198.51.100.7       no end  administrator  by hand\n" in table
+    assert "2001:db8::/32      2h 30m  administrator  -\n" in table
 
 
 def test_a_deny_that_somebody_else_wrote_is_shown_safely(pbs: Pbs, redis: Redis) -> None:

@@ -49,7 +49,7 @@ def test_the_lengths_are_read_as_they_were_written(known: Lengths) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    [b"4", b"4/", b"/24", b"4/32", b"4/33", b"6/128", b"5/24", b"4/-1", b"4/024", b"4/+8", b"x", b"\xff", b"6/1e1"],
+    [b"4", b"4/", b"/24", b"4/32", b"4/33", b"6/129", b"5/24", b"4/-1", b"4/024", b"4/+8", b"x", b"\xff", b"6/1e1"],
 )
 def test_what_is_no_length_is_passed_over(word: bytes) -> None:
     assert parse_lengths(b"4/24 " + word + b" 6/48") == {(4, 24), (6, 48)}
@@ -142,7 +142,7 @@ def test_what_names_none_is_refused_with_what_was_expected(text: str, said: str)
 def test_with_a_prefix_the_clients_network_is_a_client_and_nothing_is_narrower() -> None:
     addresses = ClientAddresses(ipv6_prefix=64)
     assert addresses.parse_target("2001:db8:1:2::/64") == Target("2001:db8:1:2::/64")
-    assert addresses.parse_target("2001:db8:1:2::7") == Target("2001:db8:1:2::/64")
+    assert addresses.parse_target("2001:db8:1:2::7") == Target("2001:db8:1:2::/64", host="2001:db8:1:2::7")
     assert addresses.parse_target("2001:db8:1::/48") == Target("2001:db8:1::/48", (6, 48))
     for text in ("2001:db8:1:2::/65", "2001:db8:1:2::/127"):
         with pytest.raises(AddressError, match="narrower than ipv6_prefix = 64"):

@@ -33,7 +33,7 @@ MOST = 200
 _is_plain = re.compile(r"[\w@:/][\w.+@:/%-]*").fullmatch
 
 LOGINS = ("login", "permit")
-DENIES = ("deny",)
+DENIES = ("deny", "auto-deny")
 
 
 def suggest_address(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

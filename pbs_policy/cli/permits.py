@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pbs_policy.address import Target
     from pbs_policy.cap import Cap
     from pbs_policy.cli.who import Who
+    from pbs_policy.table.listing import Deny
     from pbs_policy.table.login_table import LoginTable
 
 T = TypeVar("T")
@@ -118,6 +119,7 @@ def permit(
     senders, domains = tuple(dict.fromkeys(senders)), tuple(dict.fromkeys(domains))
     table.permit(target, Permit(int(table.now()), user, senders, domains, cap, note), seconds)
     click.echo(f"{target.text} may relay for {format_duration(seconds)}")
+    _warn_of_crash(table)
 
 
 @click.command()
@@ -126,12 +128,16 @@ def permit(
 @click.option("--deny", "seconds", metavar="TIME", callback=_checked(_duration),
               help="And refuse whatever a later login or permit gives, for so long: 24h.")  # fmt: skip
 @click.option("--reason", metavar="TEXT", callback=_checked(_text), help="Why, for `denied`; with --deny.")
+@click.option("--replace", is_flag=True, help="Also in place of a deny that lasts longer; with --deny.")
 @click.pass_obj
-def revoke(session: Session, who: str | None, is_all: bool, seconds: int | None, reason: str | None) -> None:
+def revoke(
+    session: Session, who: str | None, is_all: bool, seconds: int | None, reason: str | None, replace: bool
+) -> None:
     """Take away what logins and permits give an ADDRESS, a NETWORK or a USER, from the next request on.
 
     Others who are logged in from the same address keep theirs when a USER is revoked. A new login permits again,
-    unless it is denied: --deny comes first, and outranks every login and permit until it ends or `allow` ends it.
+    unless it is denied: --deny comes first, and outranks every login and permit until it ends or `allow` ends it. A
+    deny that lasts longer already stays as it is, unless --replace is given.
 
     \b
     Example:
@@ -139,17 +145,26 @@ def revoke(session: Session, who: str | None, is_all: bool, seconds: int | None,
       pbs-policy revoke alice@example.com --deny 24h --reason "password stolen"
       pbs-policy revoke --all --deny 1h
     """
+    from math import isinf
+
     from pbs_policy.duration import format_duration
     from pbs_policy.log import printable
 
     if reason is not None and seconds is None:
         raise click.UsageError("--reason says why somebody is denied: it needs --deny TIME")
+    if replace and seconds is None:
+        raise click.UsageError("--replace is about a deny: it needs --deny TIME")
     settings, table = session.open_table()
     whom = parse_one_or_all(settings, who, is_all)
     name = printable(_name(whom))
     if seconds is not None:
-        _deny(table, whom, reason or "", seconds)
-        click.echo(f"denied: {name} for {format_duration(seconds)}")
+        stays = _deny(table, whom, reason or "", seconds, replace)
+        if stays is None:
+            click.echo(f"denied: {name} for {format_duration(seconds)}")
+            _warn_of_crash(table)
+        else:
+            how_long = "without an end" if isinf(stays) else f"for {format_duration(stays)} still"
+            click.echo(f"denied already: {name} {how_long}; that stays as it is, --replace would shorten it")
     gone = _revoke(table, whom)
     if not gone:
         click.echo(f"nothing to revoke for {name}")
@@ -160,13 +175,22 @@ def revoke(session: Session, who: str | None, is_all: bool, seconds: int | None,
             click.echo(f"{name} may still relay by the permit for {wider.target}: revoke that, or --deny", err=True)
 
 
-def _deny(table: LoginTable, whom: Who | None, reason: str, seconds: int) -> None:
+def _deny(table: LoginTable, whom: Who | None, reason: str, seconds: int, replace: bool) -> float | None:
+    """How long a deny stays that lasts longer, where there is one."""
     if whom is None or whom.target:
-        table.deny(whom.target if whom else None, reason, seconds)
-        return
+        return table.deny(whom.target if whom else None, reason, seconds, replaces=replace)
     if whom.user.startswith("@"):
         raise click.UsageError("a whole domain cannot be denied: deny its users, their addresses or networks")
-    table.deny_user(table.name(whom.user), reason, seconds)
+    return table.deny_user(table.name(whom.user), reason, seconds, replaces=replace)
+
+
+def _warn_of_crash(table: LoginTable) -> None:
+    """Say so where Redis may forget what was just written."""
+    from pbs_policy.store.persistence import APPEND, warn_of_crash
+
+    forgets = warn_of_crash(table.redis, table.now())
+    if forgets:
+        click.echo(f"pbs-policy: {forgets}. To keep it: {APPEND}", err=True)
 
 
 def _revoke(table: LoginTable, whom: Who | None) -> list[str]:
@@ -198,6 +222,7 @@ _DENY_COLUMNS = (
     Column("kind"),
     Column("target", "DENIED"),
     Column("left", "LEFT", _left),
+    Column("by", "BY"),
     Column("reason", "REASON"),
 )
 
@@ -208,24 +233,33 @@ _DENY_COLUMNS = (
 def denied(session: Session, format_name: str) -> None:
     """Who is denied: addresses, networks and users, why, and for how long still.
 
-    "all" is everybody. Denies are of `revoke --deny`, or of auto_deny.
+    "all" is everybody. A deny is an administrator's (`revoke --deny`), auto_deny's, or stands in the file of
+    `denies`: then its line is named.
 
     \b
     Example:
       pbs-policy denied
       pbs-policy denied -o tsv | sort -k 2
     """
-    _, table = session.open_table()
+    from pbs_policy.table.listing import Deny
+
+    settings, table = session.open_table()
+    of_file = settings.load_denies() or ()
     with FORMATS[format_name](_DENY_COLUMNS) as output:
+        for deny in (Deny(each.kind, each.target, each.reason, None, each.place) for each in of_file):
+            output.write(_deny_as_row(deny))
         for deny in table.denies(progress=output.progress.add):
-            output.write(
-                {
-                    "kind": deny.kind,
-                    "target": _whole(deny.target),
-                    "left": None if deny.left is None else round(deny.left),
-                    "reason": _whole(deny.reason),
-                }
-            )
+            output.write(_deny_as_row(deny))
+
+
+def _deny_as_row(deny: Deny) -> dict[str, Any]:
+    return {
+        "kind": deny.kind,
+        "target": _whole(deny.target),
+        "left": None if deny.left is None else round(deny.left),
+        "by": deny.by,
+        "reason": _whole(deny.reason),
+    }
 
 
 def _whole(text: str) -> str:
@@ -238,7 +272,8 @@ def _whole(text: str) -> str:
 @click.option("--all", "is_all", is_flag=True, help="End the deny of everybody (revoke --all --deny); no other.")
 @click.pass_obj
 def allow(session: Session, who: str | None, is_all: bool) -> int:
-    """End the deny of an ADDRESS, a NETWORK or a USER. It permits nothing: a login or permit has to.
+    """End the deny of an ADDRESS, a NETWORK or a USER, the administrator's and auto_deny's. It permits nothing: a
+    login or permit has to. A deny that stands in the file of `denies` ends when its line is taken out.
 
     Exit status 1 where there was none.
 
@@ -249,6 +284,7 @@ def allow(session: Session, who: str | None, is_all: bool) -> int:
     from pbs_policy.log import printable
 
     settings, table = session.open_table()
+    of_file = settings.load_denies()
     whom = parse_one_or_all(settings, who, is_all)
     name = printable(_name(whom))
     target = whom.target if whom else None
@@ -256,4 +292,8 @@ def allow(session: Session, who: str | None, is_all: bool) -> int:
     click.echo(f"no longer denied: {name}" if found else f"not denied: {name}")
     for wider in table.denied_around(target) if target else ():
         click.echo(f"{name} is still denied by the deny of {wider}", err=True)
+    if whom and of_file:
+        still = of_file.of_target(whom.target) if whom.target else of_file.of_user(table.name(whom.user))
+        if still:
+            click.echo(f"{name} is still denied by {still.place}: take that line out", err=True)
     return os.EX_OK if found else NO

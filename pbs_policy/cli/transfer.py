@@ -14,7 +14,7 @@ from pbs_policy.cli.session import Session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pbs_policy.address import ClientAddresses
+    from pbs_policy.address import ClientAddresses, Target
     from pbs_policy.table.transfer import Item
 
 MOST_FAULTS = 20
@@ -57,8 +57,9 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
     """Write the logins, permits and denies of FILE, as `export` made it, into the login table.
 
     Without FILE, from standard input. Every line is checked before anything is written: of a file with faults nothing
-    is, they are shown by line, and the exit status is 65. What has ended meanwhile is passed over. What the table has
-    already and lasts longer stays, so an import may be repeated.
+    is, they are shown by line, and the exit status is 65. What has ended meanwhile is passed over; so are logins and
+    permits of addresses that may never relay here, which are named. What the table has already and lasts longer
+    stays, so an import may be repeated.
 
     \b
     Example:
@@ -78,13 +79,29 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
         stream.seek(0)
         progress = Progress("lines")
         with_domain = settings.sender_match == "domain"
-        importing = Import(table, with_domain=with_domain, replaces=replace, only_looks=dry_run)
+        importing = Import(
+            table, with_domain=with_domain, replaces=replace, only_looks=dry_run, skipped=_Skipped().tell
+        )
         for items in pieces(_items(stream, name, addresses, table.now()), BATCH):
             importing.add(items)
             progress.add(len(items))
         progress.clear()
     click.echo(_summary(importing.counts, dry_run))
     return os.EX_OK
+
+
+class _Skipped:
+    """Names what is not imported because it may never relay here, MOST_FAULTS of it; the summary counts it all."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def tell(self, target: Target) -> None:
+        self._count += 1
+        if self._count <= MOST_FAULTS:
+            click.echo(f"pbs-policy: skipped: {target.text} may never relay here: {target.excluded}", err=True)
+        elif self._count == MOST_FAULTS + 1:
+            click.echo("pbs-policy: and more such addresses", err=True)
 
 
 def _show_faults(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float) -> int:

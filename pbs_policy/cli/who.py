@@ -25,10 +25,7 @@ def parse_who(settings: Settings, text: str) -> Who:
     addresses = settings.addresses
     if not text.strip():
         raise click.UsageError("expected an address, a network or a user, not an empty argument")
-    client = addresses.find(text)
-    if client:
-        return Who(addresses.parse_target(client.text))
-    if looks_like_address(text):
+    if addresses.find(text) or looks_like_address(text):
         return Who(addresses.parse_target(text))
     return Who(None, text)
 

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pbs_policy.address import ClientAddresses, looks_like_address, networks_of
+from pbs_policy.address import ClientAddresses, Target, looks_like_address, networks_of
 from pbs_policy.changing_file import ChangingFile, raise_faults
 from pbs_policy.decision.senders import is_text
 from pbs_policy.log import printable
@@ -72,10 +72,23 @@ class Denies(ChangingFile[_Content]):
         names = (address, *networks_of(address, lengths))
         return next((targets[name] for name in names if name in targets), None)
 
-    def of_users(self, users: Iterable[bytes]) -> dict[bytes, FileDeny]:
-        """Those of `users` (as keys name them) who are denied, and by what."""
+    def of_target(self, target: Target) -> FileDeny | None:
+        """What denies the whole of an address or network."""
+        targets, lengths, _ = self.content
+        if target.length is None:
+            return self.of_address(target.host or target.text.partition("/")[0])
+        version, bits = target.length
+        names = networks_of(target.text.partition("/")[0], (each for each in lengths if each <= (version, bits)))
+        return next((targets[name] for name in names if name in targets), None)
+
+    def of_user(self, user: bytes) -> FileDeny | None:
+        """What denies a user, as keys name them."""
+        return self.content.users.get(user)
+
+    def of_users(self, users: Iterable[bytes]) -> set[bytes]:
+        """Those of `users` who are denied."""
         denied = self.content.users
-        return {user: denied[user] for user in users if user in denied} if denied else {}
+        return {user for user in users if user in denied} if denied else set()
 
     @property
     def has_users(self) -> bool:

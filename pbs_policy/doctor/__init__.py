@@ -26,7 +26,7 @@ from pbs_policy.doctor import (
     trial,
     use,
 )
-from pbs_policy.doctor.finding import Finding, not_looked_at, where, wrong
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, where, wrong
 from pbs_policy.doctor.postfix_config import PostfixConfig, read_postfix
 from pbs_policy.doctor.store_facts import gather
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 CHECKS = {
     "settings": "the settings file is sound",
+    "settings.files": "so are the files of sender_maps and denies",
     "postfix.configuration": "postconf can read Postfix's configuration",
     "postfix.relay_restrictions": "a relay attempt at port 25 asks the service",
     "postfix.address": "Postfix asks where the service listens",
@@ -81,6 +82,7 @@ CHECKS = {
     "store.rights": "neither user may do much more than it needs",
     "store.version": "Redis 6.2 or newer, or Valkey",
     "store.eviction": "Redis does not throw logins away",
+    "store.durable": "Redis forgets no deny or permit where it is killed",
     "store.persistence": "Redis takes writes; whether logins outlive a restart",
     "store.places": "each server that redis_url names answers, and all name one master",
     "store.replica": "Redis is the master, not a replica",
@@ -136,6 +138,7 @@ class Doctor:
         dovecot_seen: list[DovecotConfig] = []
         hooks: list[Hook] = []
         tables: list[LoginTable] = []
+        yield from _guarded("settings.files", self._examine_files())
         yield from _guarded("postfix.configuration", self.examine_postfix(postfix_seen))
         yield from _guarded("dovecot.configuration", self.examine_dovecot(hooks, dovecot_seen))
         yield from _guarded(proxy.CHECK, self.examine_both(postfix_seen, dovecot_seen))
@@ -147,6 +150,22 @@ class Doctor:
         yield from _guarded("service.trial", self._examine_trial(hooks, table, answered))
         yield from _guarded("use.private_addresses", self._examine_use(table, postfix_seen))
         yield from _guarded("service.version", numbers.check_numbers(table))
+
+    def _examine_files(self) -> Iterator[Finding]:
+        settings = self.settings
+        for name, load in (("sender_maps", settings.load_sender_maps), ("denies", settings.load_denies)):
+            place = where(self.values[name])
+            try:
+                file = load()
+            except SettingsError as error:
+                for fault in error.faults:
+                    if is_for_root(fault):
+                        yield not_looked_at("settings.files", fault, place)
+                    else:
+                        yield wrong("settings.files", fault, place, "edit that line; the service reads it by itself")
+            else:
+                if file is not None:
+                    yield good("settings.files", f"{name}: {file.file} is sound", place)
 
     def examine_postfix(self, seen: list[PostfixConfig]) -> Iterator[Finding]:
         """The checks of Postfix. What was read is appended to `seen`."""
@@ -200,6 +219,7 @@ class Doctor:
             yield from store_replicas.check_replicas(facts, self.settings, place)
             yield from store.check_rights(facts, "service", self.settings, place)
             yield from store.check_ends(redis, self.settings)
+            yield from store.check_durable(facts, table)
             tables.append(table)
         except (StoreUnavailable, SettingsError) as error:
             seen = f"Redis at {self.settings.redis_url} is unavailable: {error}"

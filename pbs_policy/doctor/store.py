@@ -17,6 +17,7 @@ from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.store.acl import missing_right
 from pbs_policy.store.bulk import escape_glob, scan_command
+from pbs_policy.store.persistence import APPEND, what_a_crash_forgets
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_client import StoreRefused, StoreUnavailable
 from pbs_policy.table.keys import NO_END, Keys
@@ -86,6 +87,25 @@ def _check_persistence(facts: StoreFacts) -> Iterator[Finding]:
     kept = "kept in an append-only file" if facts.info.get("aof_enabled") == "1" else "not written at once (no AOF)"
     saved = "" if (facts.config or {}).get("save", "x") else ", and snapshots are off: a restart forgets them"
     yield good("store.persistence", f"logins are {kept}{saved}")
+
+
+def check_durable(facts: StoreFacts, table: LoginTable) -> Iterator[Finding]:
+    """Whether denies and permits outlive a crash of Redis, while there are any."""
+    if facts.info is None:
+        yield not_looked_at("store.durable", f"INFO: {facts.refused.get('info', '')}")
+        return
+    forgets = what_a_crash_forgets(facts.info, table.now())
+    try:
+        stand = bool(forgets) and table.has_denies_or_permits()
+    except StoreUnavailable as error:
+        said = printable(str(error), 100)
+        yield not_looked_at("store.durable", f"{forgets}; whether any deny or permit stands: {said}")
+        return
+    if stand:
+        mend = f"{APPEND}; denies = FILE for what must hold, and a scheduled pbs-policy export"
+        yield warning("store.durable", f"there are denies or permits, and {forgets}", _CONF, mend)
+    else:
+        yield good("store.durable", "no deny or permit that a crash of Redis would take back")
 
 
 def _check_replica(facts: StoreFacts, place: str) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pbs_policy.log import printable
+from pbs_policy.store.persistence import read_info
 from pbs_policy.store.redis_client import StoreRefused
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def gather(redis: RedisClient) -> StoreFacts:
             facts.refused[name] = printable(str(error), 100)
             return None
 
-    facts.info = ask("info", lambda: _info(redis))
+    facts.info = ask("info", lambda: read_info(redis, "default"))
     facts.config = ask("config", lambda: _config(redis))
     facts.user = ask("user", lambda: _text(redis.ask([(b"ACL", b"WHOAMI")])[0]))
     if facts.user is not None:
@@ -63,13 +64,6 @@ def gather(redis: RedisClient) -> StoreFacts:
     if now is not None:
         facts.ahead = int(now[0]) + int(now[1]) / 1e6 - (asked + time.time()) / 2
     return facts
-
-
-def _info(redis: RedisClient) -> dict[str, str]:
-    """What INFO says: lines `name:value`, and headings."""
-    (reply,) = redis.ask([(b"INFO",)])
-    lines = (line.partition(":") for line in _text(reply).splitlines())
-    return {name: value for name, colon, value in lines if colon}
 
 
 def _config(redis: RedisClient) -> dict[str, str]:

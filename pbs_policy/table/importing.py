@@ -8,9 +8,10 @@ takes them from an earlier one, never from a later.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from pbs_policy.address import Target
 from pbs_policy.store.question import Command
 from pbs_policy.table.keys import EVERYBODY, NO_END
 from pbs_policy.table.login_table import LoginTable, set_command
@@ -33,15 +34,23 @@ class _State(NamedTuple):
 
 class Import:
     """Counts what becomes of the items in `counts`: `logins`, `permits`, `denies` written, and `ended`, `kept`
-    (the table's lasts longer), `excluded` (never permitted here). With `only_looks` nothing is written."""
+    (the table's lasts longer), `excluded` (never permitted here). With `only_looks` nothing is written. `skipped` is
+    told the address of each that is excluded."""
 
     def __init__(
-        self, table: LoginTable, *, with_domain: bool, replaces: bool = False, only_looks: bool = False
+        self,
+        table: LoginTable,
+        *,
+        with_domain: bool,
+        replaces: bool = False,
+        only_looks: bool = False,
+        skipped: Callable[[Target], object] = lambda _target: None,
     ) -> None:
         self._table = table
         self._with_domain = with_domain
         self._replaces = replaces
         self._only_looks = only_looks
+        self._skipped = skipped
         self.counts: Counter[str] = Counter()
 
     def add(self, items: Iterable[Item]) -> None:
@@ -53,6 +62,7 @@ class Import:
                 self.counts["ended"] += 1
             elif item.target and item.target.excluded and not isinstance(item.what, str):
                 self.counts["excluded"] += 1
+                self._skipped(item.target)
             else:
                 going.append((item, self._keys(item)))
         states = self._read({key for _, keys in going for key in keys})
@@ -78,7 +88,7 @@ class Import:
         if isinstance(item.what, str):
             if item.denied_user:
                 return [keys.deny_user(self._table.name(item.denied_user))]
-            return [keys.deny(_text(item))]
+            return [(keys.auto_deny if item.is_automatic else keys.deny)(_text(item))]
         address, *names = self._table.login_keys(_text(item), item.what.user, with_domain=self._with_domain)
         return [address, *names[1:], *names[:1]]
 
@@ -94,7 +104,7 @@ class Import:
                 states[key] = _State(None, 0, is_new=True)
             elif milliseconds == NO_END:
                 # A deny without an end holds for ever; a login or permit without one does not count.
-                is_deny = key.startswith((self._table.keys.deny_prefix, self._table.keys.deny_user_prefix))
+                is_deny = not key.startswith((self._table.keys.login_prefix, self._table.keys.permit_prefix))
                 states[key] = _State(None, float("inf") if is_deny else 0)
             else:
                 record = parse_record(value) if key.startswith(self._table.keys.login_prefix) else None
@@ -115,7 +125,9 @@ class Import:
         now = self._table.now()
         for key, item in chosen.items():
             ttl = item.ends_at - now
-            if ttl > 0:
+            if ttl > 0 and isinstance(item.what, str):
+                self._deny(item, item.what, ttl)
+            elif ttl > 0:
                 command = self._command(key, item, ttl)
                 # Where nothing was, something may be by now: a new login is not to be overwritten.
                 commands.append((*command, b"NX") if states[key].is_new and not self._replaces else command)
@@ -123,15 +135,20 @@ class Import:
             self._table.write(commands)
 
     def _command(self, key: bytes, item: Item, ttl: float) -> Command:
-        table, what = self._table, item.what
+        what = item.what
         if isinstance(what, Record):
             return set_command(key, serialise_record(what), ttl)
-        if isinstance(what, Permit):
-            assert item.target  # noqa: S101 - `parse_line` gives every permit one
-            return table.permitting(item.target, what, ttl)
+        assert item.target  # noqa: S101 - `parse_line` gives every permit one
+        assert isinstance(what, Permit)  # noqa: S101 - denies are written one by one
+        return self._table.permitting(item.target, what, ttl)
+
+    def _deny(self, item: Item, reason: str, ttl: float) -> None:
+        """Write a deny by itself: never in place of one that lasts longer, whenever that came."""
+        table, replaces = self._table, self._replaces
         if item.denied_user:
-            return table.denying_user(table.name(item.denied_user), what, ttl)
-        return table.denying(item.target, what, ttl)
+            table.deny_user(table.name(item.denied_user), reason, ttl, replaces=replaces)
+        else:
+            table.deny(item.target, reason, ttl, replaces=replaces, is_automatic=item.is_automatic)
 
 
 def _kind(item: Item) -> str:

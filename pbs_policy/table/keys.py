@@ -7,7 +7,9 @@
     permit:<client_address|network>    given by an administrator
     deny:<client_address|network|all>  a reason; outranks logins and permits until it ends
     deny-user:<user>                   the same for one user, at every address
-    networks:permit, networks:deny     the prefix lengths in use among the networks of permits and denies
+    auto-deny:<client_address>         the same for an address, written by the service (auto_deny)
+    networks:permit, networks:deny,    the prefix lengths in use among the networks of permits and denies, and among
+    networks:auto-deny                 all IPv6 addresses that are denied
     cap:<counted>, over:<counted>      whom a cap has let through, and whom it has refused (`caps`)
     use:<YYYYMMDD>                     one day's sums for the report (`usage`)
     stats:<YYYYMMDDHHMM>               one minute's numbers, service:<host>:<pid> one process' (`stats`)
@@ -41,8 +43,10 @@ class Keys:
         self.deny_prefix = self.prefix + b"deny:"
         self.deny_everybody = self.deny_prefix + EVERYBODY.encode()
         self.deny_user_prefix = self.prefix + b"deny-user:"
+        self.auto_deny_prefix = self.prefix + b"auto-deny:"
         self.permit_networks = self.prefix + b"networks:permit"
         self.deny_networks = self.prefix + b"networks:deny"
+        self.auto_deny_networks = self.prefix + b"networks:auto-deny"
         self.stats_prefix = self.prefix + b"stats:"
         self.service_prefix = self.prefix + b"service:"
         self.watching = self.prefix + b"watching"
@@ -70,6 +74,10 @@ class Keys:
     def deny_user(self, user: bytes) -> bytes:
         """The key of a deny of a user, folded and completed (`users.complete_user`)."""
         return self.deny_user_prefix + user
+
+    def auto_deny(self, client_address: str) -> bytes:
+        """The key of the service's own deny of an address, beside which an administrator's may stand."""
+        return self.auto_deny_prefix + client_address.encode()
 
     def use(self, day: str) -> bytes:
         """The key of one UTC day's sums for the report, `day` as YYYYMMDD."""

@@ -17,6 +17,9 @@ from pbs_policy.table.users import names_of_user
 if TYPE_CHECKING:
     from pbs_policy.store.redis_client import RedisClient
 
+ADMINISTRATOR, AUTO_DENY = "administrator", "auto_deny"
+"""Whose a deny in Redis is."""
+
 Progress = Callable[[int], object]
 """Told how many keys were read, as they are read."""
 
@@ -33,12 +36,14 @@ class Entry(NamedTuple):
 
 
 class Deny(NamedTuple):
-    """One deny: `kind` is `address` (or network, or EVERYBODY) or `user`; `left` is seconds, None without an end."""
+    """One deny: `kind` is `address` (or network, or EVERYBODY) or `user`; `left` is seconds, None without an end;
+    `by` is ADMINISTRATOR, AUTO_DENY, or the place in the file of denies."""
 
     kind: str
     target: str
     reason: str
     left: float | None
+    by: str = ADMINISTRATOR
 
 
 class Listing:
@@ -81,14 +86,24 @@ class Listing:
 
     def denies(self, progress: Progress) -> Iterator[Deny]:
         """Every deny."""
-        addresses, users = self._keys.deny_prefix, self._keys.deny_user_prefix
-        pattern = escape_glob(self._keys.prefix + b"deny") + b"*"
-        for batch in read_keys(self._redis, pattern, lambda keys: keys, progress=progress):
+        kinds = {
+            self._keys.deny_prefix: ("address", ADMINISTRATOR),
+            self._keys.deny_user_prefix: ("user", ADMINISTRATOR),
+            self._keys.auto_deny_prefix: ("address", AUTO_DENY),
+        }
+        prefixes = tuple(kinds)
+        pattern = escape_glob(self._keys.prefix) + b"*deny*"
+
+        def wanted(keys: list[bytes]) -> list[bytes]:
+            return [key for key in keys if key.startswith(prefixes)]
+
+        for batch in read_keys(self._redis, pattern, wanted, progress=progress):
             for key, value, left in zip(batch.keys, batch.values, batch.left, strict=True):
-                kind, prefix = ("user", users) if key.startswith(users) else ("address", addresses)
+                prefix = next(each for each in prefixes if key.startswith(each))
                 seconds = _seconds(left, batch.asked_at)
-                if value is not None and key.startswith(prefix) and seconds != 0:
-                    yield Deny(kind, _decode(key.removeprefix(prefix)), _decode(value), seconds)
+                if value is not None and seconds != 0:
+                    kind, by = kinds[prefix]
+                    yield Deny(kind, _decode(key.removeprefix(prefix)), _decode(value), seconds, by)
 
     def _entries(self, batch: Batch, name: bytes) -> Iterator[Entry]:
         """Of each login and permit one row. An address' own key is shown where no user's key says the same, and where

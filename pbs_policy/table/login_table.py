@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from pbs_policy.address import AddressError, Network, Target, networks_of
+from pbs_policy.address import AddressError, ClientAddress, Network, Target, networks_of
 from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
 from pbs_policy.store.question import Answer, Command, Question
 from pbs_policy.store.redis_client import ConnectionLost, StoreUnavailable
-from pbs_policy.table.keys import EVERYBODY, Keys
+from pbs_policy.table.keys import EVERYBODY, NO_END, Keys
 from pbs_policy.table.listing import Deny, Entry, Listing, Progress, encode, is_within
 from pbs_policy.table.networks import parse_lengths, serialise_lengths
 from pbs_policy.table.permits import refuse_permit
@@ -90,7 +90,13 @@ class LoginTable:
 
     def denied_around(self, target: Target) -> list[str]:
         """The wider networks that hold `target` and are denied, and EVERYBODY where that is so."""
-        names = [*self._around(target, self.keys.deny_networks), EVERYBODY]
+        if target.length:
+            names = self._around(target, self.keys.deny_networks)
+        else:
+            (lengths,), _ = self.read([self.keys.deny_networks])
+            names = ClientAddress(target.text, host=target.host).names_denied(parse_lengths(lengths))
+        own = self._deny_names(target)
+        names = [name for name in names if name not in own] + [EVERYBODY]
         values, _ = self.read([self.keys.deny(name) for name in names])
         return [name for name, value in zip(names, values, strict=True) if value is not None]
 
@@ -120,37 +126,57 @@ class LoginTable:
     def permitting(self, target: Target, permit: Permit, ttl: float) -> Command:
         """The command that permits (`permit`); the length of a network is known already then."""
         refuse_permit(target)
-        self._add_length(self.keys.permit_networks, target, ttl)
+        self._add_length(self.keys.permit_networks, target.length, ttl)
         return set_command(self.keys.permit(target.text), serialise_permit(permit), ttl)
 
-    def deny(self, target: Target | None, reason: str, ttl: float) -> None:
+    def deny(
+        self, target: Target | None, reason: str, ttl: float, *, replaces: bool = False, is_automatic: bool = False
+    ) -> float | None:
         """Refuse an address or network, or everybody (None), for `ttl` seconds, whatever else stands in the table.
-        Raises AddressError for a network of everybody."""
-        self.write([self.denying(target, reason, ttl)])
 
-    def denying(self, target: Target | None, reason: str, ttl: float) -> Command:
-        """The command that denies (`deny`); the length of a network is known already then."""
+        A deny that lasts longer stays as it is unless this one `replaces` it: then the seconds it has left, infinite
+        for one without an end. `is_automatic`: as the service does. Raises AddressError for a network of everybody.
+        """
         if target and target.length and not target.length[1]:
             raise AddressError(f"{target.text} is everybody, which is denied with --all")
+        keys = self.keys
         if target:
-            self._add_length(self.keys.deny_networks, target, ttl)
-        return set_command(self.keys.deny(target.text if target else EVERYBODY), encode(reason), ttl)
+            self._add_length(
+                keys.auto_deny_networks if is_automatic else keys.deny_networks, target.deny_length, ttl
+            )
+        text = target.text if target else EVERYBODY
+        return self._write_deny(keys.auto_deny(text) if is_automatic else keys.deny(text), reason, ttl, replaces)
 
     def write(self, commands: Sequence[Command]) -> None:
         """Say these to Redis, in one go."""
         self.redis.ask(commands)
 
-    def deny_user(self, user: bytes, reason: str, ttl: float) -> None:
-        """Refuse for `ttl` seconds what a user's logins and permits give; `user` as keys name it (`name`)."""
-        self.write([self.denying_user(user, reason, ttl)])
+    def deny_user(self, user: bytes, reason: str, ttl: float, *, replaces: bool = False) -> float | None:
+        """Refuse for `ttl` seconds what a user's logins and permits give; `user` as keys name it (`name`). As with
+        `deny`, one that lasts longer stays."""
+        return self._write_deny(self.keys.deny_user(user), reason, ttl, replaces)
 
-    def denying_user(self, user: bytes, reason: str, ttl: float) -> Command:
-        """The command that denies a user (`deny_user`)."""
-        return set_command(self.keys.deny_user(user), encode(reason), ttl)
+    def _write_deny(self, key: bytes, reason: str, ttl: float, replaces: bool) -> float | None:
+        stays: float | None = None
+
+        def command(replies: Sequence[int]) -> Command | None:
+            nonlocal stays
+            left = float("inf") if replies[0] == NO_END else replies[0] / 1000
+            stays = left if left > ttl and not replaces else None
+            return None if stays else set_command(key, encode(reason), ttl)
+
+        self._write_watched(key, [(b"PTTL", key)], command)
+        return stays
 
     def allow(self, target: Target | None) -> bool:
-        """End the deny of an address or network, or of everybody (None); whether there was one."""
-        return bool(self._delete([self.keys.deny(target.text if target else EVERYBODY)]))
+        """End the denies of an address or network, or of everybody (None); whether there was one."""
+        names = self._deny_names(target) if target else [EVERYBODY]
+        return bool(self._delete([key(name) for name in names for key in (self.keys.deny, self.keys.auto_deny)]))
+
+    def _deny_names(self, target: Target) -> list[str]:
+        """Under which names a deny of exactly this may stand: of an address also the one that another ipv6_prefix
+        gives it."""
+        return [target.text, target.host] if target.host else [target.text]
 
     def allow_user(self, user: bytes) -> bool:
         """End the deny of a user; whether there was one."""
@@ -160,19 +186,38 @@ class LoginTable:
         """Every deny, in no order, read as it goes."""
         yield from self._listing.denies(progress)
 
-    def _add_length(self, key: bytes, target: Target, ttl: float) -> None:
-        """Make a network's prefix length known, before the network itself is written and for longer."""
-        if target.length is None:
+    def has_denies_or_permits(self) -> bool:
+        """Whether any stands: what nobody gets again by logging in, if it is lost."""
+        keys = self.keys
+        prefixes = (keys.deny_prefix, keys.deny_user_prefix, keys.permit_prefix)
+        batches = self._scan(keys.prefix, lambda _count: None)
+        return any(key.startswith(prefixes) for batch in batches for key in batch)
+
+    def _add_length(self, key: bytes, length: tuple[int, int] | None, ttl: float) -> None:
+        """Make a prefix length known, before what is found by it is written, and for longer."""
+        if length is None:
             return
+
+        def command(replies: Sequence[Any]) -> Command:
+            value, left = replies
+            lengths = serialise_lengths(parse_lengths(value) | {length})
+            return (b"SET", key, lengths, b"EX", b"%d" % max(int(ttl) + 2, left))
+
+        self._write_watched(key, [(b"GET", key), (b"TTL", key)], command)
+
+    def _write_watched(
+        self, key: bytes, reads: Sequence[Command], command: Callable[[Sequence[Any]], Command | None]
+    ) -> None:
+        """Say to Redis what `command` makes of the replies to `reads`, if anything; again where `key` was changed in
+        between."""
         for _ in range(_TRIES):
-            _, value, left = self.redis.ask([(b"WATCH", key), (b"GET", key), (b"TTL", key)])
-            lengths = serialise_lengths(parse_lengths(value) | {target.length})
-            write = (b"SET", key, lengths, b"EX", b"%d" % max(int(ttl) + 2, left))
+            _, *replies = self.redis.ask([(b"WATCH", key), *reads])
+            write = command(replies)
             # On another connection nobody would watch any more.
             with suppress(ConnectionLost):
-                if self.redis.ask_once([(b"MULTI",), write, (b"EXEC",)])[2] is not None:
+                if self.redis.ask_once([(b"MULTI",), *([write] if write else []), (b"EXEC",)])[-1] is not None:
                     return
-        raise StoreUnavailable(f"{key.decode()} changes faster than it can be written")
+        raise StoreUnavailable(f"{key.decode('utf-8', 'replace')} changes faster than it can be written")
 
     def revoke_address(self, client_address: str, progress: Progress = lambda _count: None) -> list[str]:
         """Delete every login and permit of an address, and return it if there were any; `progress` is told how many

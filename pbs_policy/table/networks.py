@@ -2,6 +2,7 @@
 
 A network is found as one key for each length in use: a client of 192.0.2.7 is in 192.0.2.0/24 and in 192.0.0.0/16.
 Which lengths there are stands in Redis, as words such as `4/24 6/48` (IP version, bits), until the last of them ends.
+A denied IPv6 address is found by its length too, `6/128` or that of its `ipv6_prefix`: that setting may change.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ Lengths = frozenset[tuple[int, int]]
 """Pairs of IP version and bits."""
 
 _WORDS = {
-    f"{version}/{bits}".encode(): (version, bits) for version, most in ((4, 32), (6, 128)) for bits in range(1, most)
+    f"{version}/{bits}".encode(): (version, bits) for version, most in ((4, 32), (6, 129)) for bits in range(1, most)
 }
 
 

@@ -6,6 +6,7 @@ that passes. `target` is an address, a network, or "all" (a deny of everybody).
     {"kind": "login", "client_address", "user", "service", "login_at", "ends_at"}
     {"kind": "permit", "target", "given_at", and the other fields of a permit (`records`), "ends_at"}
     {"kind": "deny", "target", "reason", "ends_at"}
+    {"kind": "auto-deny", "target", "reason", "ends_at"}
     {"kind": "deny-user", "user", "reason", "ends_at"}
 
 A byte that is not UTF-8 is written as Python's surrogateescape has it (\\udcff for 0xFF), and read back as that byte.
@@ -22,7 +23,7 @@ from typing import IO, Any, NamedTuple
 from pbs_policy.address import AddressError, ClientAddresses, Target
 from pbs_policy.duration import LONGEST
 from pbs_policy.table.keys import EVERYBODY
-from pbs_policy.table.listing import Deny, Entry, Progress, is_deny_of_everybody
+from pbs_policy.table.listing import AUTO_DENY, Deny, Entry, Progress, is_deny_of_everybody
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.permits import refuse_permit
 from pbs_policy.table.records import Permit, Record, permit_fields, permit_from_fields
@@ -34,19 +35,24 @@ _SLACK = 86_400  # seconds by which another host's clock may be ahead
 _FIELDS = {
     "login": {"kind", "client_address", "user", "service", "login_at", "ends_at"},
     "deny": {"kind", "target", "reason", "ends_at"},
+    "auto-deny": {"kind", "target", "reason", "ends_at"},
     "deny-user": {"kind", "user", "reason", "ends_at"},
 }
+_AS_WRITTEN = ClientAddresses()
+"""Of denies: one that was written under another ipv6_prefix holds for what it names."""
+
 _is_service = re.compile(r"[A-Za-z0-9_-]{0,32}").fullmatch
 
 
 class Item(NamedTuple):
     """What one line says: a login, permit or deny, of an address or network (`target`), of everybody (None), or of
-    a user; and when it ends."""
+    a user; and when it ends. `is_automatic`: a deny of the service's own (auto_deny)."""
 
     what: Record | Permit | str
     target: Target | None
     ends_at: float
     denied_user: str = ""
+    is_automatic: bool = False
 
 
 def export_lines(
@@ -66,7 +72,7 @@ def export_lines(
             left_out[fault] += 1
         elif deny.left is not None:
             name = "user" if deny.kind == "user" else "target"
-            kind = "deny-user" if deny.kind == "user" else "deny"
+            kind = "deny-user" if deny.kind == "user" else "auto-deny" if deny.by == AUTO_DENY else "deny"
             yield _line({"kind": kind, name: deny.target, "reason": deny.reason}, table.now() + deny.left)
 
 
@@ -76,7 +82,7 @@ def _why_left_out(addresses: ClientAddresses, text: str, what: Entry | Deny) -> 
     if not text:
         return ""
     try:
-        target = addresses.parse_target(text)
+        target = (addresses if isinstance(what, Entry) else _AS_WRITTEN).parse_target(text)
         if isinstance(what, Entry):
             refuse_permit(target)
     except AddressError:
@@ -119,7 +125,7 @@ def parse_line(line: bytes, addresses: ClientAddresses, now: float) -> Item:
         rest = {name: field for name, field in fields.items() if name not in ("kind", "target", "ends_at")}
         return Item(permit_from_fields(rest), target, ends_at)
     if kind not in _FIELDS:
-        raise ValueError("kind: expected login, permit, deny or deny-user")
+        raise ValueError("kind: expected login, permit, deny, auto-deny or deny-user")
     unknown = set(fields) - _FIELDS[kind]
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}")
@@ -131,12 +137,12 @@ def parse_line(line: bytes, addresses: ClientAddresses, now: float) -> Item:
         if not user:
             raise ValueError("user: expected a name")
         return Item(reason, None, ends_at, user)
-    if fields.get("target") == EVERYBODY:
+    if fields.get("target") == EVERYBODY and kind == "deny":
         return Item(reason, None, ends_at)
-    denied = _target(addresses, fields, "target")
+    denied = _target(_AS_WRITTEN, fields, "target")
     if denied.length and not denied.length[1]:
         raise ValueError(f'target: {denied.text} is everybody: expected "{EVERYBODY}"')
-    return Item(reason, denied, ends_at)
+    return Item(reason, denied, ends_at, is_automatic=kind == "auto-deny")
 
 
 def _load(line: bytes) -> dict[str, Any]:

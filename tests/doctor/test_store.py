@@ -234,3 +234,41 @@ def test_no_password_is_in_what_was_gathered(own_redis: OwnRedis) -> None:
     assert gathered.config is not None
     assert gathered.config["requirepass"] == "set"
     assert "hunter2" not in repr(gathered)
+
+
+# --- what a crash forgets
+
+CRASH = {"aof_enabled": "0", "rdb_last_save_time": "1000000000"}
+
+
+@pytest.mark.parametrize("key", ["pbs:deny:192.0.2.7", "pbs:deny-user:alice", "pbs:permit:192.0.2.7"])
+def test_a_deny_or_permit_that_a_crash_would_take_back_deserves_a_warning(redis: Redis, key: str) -> None:
+    table = table_on(redis, "pbs:", now=lambda: 1_000_003_600.0)
+    redis.set("pbs:login:192.0.2.7", "1763881234 imap alice", ex=60)
+    redis.set("other:deny:192.0.2.7", "", ex=60)
+    assert faults(store.check_durable(facts(CRASH), table)) == {}
+    redis.set(key, "", ex=60)
+    (found,) = store.check_durable(facts(CRASH), table)
+    assert (found.check, found.level) == ("store.durable", "warning")
+    assert "it forgets what is newer than its last save 1h ago" in found.seen
+    assert "CONFIG SET appendonly yes" in found.mend
+    assert faults(store.check_durable(facts(), table)) == {}
+
+
+def test_who_may_not_scan_is_not_told_that_nothing_would_be_lost(own_redis: OwnRedis) -> None:
+    server = own_redis()
+    with client_of(server) as redis:
+        redis.execute_command("ACL", "SETUSER", "default", "-scan")
+        (found,) = store.check_durable(gather(client_on(redis)), table_on(redis, "pbs:"))
+    assert (found.check, found.level) == ("store.durable", "not looked at")
+
+
+def test_a_file_of_denies_with_a_fault_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "denies"
+    file.write_text("192.0.2.7\nall\n")
+    settings, values = load(Path("/dev/null"), overrides=[f"denies={file}"])
+    first = next(Doctor(settings, values).examine())
+    assert (first.check, first.level, first.place) == ("settings.files", "wrong", "--set")
+    assert f"denies: {file}:2: 'all'" in first.seen
+    file.write_text("192.0.2.7\n")
+    assert next(Doctor(settings, values).examine()).level == "good"

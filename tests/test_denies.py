@@ -1,0 +1,229 @@
+"""Denies that hold: none is shortened in silence, auto_deny's are its own, and what Redis may forget is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from pbs_policy.cli import run
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.keys import Keys
+from pbs_policy.table.listing import ADMINISTRATOR, AUTO_DENY
+from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.networks import parse_lengths
+from tests.commands import Pbs, Result, commands_on, is_one_error
+from tests.stores import connect, table_on
+
+KEYS = Keys("pbs:")
+DAY = 86_400
+
+
+@pytest.fixture
+def table(redis: Redis) -> LoginTable:
+    return table_on(redis, "pbs:")
+
+
+@pytest.fixture
+def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
+    return commands_on(redis, tmp_path, monkeypatch, capsys)
+
+
+def key_of(who: str) -> bytes:
+    return KEYS.deny_user(who.encode()) if "@" in who else KEYS.deny(who.replace("--all", "all"))
+
+
+# --- none is shortened in silence
+
+
+@pytest.mark.parametrize("who", ["192.0.2.7", "192.0.2.0/24", "2001:db8::7", "alice@example.com", "--all"])
+def test_a_shorter_deny_leaves_the_longer_one_and_says_so(pbs: Pbs, redis: Redis, who: str) -> None:
+    name = "everybody" if who == "--all" else who
+    assert pbs("revoke", who, "--deny", "30d", "--reason", "spam").status == 0
+    result = pbs("revoke", who, "--deny", "1s", "--reason", "mistake")
+    kept = f"denied already: {re.escape(name)} for (29d 23h|30d) still; that stays as it is, --replace would "
+    assert (result.status, result.err) == (0, "")
+    assert re.match(kept, result.out)
+    assert redis.get(key_of(who)) == b"spam"
+    assert int(redis.ttl(key_of(who))) > 29 * DAY
+    assert pbs("revoke", who, "--deny", "1h", "--reason", "mistake", "--replace").out.startswith(f"denied: {name}")
+    assert redis.get(key_of(who)) == b"mistake"
+    assert int(redis.ttl(key_of(who))) <= 3600
+    assert pbs("revoke", who, "--deny", "2h").out.startswith(f"denied: {name} for 2h\n")
+
+
+def test_a_deny_without_an_end_is_longer_than_any(pbs: Pbs, redis: Redis) -> None:
+    redis.set(KEYS.deny("192.0.2.7"), "by hand")
+    result = pbs("revoke", "192.0.2.7", "--deny", "1830d")
+    assert "denied already: 192.0.2.7 without an end; that stays as it is" in result.out
+    assert redis.ttl(KEYS.deny("192.0.2.7")) == -1
+
+
+def test_replace_is_about_a_deny(pbs: Pbs) -> None:
+    assert is_one_error(pbs("revoke", "192.0.2.7", "--replace"), 64, "--replace is about a deny: it needs --deny")
+
+
+def test_a_longer_deny_that_comes_in_between_is_not_overwritten(table: LoginTable, redis: Redis) -> None:
+    real, came = table.redis.ask, list[Any]()
+
+    def ask(commands: Any) -> Any:
+        replies = real(commands)
+        if commands[0][0] == b"WATCH" and not came:
+            came.append(redis.set(KEYS.deny_user(b"alice@example.com"), "of another", ex=30 * DAY))
+        return replies
+
+    table.redis.ask = ask  # type: ignore[method-assign]
+    stays = table.deny_user(b"alice@example.com", "late", 60)
+    assert stays is not None
+    assert stays > 29 * DAY
+    assert redis.get(KEYS.deny_user(b"alice@example.com")) == b"of another"
+
+
+def test_an_import_shortens_no_deny(pbs: Pbs, redis: Redis, table: LoginTable, tmp_path: Path) -> None:
+    file = tmp_path / "table.jsonl"
+    ends_at = table.now() + 3600
+    short = [
+        {"kind": "deny", "target": "192.0.2.7", "reason": "short", "ends_at": ends_at},
+        {"kind": "deny-user", "user": "alice@example.com", "reason": "short", "ends_at": ends_at},
+    ]
+    file.write_text("".join(json.dumps(each) + "\n" for each in short))
+    for who in ("192.0.2.7", "alice@example.com"):
+        assert pbs("revoke", who, "--deny", "30d", "--reason", "long").status == 0
+    assert "2 stay as they are" in pbs("import", str(file)).out
+    assert {redis.get(key_of(who)) for who in ("192.0.2.7", "alice@example.com")} == {b"long"}
+    assert "written: 0 logins, 0 permits, 2 denies" in pbs("import", "--replace", str(file)).out
+    assert {redis.get(key_of(who)) for who in ("192.0.2.7", "alice@example.com")} == {b"short"}
+
+
+# --- auto_deny's are its own
+
+
+def test_auto_denies_are_listed_ended_and_carried_on_as_such(
+    pbs: Pbs, redis: Redis, table: LoginTable, tmp_path: Path
+) -> None:
+    redis.set(KEYS.auto_deny("192.0.2.7"), "over twice its cap of 2/1h", ex=3600)
+    redis.set(KEYS.auto_deny("2001:db8:1:2::/64"), "over twice its cap of 2/1h", ex=3600)
+    redis.set(KEYS.auto_deny_networks, b"6/64", ex=3600)
+    assert pbs("revoke", "192.0.2.7", "--deny", "30d", "--reason", "spam").status == 0
+    shown = sorted((each.target, each.by) for each in table.denies())
+    expected = [("192.0.2.7", ADMINISTRATOR), ("192.0.2.7", AUTO_DENY), ("2001:db8:1:2::/64", AUTO_DENY)]
+    assert shown == expected
+    dump = tmp_path / "table.jsonl"
+    assert pbs("export", str(dump)).err == ""
+    redis.flushall()
+    assert pbs("import", str(dump)).out == "written: 0 logins, 0 permits, 3 denies\n"
+    assert sorted((each.target, each.by) for each in table.denies()) == expected
+    lengths = redis.get(KEYS.auto_deny_networks)
+    assert isinstance(lengths, bytes)
+    assert parse_lengths(lengths) == {(6, 64)}
+    assert pbs("allow", "192.0.2.7") == Result(0, "no longer denied: 192.0.2.7\n", "")
+    assert [each.target for each in table.denies()] == ["2001:db8:1:2::/64"]
+    assert pbs("allow", "2001:db8:1:2::/64").status == 0
+    assert list(table.denies()) == []
+
+
+# --- under another ipv6_prefix
+
+
+@pytest.mark.parametrize(("before", "after"), [(128, 64), (64, 128)])
+def test_a_deny_of_another_ipv6_prefix_is_carried_on_and_ended(
+    pbs: Pbs, redis: Redis, table: LoginTable, tmp_path: Path, before: int, after: int
+) -> None:
+    address = "2001:db8:1:2::7"
+    assert pbs("--set", f"ipv6_prefix={before}", "revoke", address, "--deny", "1h").status == 0
+    (deny,) = table.denies()
+    dump = tmp_path / "table.jsonl"
+    now = ("--set", f"ipv6_prefix={after}")
+    assert pbs(*now, "export", str(dump)).err == ""
+    redis.flushall()
+    assert pbs(*now, "import", str(dump)).out == "written: 0 logins, 0 permits, 1 denies\n"
+    assert [each.target for each in table.denies()] == [deny.target]
+    if before == 64:
+        result = pbs(*now, "allow", address)
+        assert result == Result(
+            1, f"not denied: {address}\n", f"{address} is still denied by the deny of {deny.target}\n"
+        )
+        address = deny.target
+    assert pbs(*now, "allow", address).status == 0
+    assert list(table.denies()) == []
+
+
+# --- the file
+
+
+def test_denied_and_allow_know_the_file(pbs: Pbs, tmp_path: Path) -> None:
+    file = tmp_path / "denies"
+    file.write_text("192.0.2.0/24  hosting\nalice@example.com\n")
+    with_file = ("--set", f"denies={file}")
+    assert pbs("revoke", "192.0.2.7", "--deny", "1h", "--reason", "spam").status == 0
+    shown = json.loads(pbs(*with_file, "denied", "--json").out)
+    assert [(each["target"], each["left"] is None, each["by"], each["reason"]) for each in shown] == [
+        ("192.0.2.0/24", True, f"{file}:1", "hosting"),
+        ("alice@example.com", True, f"{file}:2", ""),
+        ("192.0.2.7", False, ADMINISTRATOR, "spam"),
+    ]
+    assert pbs(*with_file, "allow", "192.0.2.7") == Result(
+        0, "no longer denied: 192.0.2.7\n", f"192.0.2.7 is still denied by {file}:1: take that line out\n"
+    )
+    assert f"is still denied by {file}:2" in pbs(*with_file, "allow", "Alice@Example.com").err
+    assert f"is still denied by {file}:1" in pbs(*with_file, "allow", "192.0.2.0/28").err
+    assert pbs(*with_file, "allow", "192.0.0.0/16").err == ""
+    file.write_text("all\n")
+    assert is_one_error(pbs(*with_file, "denied"), 78, f"denies: {file}:1: 'all'")
+
+
+# --- what Redis may forget
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_where_redis_may_forget_a_deny_or_permit_the_command_says_so(
+    own_redis: Callable[..., PrivateRedis], capsys: pytest.CaptureFixture[str], tmp_path: Path, durable: bool
+) -> None:
+    server = own_redis("--appendonly", "yes" if durable else "no", "--save", "3600 1")
+    file = tmp_path / "pbs-policy.conf"
+    file.write_text(f"redis_url = {server.url}\n")
+    for arguments in (
+        ["permit", "192.0.2.7", "--user", "scanner@example.com"], ["revoke", "192.0.2.7", "--deny", "1h"],
+    ):  # fmt: skip
+        assert run(["-c", str(file), *arguments]) == os.EX_OK
+        said = capsys.readouterr().err
+        assert ("forgets what is newer than its last save " in said) is not durable
+        assert (". To keep it: redis-cli CONFIG SET appendonly yes, then CONFIG REWRITE\n" in said) is not durable
+    assert run(["-c", str(file), "revoke", "192.0.2.7"]) == os.EX_OK
+    assert capsys.readouterr().err == ""
+
+
+def test_who_may_not_ask_whether_redis_forgets_is_told_nothing(
+    own_redis: Callable[..., PrivateRedis], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server = own_redis()
+    with connect(RedisUrl.parse(server.url)) as redis:
+        redis.execute_command("ACL", "SETUSER", "default", "-info")
+    file = tmp_path / "pbs-policy.conf"
+    file.write_text(f"redis_url = {server.url}\n")
+    assert run(["-c", str(file), "revoke", "192.0.2.7", "--deny", "1h"]) == os.EX_OK
+    assert capsys.readouterr().err == ""
+
+
+# --- what an import leaves out
+
+
+def test_an_import_names_the_addresses_that_may_never_relay(pbs: Pbs, table: LoginTable, tmp_path: Path) -> None:
+    file = tmp_path / "table.jsonl"
+    line = {"kind": "login", "user": "alice@example.com", "service": "imap", "login_at": int(table.now())}
+    addresses = ["192.0.2.7", *[f"127.0.0.{number}" for number in range(1, 25)]]
+    ends_at = table.now() + 3600
+    lines = [json.dumps({**line, "client_address": each, "ends_at": ends_at}) for each in addresses]
+    file.write_text("\n".join(lines))
+    result = pbs("import", str(file))
+    assert result.out == "written: 1 logins, 0 permits, 0 denies; 24 of addresses that may never relay here\n"
+    said = result.err.splitlines()
+    assert said[0] == "pbs-policy: skipped: 127.0.0.1 may never relay here: loopback"
+    assert said[20:] == ["pbs-policy: and more such addresses"]
