@@ -11,11 +11,14 @@ import os
 import pwd
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pbs_policy.demo.daemons import find_program
+from pbs_policy.trust import acting_as, read_trusted
 
 _PROGRAM_SECONDS = 10.0  # postconf and doveconf answer in milliseconds; NFS may hold them
 
@@ -101,6 +104,26 @@ class Host:
             return self.locate(path).read_bytes()
         except OSError as error:
             raise NotLookedAt(f"{path}: {error.strerror}") from None
+
+    @contextmanager
+    def acting_as(self, user: str) -> Iterator[None]:
+        """As root: look at files, and connect, with the rights of this user ("" for root). What another user can
+        change is looked at in this way. Raises NotLookedAt where there is no such user."""
+        try:
+            account = self.account(user or "root")
+        except KeyError:
+            raise NotLookedAt(f"there is no user {user}") from None
+        with acting_as(account.uid, account.primary_gid, account.gids):
+            yield
+
+    def read_as(self, user: str, path: str) -> bytes:
+        """The file's content, if this user may read it. Raises NotLookedAt where it cannot be read, also where
+        everybody can change it."""
+        with self.acting_as(user):
+            try:
+                return read_trusted(self.locate(path))[0]
+            except OSError as error:
+                raise NotLookedAt(f"{path}: {error.strerror}") from None
 
     def glob(self, pattern: str) -> list[str]:
         """The files that match, in the order of their names."""

@@ -11,11 +11,14 @@ would act on it, and then another user's file or folder is refused, too. Access 
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -72,6 +75,65 @@ def opened(path: Path, flags: int = os.O_RDONLY, *, for_root: bool = False) -> I
         if not stat.S_ISCHR(status.st_mode):  # everybody may write to /dev/null
             judge.content(status, place)
         yield Opened(number, status, tuple(judge.doubts))
+
+
+@contextmanager
+def temporary_folder(group: int | None = None) -> Iterator[Path]:
+    """A new folder, gone afterwards with all that is in it. Only we can change it; `group` can use those files in it
+    whose names it is told. Raises Untrusted where others can change what is above it, or another OSError."""
+    import shutil
+    import tempfile
+
+    with opened(Path(tempfile.gettempdir()), os.O_PATH, for_root=True) as above:
+        folder = Path(tempfile.mkdtemp(prefix="pbs-"))
+        try:
+            if group is not None and os.geteuid() == 0:
+                with _closing(os.open(folder.name, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above.number)) as number:
+                    os.fchown(number, -1, group)
+                    os.fchmod(number, 0o710)
+            yield folder
+        finally:
+            # By descriptors and following no link; tempfile's own folders do follow one, in Pythons before 3.11.8.
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def create_for(user: int, path: Path, data: bytes) -> None:
+    """A new file for this user alone to read: theirs, where we are root. Raises OSError, also where one is there."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _closing(os.open(path, flags, 0o400)) as number:
+        with os.fdopen(number, "wb", closefd=False) as file:
+            file.write(data)
+        if os.geteuid() == 0:
+            os.fchown(number, user, -1)
+
+
+@contextmanager
+def acting_as(user: int, group: int, groups: Iterable[int]) -> Iterator[None]:
+    """As root: have the rights of that user, and no others, for as long as the context lasts. The whole process has
+    them, and the user can neither signal nor trace it. Anybody else than root stays who he is."""
+    if os.geteuid() != 0 or user == 0:
+        yield
+        return
+    for name in ("encodings.idna", "ssl"):  # imported by who connects, and perhaps only root can read Python's files
+        import_module(name)
+    our_group, our_groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups(list(groups))
+        os.setegid(group)
+        os.seteuid(user)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(our_group)
+        os.setgroups(our_groups)
+
+
+@contextmanager
+def _closing(number: int) -> Iterator[int]:
+    try:
+        yield number
+    finally:
+        os.close(number)
 
 
 def _walk(path: Path, judge: _Judge, stack: ExitStack) -> tuple[int, str, str]:
@@ -163,8 +225,6 @@ def _is_ours(status: os.stat_result) -> bool:
 
 def user_name(number: int) -> str:
     """The user of this number, as people call him."""
-    import pwd
-
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -172,8 +232,6 @@ def user_name(number: int) -> str:
 
 
 def _group(number: int) -> str:
-    import grp
-
     try:
         return grp.getgrgid(number).gr_name
     except KeyError:

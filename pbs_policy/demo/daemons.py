@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Self
 
 from pbs_policy.demo.ports import free_port
 from pbs_policy.postfix.listener import LONGEST_PATH
+from pbs_policy.trust import temporary_folder
 
 START_SECONDS = 40.0
 """How long a daemon may take to answer: far more than any of them needs, because test machines are noisy."""
@@ -214,14 +214,14 @@ class OpenPlace(PrivateDaemon):
 
     def __init__(self, name: str, directory: Path) -> None:
         super().__init__(name, directory.absolute())
-        self._temporary = tempfile.TemporaryDirectory(prefix="pbs-", ignore_cleanup_errors=True)
-        self.place = Path(self._temporary.name)
+        self._until_closed = contextlib.ExitStack()
+        self.place = self._until_closed.enter_context(temporary_folder())
         self.place.chmod(0o755)
 
     def close(self) -> None:
         """Stop for good, and remove `place`."""
         self.stop()
-        self._temporary.cleanup()
+        self._until_closed.close()
 
 
 def redis_program() -> tuple[str, ...]:

@@ -7,7 +7,6 @@ path, the user it runs as, the service's address, and Redis'.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pbs_policy.demo.service import PrivateService
 from pbs_policy.demo.story import Say, Seen
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.shipped import shipped
+from pbs_policy.trust import temporary_folder
 
 SCRIPT = "/usr/local/lib/pbs-policy/pbs-postlogin"
 """Where the example for Dovecot has the script."""
@@ -37,7 +37,7 @@ def run(say: Say) -> bool:
     lack = missing("redis", "postfix", "dovecot")
     if lack:
         raise DaemonError(lack)
-    with tempfile.TemporaryDirectory(prefix="pbs-") as directory, installation(Path(directory)) as site:
+    with temporary_folder() as directory, installation(directory) as site:
         say(f"A private Redis:    {site.redis.url}")
         say(f"the policy service: {' '.join(map(str, site.service.listeners))}")
         say(f"Postfix:            port {site.postfix.port}, with {site.postfix_example}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +25,12 @@ from pbs_policy.shipped import shipped
 from pbs_policy.store.redis_client import connect
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.trust import temporary_folder
 
 
 def run(settings: Settings, say: Say) -> bool:
     """Tell the story. Returns whether every step went as it should. Raises DaemonError where it cannot begin."""
-    with tempfile.TemporaryDirectory(prefix="pbs-") as name, _some_redis(settings, Path(name), say) as lines:
-        directory = Path(name)
+    with temporary_folder() as directory, _some_redis(settings, directory, say) as lines:
         prefix = f"{settings.key_prefix}demo-{os.getpid()}:"
         lines |= {"key_prefix": prefix, "ttl": f"{story.TTL}s", "listen": f"unix:{directory}/policy"}
         lines |= {"usage_kept": "0"}  # it would outlive the demonstration

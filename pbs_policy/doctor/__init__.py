@@ -231,18 +231,25 @@ class Doctor:
                 if "MOVED " in seen:
                     mend = "a Cluster has redis_url = redis+cluster://HOST[,HOST...], key_prefix = {pbs}:"
                 yield wrong("store.reachable", seen, place, mend)
-        ways = {hook.settings_file: hook for hook in hooks}
+        ways = {(hook.settings_file, hook.user): hook for hook in hooks}
         for hook in ways.values():
             yield from self._examine_script_access(hook)
 
     def _examine_script_access(self, hook: Hook) -> Iterator[Finding]:
         try:
             own, values = script.script_settings(hook, self.host)
-            redis = self.connect_script(own)
+            # What these settings name (a password file, a key, a socket) is what that user chose.
+            with self.host.acting_as(hook.user):
+                findings = list(self._check_script_access(own, where(values["redis_url"])))
         except SettingsError as error:
             yield not_looked_at("store.write", f"as the script's user: {error.faults[0]}", hook.place)
-            return
-        place = where(values["redis_url"])
+        except NotLookedAt as error:
+            yield not_looked_at("store.write", str(error), hook.place)
+        else:
+            yield from findings
+
+    def _check_script_access(self, own: Settings, place: str) -> Iterator[Finding]:
+        redis = self.connect_script(own)
         yield from store.check_write(redis, own, place)
         try:
             yield from store.check_rights(gather(redis), "script", own, place)

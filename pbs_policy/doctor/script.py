@@ -40,11 +40,12 @@ def check_script(hooks: list[Hook], settings: Settings, values: Mapping[str, Val
 
 
 def script_settings(hook: Hook, host: Host) -> tuple[Settings, dict[str, Value]]:
-    """The settings that the script reads: from its file alone. Raises SettingsError."""
-    if hook.settings_file:
-        return all_settings.load(host.locate(hook.settings_file))
-    found = host.locate(str(DEFAULT_FILE))
-    return all_settings.load(found if found.exists() else None)
+    """The settings that the script reads: from its file alone, as its user. Raises SettingsError, NotLookedAt."""
+    with host.acting_as(hook.user):
+        if hook.settings_file:
+            return all_settings.load(host.locate(hook.settings_file))
+        found = host.locate(str(DEFAULT_FILE))
+        return all_settings.load(found if found.exists() else None)
 
 
 def _guarded(check: str, findings: Iterator[Finding], place: str) -> Iterator[Finding]:
@@ -61,7 +62,7 @@ def _check_files(hook: Hook, account: Account, host: Host) -> Iterator[Finding]:
         mend = f"install -D -m 755 -t {folder} pbs-postlogin"
         yield wrong("dovecot.script", f"{obstacle}: every login is refused", hook.place, mend)
         return
-    first = host.read(hook.script).split(b"\n")[0].decode("utf-8", "replace")
+    first = host.read_as(hook.user, hook.script).split(b"\n")[0].decode("utf-8", "replace")
     interpreter = first.removeprefix("#!").split()[0] if first.startswith("#!/") else ""
     if not interpreter or (obstacle := host.obstacle(account, interpreter, EXECUTE)):
         seen = obstacle or f"{hook.script} does not begin with #! and the path of Python"

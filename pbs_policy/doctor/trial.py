@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,6 +30,7 @@ from pbs_policy.postfix.query import ask_once, serialise_request
 from pbs_policy.settings import Settings
 from pbs_policy.sources import DEFAULT_FILE, SettingsError
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.trust import Untrusted, create_for, temporary_folder
 
 TTL = 10
 """Seconds: the script waits 0.5 s and the service 0.5 s, on a machine that may be busy."""
@@ -147,42 +147,47 @@ def _run_script(trial: Trial, raw: str, hook: Hook, host: Host) -> str:
         account = host.account(hook.user or "root")
     except KeyError:
         raise NotLookedAt(f"there is no user {hook.user}") from None
-    with tempfile.TemporaryDirectory(prefix="pbs-") as directory:
-        file = _short_lived_settings(Path(directory), hook, account, host)
-        switch = os.geteuid() == 0 and account.uid != 0  # only root can be somebody else
-        words = [word for word in hook.words if word not in ("-c", hook.settings_file)]
-        try:
-            done = subprocess.run(
-                [hook.script, "-c", str(file), *words, *_SESSION],
-                env={"IP": raw, "USER": trial.user},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_SCRIPT_SECONDS,
-                check=False,
-                user=account.uid if switch else None,
-                group=account.primary_gid if switch else None,
-                extra_groups=sorted(account.gids) if switch else None,
-            )
-        except subprocess.TimeoutExpired:
-            return f"the script did not end within {_SCRIPT_SECONDS:.0f} s"
-        except OSError as error:
-            return f"the script cannot be run: {error.strerror}"
+    try:
+        own = _short_lived_settings(hook, host)
+        with temporary_folder(account.primary_gid) as folder:
+            file = folder / "settings.conf"
+            create_for(account.uid, file, own)
+            done = _done(trial, raw, hook, account, file)
+    except subprocess.TimeoutExpired:
+        return f"the script did not end within {_SCRIPT_SECONDS:.0f} s"
+    except Untrusted as error:
+        raise NotLookedAt(f"no folder to try it in: {error}") from None
+    except OSError as error:
+        return f"the script cannot be run: {error.strerror}"
     said = printable(done.stderr.decode("utf-8", "replace").strip())
     if done.returncode:
         return f"the script ended with status {done.returncode}, and the login would be refused: {said}"
     return f"the script says: {said}" if said else ""
 
 
-def _short_lived_settings(directory: Path, hook: Hook, account: Account, host: Host) -> Path:
-    """The script's settings with a ttl of a few seconds behind them: for the script the last line counts."""
+def _done(trial: Trial, raw: str, hook: Hook, account: Account, file: Path) -> subprocess.CompletedProcess[bytes]:
+    switch = os.geteuid() == 0 and account.uid != 0  # only root can be somebody else
+    words = [word for word in hook.words if word not in ("-c", hook.settings_file)]
+    return subprocess.run(
+        [hook.script, "-c", str(file), *words, *_SESSION],
+        env={"IP": raw, "USER": trial.user},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_SCRIPT_SECONDS,
+        check=False,
+        start_new_session=True,  # without root's terminal, into which it could type
+        user=account.uid if switch else None,
+        group=account.primary_gid if switch else None,
+        extra_groups=sorted(account.gids) if switch else None,
+    )
+
+
+def _short_lived_settings(hook: Hook, host: Host) -> bytes:
+    """The script's settings, read as its user, with a ttl of a few seconds behind them: for the script the last line
+    counts."""
     path = hook.settings_file or str(DEFAULT_FILE)
-    text = host.read(path) if hook.settings_file or host.locate(path).exists() else b""
-    file = directory / "settings.conf"
-    file.write_bytes(text + f"\nttl = {TTL}s\n".encode())
-    if os.geteuid() == 0:
-        for each in (directory, file):
-            os.chown(each, account.uid, -1)
-    return file
+    text = host.read_as(hook.user, path) if hook.settings_file or host.locate(path).exists() else b""
+    return text + f"\nttl = {TTL}s\n".encode()
 
 
 def _random_v4() -> str:

@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
 from pbs_policy.sources import DEFAULT_FILE
+from pbs_policy.trust import temporary_folder
 
 DEFAULT_SETTINGS = str(DEFAULT_FILE)
 COMMAND = "install-hook"
@@ -235,11 +235,10 @@ def _look(file: Path) -> str:
 
 def _compile(module: bytes, lib: str) -> tuple[bytes, str]:
     """The compiled module and its file's name, by the Python that runs the script."""
-    with tempfile.TemporaryDirectory(prefix="pbs-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         (folder / "pbs_postlogin.py").write_bytes(module)
         try:
-            subprocess.run([*_COMPILE, "-s", name, "-p", lib, name], capture_output=True, check=True)
+            subprocess.run([*_COMPILE, "-s", str(folder), "-p", lib, str(folder)], capture_output=True, check=True)
             [compiled] = (folder / "__pycache__").iterdir()
         except (OSError, ValueError, subprocess.CalledProcessError) as error:
             raise InstallError(f"{PYTHON} does not compile the script's module: {error}", os.EX_UNAVAILABLE) from None

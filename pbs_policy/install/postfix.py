@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.install.conflicts import CHECK, RELAY, Server, refuse_conflicts, submission_notes
@@ -34,6 +33,7 @@ from pbs_policy.log import printable
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.shipped import shipped
 from pbs_policy.sources import logical_lines
+from pbs_policy.trust import temporary_folder
 
 COMMAND = "install-postfix"
 DEFAULT_FOLDER = "/etc/postfix"
@@ -126,8 +126,8 @@ def _by_hand(server: Server) -> str:
 
 def _draft(configuration: PostfixConfiguration, base: FileState, server: Server) -> tuple[str, bytes]:
     """The list with our check in it, and the main.cf that postconf -e makes with it of `base`, in a copy."""
-    with tempfile.TemporaryDirectory(prefix="pbs-") as folder:
-        draft = PostfixConfiguration(Path(folder), shown_as=configuration.folder)
+    with temporary_folder() as folder:
+        draft = PostfixConfiguration(folder, shown_as=configuration.folder)
         draft.main_cf.write_bytes(base.data)
         for name in ("master.cf", "dynamicmaps.cf"):
             if (configuration.folder / name).exists():

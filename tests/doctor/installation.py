@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +121,12 @@ class CaseHost(Host):
     def account(self, name: str) -> Account:
         """One of ACCOUNTS, alone in its group."""
         return Account(name, ACCOUNTS[name], ACCOUNTS[name], frozenset({ACCOUNTS[name]}))
+
+    @contextmanager
+    def acting_as(self, user: str) -> Iterator[None]:
+        """Its accounts are none of this machine's."""
+        self.account(user or "root")
+        yield
 
     def locate(self, path: str) -> Path:
         """Ours for the script and the interpreter's sake, the case's for its settings."""

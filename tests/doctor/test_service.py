@@ -49,11 +49,11 @@ def try_login(server: PrivateRedis, client: Redis, start_service: Start, tmp_pat
 
     def try_it(
         script: dict[str, str] | None = None, host: Host | None = None, user: str = "", redis: Redis | None = None,
-        program: str = str(shipped("dovecot-hooks/pbs-postlogin")), **values: str,
+        program: str = str(shipped("dovecot-hooks/pbs-postlogin")), folder: Path = tmp_path, **values: str,
     ) -> list[Finding]:  # fmt: skip
         service = start_service(redis_url=server.url, **values)
         written = {"redis_url": server.url, **values, **(script or {})}
-        file = tmp_path / "script.conf"
+        file = folder / "script.conf"
         file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()))
         settings, _ = load(service.settings_file, overrides=[f"listen={service.listeners[0]}"])
         hook = Hook("pop3", "pop3-postlogin", program, ("-c", str(file), "pop3"), user, "99-pbs-policy.conf:23")
@@ -167,9 +167,9 @@ def test_the_script_runs_as_its_own_user(try_login: Try, tmp_path: Path) -> None
         shutil.copy(shipped("dovecot-hooks/pbs_postlogin.py"), folder)
         script = folder / "pbs-postlogin"
         shutil.copy(shipped("dovecot-hooks/pbs-postlogin"), script)
-        assert is_good(try_login(program=str(script), user="nobody"))
+        assert is_good(try_login(program=str(script), user="nobody", folder=folder))
         (folder / "pbs_postlogin.py").chmod(0o600)
-        findings = try_login(program=str(script), user="nobody")
+        findings = try_login(program=str(script), user="nobody", folder=folder)
         assert "Permission denied" in findings[0].seen
 
 

@@ -1,0 +1,177 @@
+"""What root does while another user waits for a chance: no file of root becomes theirs, in 200 tries."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbs_policy.address import ClientAddresses
+from pbs_policy.doctor import Doctor, trial
+from pbs_policy.doctor.script import script_settings
+from pbs_policy.dovecot.logins import Hook
+from pbs_policy.host import Host, NotLookedAt
+from pbs_policy.settings import load
+from pbs_policy.sources import SettingsError
+
+PYTHON = Path("/usr/bin/python3")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to lose: run this as root"),
+    pytest.mark.skipif(not PYTHON.exists(), reason="the other user's process needs it: apt-get install python3"),
+]
+TRIES = 200
+NOBODY = 65534
+
+# Whatever has this name in a folder below `below` becomes a link to `victim`, as soon as he can have it so.
+_ATTACK = """
+import os, sys
+below, name, victim = sys.argv[1:]
+link = f"{below}/nobody/link"
+os.symlink(victim, link)
+print("waiting", flush=True)
+while True:
+    for folder in os.listdir(below):
+        path = f"{below}/{folder}/{name}"
+        while True:
+            try:
+                os.rename(link, path)
+                os.symlink(victim, link)
+            except PermissionError:
+                if folder != "nobody" and os.path.exists(f"{below}/{folder}"):
+                    continue
+            except OSError:
+                pass
+            break
+"""
+
+
+@pytest.fixture
+def place(victim: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder as /tmp is, where temporary folders are made, with one of nobody in it; the victim is elsewhere."""
+    assert victim.exists()
+    with tempfile.TemporaryDirectory(prefix="pbs-") as name:
+        folder = Path(name)
+        (folder / "nobody").mkdir()
+        os.chown(folder / "nobody", NOBODY, NOBODY)
+        folder.chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", name)
+        yield folder
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A file that is root's alone."""
+    file = tmp_path / "victim"
+    file.write_text("a secret\n")
+    file.chmod(0o600)
+    return file
+
+
+def is_unharmed(victim: Path) -> bool:
+    """Whether it still is root's alone. If not, it is put right for the next try."""
+    about = victim.stat()
+    os.chown(victim, 0, 0)
+    victim.chmod(0o600)
+    return (about.st_uid, about.st_gid, about.st_mode & 0o7777) == (0, 0, 0o600)
+
+
+@contextmanager
+def attack(place: Path, name: str, victim: Path) -> Iterator[None]:
+    """Nobody's process, waiting."""
+    command = [str(PYTHON), "-c", _ATTACK, str(place), name, str(victim)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, user=NOBODY, group=NOBODY, extra_groups=[]
+    ) as attacker:  # fmt: skip
+        assert attacker.stdout is not None
+        assert attacker.stdout.readline() == b"waiting\n"
+        try:
+            yield
+        finally:
+            assert attacker.poll() is None, "it was there all the time"
+            attacker.kill()
+
+
+@pytest.fixture
+def slow_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is a little late whenever it gives something away, as it is on a busy machine: then the race that can be
+    won is won nearly always."""
+    for name in ("chown", "fchown", "chmod", "fchmod", "lchown"):
+        monkeypatch.setattr(os, name, _later(getattr(os, name)))
+
+
+def _later(function: Callable[..., None]) -> Callable[..., None]:
+    def call(*arguments: Any, **named: Any) -> None:
+        time.sleep(0.0005)
+        function(*arguments, **named)
+
+    return call
+
+
+def hook_with(settings_file: Path, script: str = "/bin/true") -> Hook:
+    return Hook(
+        "pop3", "pop3-postlogin", script, ("-c", str(settings_file), "pop3"), "nobody", "99-pbs-policy.conf:23"
+    )
+
+
+CLIENT = "192.0.2.7"
+TRIAL = trial.Trial(ClientAddresses().parse(CLIENT), "doctor@example.invalid")
+
+
+@pytest.mark.usefixtures("slow_root")
+def test_the_scripts_user_wins_no_file_of_roots_from_a_trial(place: Path, victim: Path) -> None:
+    hook = hook_with(Path("/dev/null"))
+    with attack(place, "settings.conf", victim):
+        unharmed = 0
+        for _ in range(TRIES):
+            assert trial._run_script(TRIAL, CLIENT, hook, Host()) == ""
+            unharmed += is_unharmed(victim)
+    assert unharmed == TRIES
+    assert [path.name for path in place.iterdir()] == ["nobody"]
+
+
+def test_the_scripts_settings_are_read_with_the_rights_of_its_user(place: Path, victim: Path) -> None:
+    theirs = place / "nobody/script.conf"
+    theirs.symlink_to(victim)
+    with pytest.raises(NotLookedAt, match=r"script\.conf: Permission denied$"):
+        trial._run_script(TRIAL, CLIENT, hook_with(theirs), Host())
+    with pytest.raises(SettingsError, match=r"script\.conf: Permission denied$"):
+        script_settings(hook_with(theirs), Host())
+    theirs.unlink()
+    theirs.write_text("ttl = 7m\n")
+    os.chown(theirs, NOBODY, NOBODY)
+    assert script_settings(hook_with(theirs), Host())[0].ttl == 420
+    assert (os.geteuid(), os.getegid()) == (0, 0)
+
+
+def test_what_the_scripts_settings_name_is_opened_with_the_rights_of_its_user(place: Path, victim: Path) -> None:
+    theirs = place / "nobody/script.conf"
+    theirs.write_text(f"redis_password_file = {victim}\n")
+    os.chown(theirs, NOBODY, NOBODY)
+    settings, values = load(Path("/dev/null"))
+    doctor = Doctor(settings, values)
+    (finding,) = doctor._examine_script_access(hook_with(theirs))
+    assert (finding.check, finding.level) == ("store.write", "not looked at")
+    assert finding.seen.endswith(f"redis_password_file: {victim}: Permission denied")
+
+
+def test_the_script_of_a_trial_has_not_roots_terminal(place: Path) -> None:
+    script = place / "script"
+    script.write_text("#!/bin/sh\ncut -d' ' -f6 /proc/$$/stat >&2\n")
+    script.chmod(0o755)
+    said = trial._run_script(TRIAL, CLIENT, hook_with(Path("/dev/null"), str(script)), Host())
+    assert re.fullmatch(r"the script says: [0-9]+", said)
+    assert int(said.split()[-1]) != os.getsid(0)
+
+
+def test_a_trial_is_not_made_where_everybody_can_change_its_folder(place: Path) -> None:
+    place.chmod(0o777)
+    with pytest.raises(NotLookedAt, match=r"can be changed by everybody \(mode 0777\): chmod o-w$"):
+        trial._run_script(TRIAL, CLIENT, hook_with(Path("/dev/null")), Host())
