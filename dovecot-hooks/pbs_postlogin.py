@@ -10,56 +10,75 @@ import _thread
 import posix
 import time
 
-LOGIN_SECONDS = 0.5  # for everything: settings, the name server, Redis
+LOGIN_SECONDS = 0.5  # for everything: settings, the name server, Redis, and to say what went wrong
+SAY_SECONDS = 0.1  # of these, the last
 REDIS_SECONDS = 0.3  # for all that is said to Redis
 TLS = {}  # the context of this login, where there is one
 BLANKS = " \t\r\n\v\f"
+# As in pbs_policy/address.py. IPv4 addresses are written into the last four bytes behind these two:
+V4_MAPPED = bytes(10) + b"\xff\xff"
+NAT64 = b"\0\x64\xff\x9b" + bytes(8)
+# ::/48, NAT64's 64:ff9b:1::/48, Teredo and 6to4
+STRANGERS = (bytes(6), b"\0\x64\xff\x9b\0\1", b"\x20\1\0\0", b"\x20\2")
+LOOPBACK6 = bytes(15) + b"\1"
 
 
 class Failure(Exception):
     """Why this login is not recorded, as a sentence for Dovecot's log."""
 
 
+class Unwanted(Failure):
+    """The same, where nothing went wrong: a login that must not permit anything."""
+
+
 class NoEnd(BaseException):
-    """LOGIN_SECONDS are over. No Exception, since nothing that is tried next may catch it."""
+    """The time is over. No Exception, since nothing that is tried next may catch it."""
 
 
 def record(session, file, service):
-    """Record this login within LOGIN_SECONDS, or say in one line why not."""
+    """Record this login, or say in one line why not, within LOGIN_SECONDS."""
     if not session:
-        say("usage: script-login .../pbs-postlogin [-c FILE] SERVICE (by Dovecot, with a session to go on to)")
+        say("error: usage: script-login .../pbs-postlogin [-c FILE] SERVICE (by Dovecot, with a session to go on to)")
         posix._exit(64)
-    former = _signal.signal(_signal.SIGALRM, end)
+    go_on = _signal.signal(_signal.SIGALRM, end)
+    seconds = LOGIN_SECONDS - SAY_SECONDS
+    line = ""
     try:
-        _signal.setitimer(_signal.ITIMER_REAL, LOGIN_SECONDS)
+        _signal.setitimer(_signal.ITIMER_REAL, seconds)
         try:
             record_login(file, service, posix.environ)
         finally:
-            _signal.setitimer(_signal.ITIMER_REAL, 0)  # exec would leave it running
-    except Failure as error:
-        complain(str(error))
+            _signal.setitimer(_signal.ITIMER_REAL, 0)
+    except Unwanted as reason:
+        line = f"info: this login is not recorded: {reason}"
+    except Failure as reason:
+        line = complaint(str(reason))
     except NoEnd:
-        complain(f"no end within {LOGIN_SECONDS} s")
+        line = complaint(f"no end within {seconds} s")
     except Exception as error:  # noqa: BLE001 - whatever it is, its kind is worth knowing, and the session goes on
-        complain(f"{type(error).__name__}: {error}")
-    _signal.signal(_signal.SIGALRM, former)
+        line = complaint(f"{type(error).__name__}: {error}")
     if posix.environ.get(b"LC_CTYPE") == b"C.UTF-8":
         posix.unsetenv(b"LC_CTYPE")  # put there by Python itself (PEP 538): no business of the session's
+    # From here on the alarm starts the session.
+    _signal.signal(_signal.SIGALRM, go_on)
+    if line:
+        _signal.setitimer(_signal.ITIMER_REAL, SAY_SECONDS)
+        say(line)
 
 
 def end(*_):
     raise NoEnd
 
 
-def complain(reason):
-    say("this login is not recorded: " + reason)
+def complaint(reason):
+    return "error: this login is not recorded: " + reason
 
 
-def say(text):
+def say(line):
     # One write, ended by a newline: Dovecot loses a last line without one.
-    text = "".join([letter if " " <= letter <= "~" else "?" for letter in text[:500]])
+    text = "".join([letter if " " <= letter <= "~" else "?" for letter in line[:550]])
     try:
-        posix.write(2, ("pbs-postlogin: error: " + text + "\n").encode())
+        posix.write(2, ("pbs-postlogin: " + text + "\n").encode())
     except OSError:
         pass
 
@@ -70,19 +89,22 @@ def record_login(file, service, environment):
     Raises Failure, or whatever the system says.
     """
     settings = read_settings(file)
-    if environment.get(b"MASTER_USER") and settings["record_master_logins"] != "yes":
-        return
-    if b"IP" in environment.get(b"USERDB_KEYS", b"").split():  # Dovecot lets a field of the user database replace it
-        raise Failure("the user database has a field named ip, which hides the client's address")
-    address = canonical(environment.get(b"IP", b"").decode("ascii", "replace"), settings)
-    if address is None:
-        return
-    user = environment.get(b"USER", b"")
     if len(service) > 32 or not service.replace("-", "").replace("_", "").isalnum() or not service.isascii():
         service = "unknown"
+    user = environment.get(b"USER", b"")
+    text = environment.get(b"IP", b"").decode("ascii", "replace")
+    refuse_unproven(environment, user, text, settings)
+    address, excluded = canonical(text, settings)
+    if excluded == "link_local":
+        raise Unwanted(f"{text} is link-local: it may never relay")
     services = settings["services"].replace(",", " ").split()
     if services and service not in services:
-        return  # it does not count, and must not stand in the way of a login that does
+        excluded = excluded or "service_mismatch"  # it does not count, and must not replace a login that does
+    about = "client_address=" + address + (" user=" + shown(user) if user else "") + " service=" + service
+    if excluded:
+        # A webmail logs in from loopback all the time: not a word, but where each login is told.
+        log_login(settings, f"not_recorded {about} reason={excluded}")
+        return
     value = b"%d %s" % (time.time(), service.encode()) + (b" " + user if user else b"")
     key = (settings["key_prefix"] + "login:" + address).encode()
     keys = [key]
@@ -96,14 +118,29 @@ def record_login(file, service, environment):
             keys.append(key + b",@" + domain)
     ttl = b"%d" % seconds(settings["ttl"])
     tell_redis(settings, [(b"SET", each, value, b"EX", ttl) for each in keys])
-    if settings["log_logins"] == "yes":
-        user = " user=" + shown(user) if user else ""
-        path = settings["log_to"].partition(":")[2] or "/dev/log"
-        log_login(path, "login client_address=" + address + user + " service=" + service + " ttl=" + ttl.decode())
+    log_login(settings, f"login {about} ttl={ttl.decode()}")
 
 
-def log_login(path, line):
+def refuse_unproven(environment, user, address, settings):
+    """Raise where the login does not prove that its user was there, at this address."""
+    if environment.get(b"AUTH_MECH", b"").upper() == b"ANONYMOUS":
+        raise Unwanted(f"it is anonymous, from {address}: nobody was asked for a password")
+    # Dovecot sets both at a master user's login. A user database may give MASTER_USER at every login, and then what
+    # the user typed (AUTH_USER, where it is not USER letter for letter) has to be the user's own name.
+    master = environment.get(b"AUTH_USER") or user
+    is_master = b"MASTER_USER" in environment and master.lower() != user.lower()
+    if is_master and settings["record_master_logins"] != "yes":
+        names = master.decode("ascii", "replace"), user.decode("ascii", "replace")
+        raise Unwanted("{} logged in as {} from {}: record_master_logins = no".format(*names, address))
+    if b"IP" in environment.get(b"USERDB_KEYS", b"").split():  # Dovecot lets a field of the user database replace it
+        raise Failure("the user database has a field named ip, which hides the client's address")
+
+
+def log_login(settings, line):
     """Tell syslog (facility mail, info), which the login does not wait for: what it does not take at once is lost."""
+    if settings["log_logins"] != "yes":
+        return
+    path = settings["log_to"].partition(":")[2] or "/dev/log"
     head = time.strftime("<22>%b %e %H:%M:%S pbs-postlogin[") + str(posix.getpid()) + "]: info: "
     syslog = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
     try:
@@ -193,39 +230,52 @@ def seconds(text):
 
 
 def canonical(text, settings):
-    """The address as the service will ask for it, or None where it is never recorded. See pbs_policy/address.py."""
+    """The address as the service will ask for it, and why it is never recorded, or "". See pbs_policy/address.py."""
     bits = settings["ipv6_prefix"]
     if not (bits.isascii() and bits.isdecimal() and 48 <= int(bits) <= 128):
         raise Failure(f"ipv6_prefix = {bits}: expected 48 to 128")
     text, percent, zone = text.partition("%")
     packed = pack(text)
-    if percent:
-        if packed[0] == 0xFE:
-            return None  # link-local, shown with its interface by Dovecot 2.4
+    if percent and exclusion(packed) != "link_local":  # which Dovecot 2.4 shows with its interface
         raise Failure(f"IP has a zone id: {text}%{zone}")
-    if len(packed) == 16 and packed[:12] == b"\0\0\0\0\0\0\0\0\0\0\xff\xff":
+    if packed[:12] in (V4_MAPPED, NAT64):
         packed = packed[12:]
-    first = packed[0]
-    if len(packed) == 4:
-        if first in (0, 127) or first >= 224 or packed[:2] == b"\xa9\xfe":
-            return None
-    elif packed[:12] == bytes(12) or first == 0xFF or (first == 0xFE and packed[1] & 0xC0 == 0x80):
-        return None
-    number = int.from_bytes(packed, "big")
+    number, length = int.from_bytes(packed, "big"), len(packed) * 8
+    address = _socket.inet_ntop(_socket.AF_INET if length == 32 else _socket.AF_INET6, packed)
+    if length == 128 and int(bits) < 128 and not stands_alone(packed):
+        network = number >> 128 - int(bits) << 128 - int(bits)
+        address = _socket.inet_ntop(_socket.AF_INET6, network.to_bytes(16, "big")) + "/" + str(int(bits))
+    excluded = exclusion(packed)
     for network in settings["never_record"].replace(",", " ").split():
-        base, _, length = network.partition("/")
+        base, _, bits = network.partition("/")
         base = pack(base)
         if len(base) == len(packed):
-            host_bits = len(base) * 8 - int(length or len(base) * 8)
+            host_bits = length - int(bits or length)
             if number >> host_bits == int.from_bytes(base, "big") >> host_bits:
-                return None
+                excluded = excluded or "never_record"
+    return address, excluded
+
+
+def exclusion(packed):
+    first = packed[0]
     if len(packed) == 4:
-        return _socket.inet_ntop(_socket.AF_INET, packed)
-    if int(bits) == 128:
-        return _socket.inet_ntop(_socket.AF_INET6, packed)
-    host_bits = 128 - int(bits)
-    number = number >> host_bits << host_bits
-    return _socket.inet_ntop(_socket.AF_INET6, number.to_bytes(16, "big")) + "/" + str(int(bits))
+        if packed[:2] == b"\xa9\xfe":
+            return "link_local"
+        return {0: "unspecified", 127: "loopback"}.get(first, "multicast" if first >= 224 else "")
+    if packed[:12] == bytes(12):
+        return "loopback" if packed == LOOPBACK6 else "unspecified"
+    if first == 0xFE and packed[1] & 0xC0 == 0x80:
+        return "link_local"
+    return "multicast" if first == 0xFF else ""
+
+
+def stands_alone(packed):
+    """Whether the neighbours of an IPv6 address are strangers to it: ipv6_prefix does not count for it."""
+    return (
+        packed.startswith(STRANGERS)
+        or (packed[:3] == b"\x20\1\0" and packed[3] >> 4 in (1, 2))  # ORCHID, 2001:10::/28 and 2001:20::/28
+        or packed[8:12] in (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe")  # ISATAP
+    )
 
 
 def pack(text):

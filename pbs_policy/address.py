@@ -3,8 +3,12 @@
 Whatever text names a client (Postfix's client_address, Dovecot's IP, an administrator's argument) becomes a key of
 the login table only through `ClientAddresses.parse`, so that a login and a relay attempt of the same client meet:
 
-- an IPv4 address mapped into IPv6 (::ffff:203.0.113.77, as Dovecot shows it behind a proxy) is the IPv4 address;
+- an IPv4 address mapped into IPv6 (::ffff:203.0.113.77, as Dovecot shows it behind a proxy) is the IPv4 address, and
+  so is one behind NAT64's well-known prefix (64:ff9b::203.0.113.77, RFC 6052);
 - IPv6 is compressed lower case (RFC 5952); with ipv6_prefix = 64 it is its network, 2001:db8:1:2::/64;
+- but an address whose neighbours are strangers to it is never widened: NAT64's 64:ff9b:1::/48 (each operator chooses
+  where in it the IPv4 address stands, RFC 8215, so it is not folded either), Teredo 2001::/32, 6to4 2002::/16, ISATAP
+  (::0:5efe:a.b.c.d, ::200:5efe:a.b.c.d), ORCHID 2001:10::/28 and 2001:20::/28, and ::/48, where RFC 2765 put IPv4;
 - a zone id (fe80::1%eth0) is refused: it means something on one host only.
 
 The post-login script stands alone and does the same in its own lines; the contract tests hold the two together.
@@ -22,8 +26,16 @@ from typing import NamedTuple
 
 Network = IPv4Network | IPv6Network
 
-_V4_MAPPED = bytes(10) + b"\xff\xff"
-_MAPPED_NETWORK = IPv6Network("::ffff:0:0/96")
+_NAT64 = IPv6Network("64:ff9b::/96")
+_HOLD_IPV4 = (IPv6Network("::ffff:0:0/96"), _NAT64)
+_IPV4_BEHIND = frozenset(network.network_address.packed[:12] for network in _HOLD_IPV4)
+
+# The addresses that ipv6_prefix does not widen: by their first octets, ORCHID's, and ISATAP's by those in the middle.
+_STRANGERS = (bytes(6), bytes.fromhex("0064ff9b0001"), bytes.fromhex("20010000"), bytes.fromhex("2002"))
+_ISATAP = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))
+_NEVER_WIDENED = tuple(
+    map(IPv6Network, ("::/48", "64:ff9b:1::/48", "2001::/32", "2001:10::/28", "2001:20::/28", "2002::/16"))
+)
 
 # Nobody reaches a mail server from these, or everybody on the host does: a webmail logs in from 127.0.0.1.
 _NEVER_PERMITTED: tuple[tuple[Network, str], ...] = (
@@ -108,19 +120,24 @@ class ClientAddresses:
         except (OSError, ValueError):
             zone = ", without a zone id" if "%" in text else ""
             raise AddressError(f"not an IP address: {text!r} (expected 192.0.2.7 or 2001:db8::7{zone})") from None
-        if packed.startswith(_V4_MAPPED):
+        if packed[:12] in _IPV4_BEHIND:
             packed = packed[12:]
             return ClientAddress(inet_ntop(AF_INET, packed), self._excluded(packed))
         text = self._widened(packed)
-        host = "" if self.ipv6_prefix == 128 else inet_ntop(AF_INET6, packed)
+        host = inet_ntop(AF_INET6, packed) if "/" in text else ""
         return ClientAddress(text, self._excluded(packed), host)
 
     def find(self, text: str) -> ClientAddress | None:
         """The client address that `text` names, also as a listing shows it (`2001:db8::/64`), or None: a user."""
+        suffix = f"/{self.ipv6_prefix}"
         try:
-            return self.parse(text.removesuffix(f"/{self.ipv6_prefix}"))
+            client = self.parse(text.removesuffix(suffix))
+            if "/" in client.text or not text.endswith(suffix):
+                return client
+            target = self.parse_target(text)
         except AddressError:
             return None
+        return None if target.length else ClientAddress(target.text, target.excluded)
 
     def parse_target(self, text: str) -> Target:
         """The address or network that an administrator names. Raises AddressError where `text` is neither."""
@@ -129,11 +146,15 @@ class ClientAddresses:
             return Target(client.text, None, client.excluded, client.host)
         network = parse_network(text)
         version, bits = network.version, network.prefixlen
-        if bits == network.max_prefixlen or (version == 6 and bits == self.ipv6_prefix):
+        if bits == network.max_prefixlen:
             client = self.parse(str(network.network_address))
-            return Target(client.text, None, client.excluded, client.host if bits == network.max_prefixlen else "")
-        if version == 6 and bits > self.ipv6_prefix:
-            raise AddressError(f"{text!r} is narrower than ipv6_prefix = {self.ipv6_prefix}, which names the clients")
+            return Target(client.text, None, client.excluded, client.host)
+        if not any(lies_in(network, each) for each in _NEVER_WIDENED):
+            if bits == self.ipv6_prefix:
+                return Target(str(network), None, self._excluded(network.network_address.packed))
+            if bits > self.ipv6_prefix:
+                hint = f"is narrower than ipv6_prefix = {self.ipv6_prefix}, which names the clients"
+                raise AddressError(f"{text!r} {hint}")
         exclusions = (*_NEVER_PERMITTED, *self._own_exclusions())
         return Target(str(network), (version, bits), _excluding(network, exclusions))
 
@@ -141,7 +162,7 @@ class ClientAddresses:
         return [(network, "never_record") for network in self.never_record]
 
     def _widened(self, packed: bytes) -> str:
-        if self.ipv6_prefix == 128:
+        if self.ipv6_prefix == 128 or stands_alone(packed):
             return inet_ntop(AF_INET6, packed)
         return _network(AF_INET6, packed, self.ipv6_prefix)
 
@@ -153,6 +174,15 @@ class ClientAddresses:
             if address in network:
                 return name
         return ""
+
+
+def stands_alone(packed: bytes) -> bool:
+    """Whether the neighbours of an IPv6 address are strangers to it, so that ipv6_prefix does not count for it."""
+    return (
+        packed.startswith(_STRANGERS)
+        or (packed[:3] == b"\x20\1\0" and packed[3] >> 4 in (1, 2))  # ORCHID
+        or packed[8:12] in _ISATAP
+    )
 
 
 def networks_of(client_address: str, lengths: Iterable[tuple[int, int]]) -> list[str]:
@@ -195,8 +225,9 @@ def parse_network(text: str) -> Network:
     """The network `192.0.2.0/24` or single address `192.0.2.7` that `text` names.
 
     Raises AddressError where it is neither, and, as Postfix does for mynetworks, where bits are set behind the
-    prefix: 192.0.2.7/24 may mean the one host or the whole network. One of ::ffff:0:0/96 would hold nobody, since
-    such a client is known by its IPv4 address.
+    prefix: 192.0.2.7/24 may mean the one host or the whole network. Refused as well: a network of ::ffff:0:0/96 or
+    64:ff9b::/96, which would hold nobody, since such a client is known by its IPv4 address; and a wider one with
+    64:ff9b::/96 in it, which would not hold those clients. (::/0 and the like are IPv6 as a whole, and mean no IPv4.)
     """
     # One way to write a network, which the script knows too: no masks and no zone ids, though ip_network takes them.
     try:
@@ -205,8 +236,10 @@ def parse_network(text: str) -> Network:
         meant = ip_network(text, strict=False)
     except ValueError:
         raise AddressError(f"not a network: {text!r} (expected 192.0.2.0/24 or 2001:db8::/32)") from None
-    if lies_in(meant, _MAPPED_NETWORK):
+    if any(lies_in(meant, each) for each in _HOLD_IPV4):
         raise AddressError(f"{text!r} maps IPv4 into IPv6: write it as an IPv4 network")
+    if lies_in(_NAT64, meant) and int(meant.network_address):
+        raise AddressError(f"{text!r} holds {_NAT64}, whose clients are known by their IPv4 addresses: name those")
     try:
         return ip_network(text)
     except ValueError:

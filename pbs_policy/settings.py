@@ -90,7 +90,9 @@ class Settings:
         "30m", parse_duration, f"How long a login permits relaying (the old grace period): {DURATION}."
     )
     ipv6_prefix: int = _setting(
-        "128", parse_ipv6_prefix, "Bits of an IPv6 address that count, 48 to 128. IPv4 is never widened."
+        "128",
+        parse_ipv6_prefix,
+        "Bits of an IPv6 address that count, 48 to 128. Never widened: IPv4, NAT64, Teredo, 6to4, ISATAP, ORCHID.",
     )
     never_record: tuple[Network, ...] = _setting(
         "", parse_networks, "Networks never recorded and never permitted, besides those that never are."
@@ -153,7 +155,9 @@ class Settings:
         "text", choice("text", "json"), "How a line of the log is written: for people, or as a JSON object."
     )
     log_logins: bool = _setting(
-        "no", parse_yes_no, "Whether the post-login script tells syslog of each login; Dovecot's log has them too."
+        "no",
+        parse_yes_no,
+        "Whether the post-login script tells syslog of each login, recorded or left out; Dovecot's log has them too.",
     )
     metrics_listen: tuple[Listener, ...] = _setting(
         "", parse_listeners_or_none, f"Where metrics and health are asked: {listener.EXPECTED}; empty: nowhere."

@@ -9,18 +9,30 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pbs_policy.address import AddressError, ClientAddress, ClientAddresses, Network, parse_network
+from pbs_policy.address import AddressError, ClientAddress, ClientAddresses, Network, Target, parse_network
 
 PLAIN = ClientAddresses()
 
 _v4 = st.integers(0, 2**32 - 1).map(IPv4Address)
+_GROUPS = [0, 0, 0, 1, 0xFFFF, 0x2001, 0xDB8, 0xFE80, 0x64, 0xFF9B, 0x2002, 0x5EFE]
 _v6 = st.one_of(
     st.integers(0, 2**128 - 1),
     # Mostly zeros, where the compression is: eight groups out of few values.
-    st.lists(st.sampled_from([0, 0, 0, 1, 0xFFFF, 0x2001, 0xDB8, 0xFE80]), min_size=8, max_size=8).map(
+    st.lists(st.sampled_from(_GROUPS), min_size=8, max_size=8).map(
         lambda groups: sum(group << 16 * place for place, group in enumerate(groups))
     ),
 ).map(IPv6Address)
+
+
+def holds_ipv4(address: IPv6Address) -> bool:
+    return any(address in ip_network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96"))
+
+
+def is_isatap(address: IPv6Address) -> bool:
+    return int(address) >> 32 & 0xFFFFFFFF in (0x5EFE, 0x02005EFE)
+
+
+NEVER_WIDENED = ("::/48", "64:ff9b:1::/48", "2001::/32", "2001:10::/28", "2001:20::/28", "2002::/16")
 
 
 def _spelt(address: IPv6Address, upper: bool, exploded: bool) -> str:
@@ -53,7 +65,10 @@ _v6_spellings = st.builds(_spelt, _v6, st.booleans(), st.booleans())
         ("2001:db8:0:0:1:0:0:1", "2001:db8::1:0:0:1"),
         ("2001:db8:aaaa:bbbb:cccc:dddd::1", "2001:db8:aaaa:bbbb:cccc:dddd:0:1"),
         ("2001:db8::192.0.2.33", "2001:db8::c000:221"),
-        ("64:ff9b::192.0.2.33", "64:ff9b::c000:221"),
+        ("64:ff9b::192.0.2.33", "192.0.2.33"),
+        ("64:FF9B:0:0:0:0:c000:221", "192.0.2.33"),
+        ("64:ff9b::1:c000:221", "64:ff9b::1:c000:221"),
+        ("64:ff9b:1::192.0.2.33", "64:ff9b:1::c000:221"),
         ("::ffff:0:c000:221", "::ffff:0:c000:221"),
         ("::1:ffff:c000:221", "::1:ffff:c000:221"),
     ],
@@ -90,7 +105,7 @@ def test_ipv6_is_named_as_the_standard_library_names_it(text: str) -> None:
     address = IPv6Address(text)
     if address in ip_network("::/96"):
         return  # the retired IPv4-compatible addresses: excluded, however they are written
-    expected = str(address.ipv4_mapped) if address.ipv4_mapped else address.compressed
+    expected = str(IPv4Address(int(address) & 0xFFFFFFFF)) if holds_ipv4(address) else address.compressed
     assert PLAIN.parse(text).text == expected
 
 
@@ -120,7 +135,9 @@ def test_any_text_is_an_address_or_refused_as_the_standard_library_has_it(text: 
                 ip_address(text)
         return
     packed = ip_address(text).packed
-    assert ip_address(found.text).packed == (packed[12:] if packed.startswith(bytes(10) + b"\xff\xff") else packed)
+    address = ip_address(text)
+    folded = isinstance(address, IPv6Address) and holds_ipv4(address)
+    assert ip_address(found.text).packed == (packed[12:] if folded else packed)
 
 
 # --- what is never permitted: each range at both of its edges, and one address further
@@ -164,6 +181,12 @@ def test_any_text_is_an_address_or_refused_as_the_standard_library_has_it(text: 
         ("::ffff:127.0.0.1", "loopback"),
         ("::ffff:169.254.1.1", "link_local"),
         ("::ffff:255.255.255.255", "multicast"),
+        ("64:ff9b::", "unspecified"),
+        ("64:ff9b::127.0.0.1", "loopback"),
+        ("64:ff9b::169.254.1.1", "link_local"),
+        ("64:ff9b::224.0.0.1", "multicast"),
+        ("64:ff9b::192.0.2.7", ""),
+        ("64:ff9b:1::127.0.0.1", ""),
         ("10.0.0.1", ""),
         ("192.168.0.1", ""),
         ("fd00::1", ""),
@@ -181,8 +204,8 @@ def test_loopback_multicast_and_link_local_are_what_the_standard_library_says(
     address: IPv4Address | IPv6Address,
 ) -> None:
     excluded = PLAIN.parse(str(address)).excluded
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
+    if isinstance(address, IPv6Address) and holds_ipv4(address):
+        address = IPv4Address(int(address) & 0xFFFFFFFF)
     assert (excluded == "loopback") == address.is_loopback
     assert (excluded == "link_local") == address.is_link_local
     if address.is_unspecified:
@@ -197,6 +220,8 @@ def test_never_record_excludes_its_networks_and_no_neighbour() -> None:
     assert addresses.parse("192.0.2.128").excluded == "never_record"
     assert addresses.parse("192.0.2.255").excluded == "never_record"
     assert addresses.parse("::ffff:192.0.2.255").excluded == "never_record"
+    assert addresses.parse("64:ff9b::192.0.2.255").excluded == "never_record"
+    assert addresses.parse("64:ff9b::192.0.2.127").excluded == ""
     assert addresses.parse("2001:db8:0:ffff::").excluded == ""
     assert addresses.parse("2001:db8:1::").excluded == "never_record"
     assert addresses.parse("2001:db8:1:ffff:ffff:ffff:ffff:ffff").excluded == "never_record"
@@ -231,9 +256,75 @@ def test_a_prefix_does_not_hide_what_is_never_permitted() -> None:
 @given(_v6, st.integers(48, 127))
 def test_a_network_is_named_as_the_standard_library_names_it(address: IPv6Address, prefix: int) -> None:
     network = ip_network((int(address), prefix), strict=False)
-    if address.ipv4_mapped or (address in ip_network("::/96") and prefix > 96):
+    if holds_ipv4(address) or is_isatap(address) or any(address in ip_network(each) for each in NEVER_WIDENED):
         return
     assert ClientAddresses(ipv6_prefix=prefix).parse(address.compressed).text == network.compressed
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("64:ff9b::198.51.100.11", "198.51.100.11"),
+        ("64:ff9b:0:0:0:1:c633:640b", "64:ff9b::/64"),
+        ("64:ff9b:1:2:3:4:5:6", "64:ff9b:1:2:3:4:5:6"),
+        ("64:ff9b:2:2:3:4:5:6", "64:ff9b:2:2::/64"),
+        ("2001:0:53aa:64c:2:3:4:5", "2001:0:53aa:64c:2:3:4:5"),
+        ("2001:1:53aa:64c:2:3:4:5", "2001:1:53aa:64c::/64"),
+        ("2002:c633:640b:1:2:3:4:5", "2002:c633:640b:1:2:3:4:5"),
+        ("2003:c633:640b:1:2:3:4:5", "2003:c633:640b:1::/64"),
+        ("2001:db8:1:2:0:5efe:198.51.100.11", "2001:db8:1:2:0:5efe:c633:640b"),
+        ("2001:db8:1:2:200:5efe:198.51.100.11", "2001:db8:1:2:200:5efe:c633:640b"),
+        ("2001:db8:1:2:100:5efe:198.51.100.11", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:0:5eff:198.51.100.11", "2001:db8:1:2::/64"),
+        ("2001:f:ffff:ffff::1", "2001:f:ffff:ffff::/64"),
+        ("2001:10::1", "2001:10::1"),
+        ("2001:2f:ffff:ffff::1", "2001:2f:ffff:ffff::1"),
+        ("2001:30::1", "2001:30::/64"),
+        ("::ffff:0:198.51.100.11", "::ffff:0:c633:640b"),
+        ("0:0:1::1", "0:0:1::/64"),
+    ],
+)
+def test_an_address_whose_neighbours_are_strangers_is_never_widened(text: str, name: str) -> None:
+    """Otherwise one login would permit all of IPv4 (NAT64), or everybody who uses the same relay or tunnel."""
+    host = str(IPv6Address(text)) if "/" in name else ""
+    assert ClientAddresses(ipv6_prefix=64).parse(text) == ClientAddress(name, "", host)
+
+
+@given(st.sampled_from(NEVER_WIDENED), st.integers(0, 2**112), st.integers(48, 128))
+def test_in_a_network_of_strangers_no_prefix_counts(network: str, offset: int, prefix: int) -> None:
+    whole = ip_network(network)
+    address = whole[offset % whole.num_addresses]
+    assert isinstance(address, IPv6Address)
+    if address not in ip_network("::/96") and not holds_ipv4(address):
+        assert ClientAddresses(ipv6_prefix=prefix).parse(str(address)).text == address.compressed
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("2001:db8:1:2::/64", None),
+        ("2001:db8::/32", (6, 32)),
+        ("2002:c633:640b:1::/64", (6, 64)),
+        ("2002:c633:640b:1:2::/80", (6, 80)),
+        ("64:ff9b:1:2::/64", (6, 64)),
+        ("2001::/32", (6, 32)),
+    ],
+)
+def test_where_no_prefix_counts_a_network_is_a_network_however_narrow(text: str, length: tuple[int, int]) -> None:
+    assert ClientAddresses(ipv6_prefix=64).parse_target(text) == Target(text, length)
+
+
+@given(st.integers(0, 2**128 - 1).map(IPv6Address), st.integers(48, 127))
+@example(IPv6Address("2001:db8::5eff:0:1"), 95)
+@example(IPv6Address("2001:db8::5efe:0:1"), 95)
+def test_a_widened_client_is_the_network_of_its_name(address: IPv6Address, prefix: int) -> None:
+    addresses = ClientAddresses(ipv6_prefix=prefix)
+    client = addresses.parse(str(address))
+    if "/" in client.text:
+        assert addresses.parse_target(client.text).text == client.text
+        found = addresses.find(client.text)
+        assert found is not None
+        assert found.text == client.text
 
 
 @given(st.one_of(_v4, _v6).map(str), st.integers(48, 128))
@@ -300,6 +391,29 @@ def test_a_network_is_written_in_one_way_that_the_post_login_script_reads_as_wel
     """A mask is a second spelling that the script does not know, and a zone id means something on one host only."""
     with pytest.raises(AddressError):
         parse_network(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("::ffff:192.0.2.0/120", "maps IPv4 into IPv6: write it as an IPv4 network"),
+        ("64:ff9b::/96", "maps IPv4 into IPv6: write it as an IPv4 network"),
+        ("64:ff9b::192.0.2.0/120", "maps IPv4 into IPv6: write it as an IPv4 network"),
+        ("64:ff9b::192.0.2.7", "maps IPv4 into IPv6: write it as an IPv4 network"),
+        ("64:ff9b::/64", "holds 64:ff9b::/96, whose clients are known by their IPv4 addresses: name those"),
+        ("64:ff9b::/32", "holds 64:ff9b::/96, whose clients are known by their IPv4 addresses: name those"),
+        ("40::/10", "holds 64:ff9b::/96, whose clients are known by their IPv4 addresses: name those"),
+    ],
+)
+def test_a_network_that_would_not_hold_its_clients_is_refused(text: str, error: str) -> None:
+    with pytest.raises(AddressError) as refused:
+        parse_network(text)
+    assert str(refused.value) == f"{text!r} {error}"
+
+
+@pytest.mark.parametrize("text", ["::/0", "::/9", "64:ff9b:1::/48", "64:ff9a::/32", "2002::/16"])
+def test_a_network_that_holds_all_clients_it_names_is_taken(text: str) -> None:
+    assert str(parse_network(text)) == text
 
 
 @given(st.text(max_size=30))

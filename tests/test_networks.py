@@ -326,6 +326,24 @@ def test_a_deny_of_a_network_counts_for_the_very_next_request(
         assert client.ask(address) == "DUNNO"
 
 
+ISATAP = "2001:db8:1:2:0:5efe:198.51.100.11"
+
+
+def test_a_deny_of_a_clients_network_holds_for_those_in_it_that_the_prefix_does_not_widen(
+    redis_server: PrivateRedis, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(redis_url=redis_server.url, key_prefix=PREFIX, ipv6_prefix="64")
+    addresses = ClientAddresses(ipv6_prefix=64)
+    with connect(RedisUrl.parse(redis_server.url), "", "") as redis:
+        table = table_on(redis, PREFIX)
+        for address in (ISATAP, "2001:db8:1:2::7"):
+            table.permit(addresses.parse_target(address), Permit(1), 60)
+            assert service.ask(address) == "OK"
+        table.deny(addresses.parse_target("2001:db8:1:2::7"), "spam", 60)
+        assert service.ask("2001:db8:1:2::7") == "DUNNO"
+        assert service.ask(ISATAP) == "DUNNO"
+
+
 def test_the_last_permitted_network_may_go_and_another_come(served: tuple[LoginTable, Client]) -> None:
     table, client = served
     for network in ("192.0.2.0/24", "192.0.2.0/25"):

@@ -6,15 +6,17 @@ addresses, keys and records, durations and URLs.
 
 from __future__ import annotations
 
+import fcntl
 import posix
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +49,9 @@ SESSION = ("/usr/bin/env", "-0")
 ALICE = {b"IP": b"192.0.2.7", b"USER": b"alice@example.com"}
 LONGEST_LOGIN = 5
 """Seconds. 0.5 s are meant, and the rest is the start of two processes on a busy machine."""
+
+TIMER = "import signal; print(*signal.getitimer(signal.ITIMER_REAL), signal.getsignal(signal.SIGALRM).name)"
+"""A session that shows what is left of an alarm clock."""
 
 # What is kept of the login in each capture; of the others, nothing (loopback, link-local, master user).
 RECORDED = {
@@ -81,7 +86,14 @@ RECORDED = {
     "pop3-v6-implicit-tls": "2001:db8:51::11",
     "pop3-v6-plain": "2001:db8:51::11",
 }
-NOT_RECORDED = {"imap-master-user", "pop3-master-user", "pop3-link-local", "pop3-loopback", "pop3-loopback6"}
+NOT_RECORDED = {
+    "imap-master-user": "master logged in as alice@ex.test from 198.51.100.11: record_master_logins = no",
+    "pop3-master-user": "master logged in as alice@ex.test from 198.51.100.11: record_master_logins = no",
+    "pop3-link-local": " is link-local: it may never relay",
+    "pop3-loopback": "",
+    "pop3-loopback6": "",
+}
+"""And what is said then."""
 ODD_USERS = {
     "imap-shell-meta-user": 'a;$(id)`x`"&|<>\\@ex.test',
     "imap-tab-user": "a\tb@ex.test",
@@ -146,7 +158,7 @@ def logins(redis: Redis) -> list[Entry]:
 
 
 def test_each_capture_has_its_expectation() -> None:
-    assert {file.stem for file in ENVIRONMENTS} == RECORDED.keys() | NOT_RECORDED
+    assert {file.stem for file in ENVIRONMENTS} == RECORDED.keys() | NOT_RECORDED.keys()
 
 
 @pytest.mark.parametrize("file", ENVIRONMENTS, ids=lambda file: f"{file.parent.name}-{file.stem}")
@@ -157,11 +169,12 @@ def test_a_real_login_is_recorded_under_its_canonical_address(
     service = file.stem.partition("-")[0]
     before = int(time.time())
     result = log_in(environment, "-c", configure(redis_url=redis_server.url, ttl="8h"), service)
-    assert result.stderr == b""
     assert went_on(result, environment)
     if file.stem in NOT_RECORDED:
         assert redis.keys() == []
+        assert_says(result, NOT_RECORDED[file.stem])
         return
+    assert result.stderr == b""
     (entry,) = logins(redis)
     user = ODD_USERS.get(file.stem, "alice@ex.test")
     assert entry.target == RECORDED[file.stem]
@@ -183,6 +196,105 @@ def test_a_master_users_login_is_recorded_where_the_settings_say_so(
     file = configure(redis_url=redis_server.url, record_master_logins="yes")
     assert went_on(log_in(environment, "-c", file, "imap"), environment)
     assert [entry.record.user for entry in logins(redis)] == ["alice@ex.test"]
+
+
+@pytest.mark.parametrize("mechanism", [b"ANONYMOUS", b"anonymous"])
+@pytest.mark.parametrize("record_master_logins", ["yes", "no"])
+def test_a_login_that_nobody_authenticated_is_not_recorded_and_leaves_a_line(
+    mechanism: bytes,
+    record_master_logins: str,
+    redis_server: PrivateRedis,
+    redis: Redis,
+    configure: Callable[..., str],
+) -> None:
+    environment = {**ALICE, b"AUTH_MECH": mechanism}
+    file = configure(redis_url=redis_server.url, record_master_logins=record_master_logins)
+    result = log_in(environment, "-c", file, "imap")
+    assert went_on(result, environment)
+    assert redis.keys() == []
+    assert_says(result, "it is anonymous, from 192.0.2.7: nobody was asked for a password")
+
+
+@pytest.mark.parametrize(
+    ("master_user", "auth_user"),
+    [
+        (b"alice@example.com", None),  # the user database gives each user the name of the user
+        (b"alice@example.com", b"Alice@Example.COM"),  # as typed: Dovecot has folded it
+        (b"", None),
+        (b"admin", None),
+        (None, b"Alice@Example.COM"),
+        (None, b"alice"),  # Dovecot has added the domain
+        (None, b"a.smith"),  # and a passdb or userdb has replaced the name by its field user
+    ],
+)
+def test_a_master_user_that_the_user_database_names_makes_no_master_login(
+    master_user: bytes | None, auth_user: bytes | None, redis: Redis, working: list[str]
+) -> None:
+    given = {b"MASTER_USER": master_user, b"AUTH_USER": auth_user}
+    environment = ALICE | {name: value for name, value in given.items() if value is not None}
+    result = log_in(environment, *working)
+    assert went_on(result, environment)
+    assert result.stderr == b""
+    assert [entry.record.user for entry in logins(redis)] == ["alice@example.com"]
+
+
+@pytest.mark.parametrize(
+    ("master_user", "auth_user"),
+    [
+        (b"master", b"master"),
+        (b"alice@example.com", b"master"),  # the user database has replaced MASTER_USER, and cannot replace AUTH_USER
+        (b"", b"master"),
+        (b"alice@example.com", b"alice"),  # what cannot be told from a master user of that name
+    ],
+)
+def test_a_master_users_login_is_known_whatever_the_user_database_says(
+    master_user: bytes, auth_user: bytes, redis: Redis, working: list[str]
+) -> None:
+    environment = ALICE | {b"MASTER_USER": master_user, b"AUTH_USER": auth_user}
+    result = log_in(environment, *working)
+    assert went_on(result, environment)
+    assert redis.keys() == []
+    name = auth_user.decode()
+    assert_says(result, f"{name} logged in as alice@example.com from 192.0.2.7: record_master_logins = no")
+
+
+@pytest.mark.parametrize(
+    ("address", "values", "reason"),
+    [
+        ("127.0.0.1", {}, "loopback"),
+        ("::1", {}, "loopback"),
+        ("64:ff9b::127.0.0.1", {}, "loopback"),
+        ("192.0.2.7", {"never_record": "192.0.2.0/24"}, "never_record"),
+        ("192.0.2.7", {"services": "pop3"}, "service_mismatch"),
+    ],
+)
+@pytest.mark.parametrize("log_logins", ["yes", "no"])
+def test_what_the_settings_leave_out_is_told_where_each_login_is_and_is_no_line_in_dovecots_log(
+    address: str,
+    values: dict[str, str],
+    reason: str,
+    log_logins: str,
+    redis_server: PrivateRedis,
+    redis: Redis,
+    configure: Callable[..., str],
+    syslog: socket.socket,
+) -> None:
+    """A webmail logs in from loopback with every click."""
+    path = syslog.getsockname()
+    environment = ALICE | {b"IP": address.encode()}
+    settings = {"redis_url": redis_server.url, "log_logins": log_logins, "log_to": f"syslog:{path}", **values}
+    result = log_in(environment, "-c", configure(**settings), "imap")
+    assert went_on(result, environment)
+    assert result.stderr == b""
+    assert redis.keys() == []
+    syslog.setblocking(False)
+    if log_logins == "no":
+        with pytest.raises(BlockingIOError):
+            syslog.recv(4096)
+        return
+    shown = address.replace("64:ff9b::", "")
+    line = syslog.recv(4096).decode().partition("]: info: ")[2]
+    assert line == f"not_recorded client_address={shown} user=alice@example.com service=imap reason={reason}"
 
 
 @pytest.mark.parametrize("transport", ["tcp", "tcp by name", "unix", "unix, database 3", "tcp, database 3"])
@@ -214,7 +326,10 @@ def test_redis_is_reached_over_tcp_and_a_unix_socket(
         ({b"IP": b"192.0.2.7"}, {"never_record": "198.51.100.0/24, 192.0.2.0/25"}, []),
         ({b"IP": b"::ffff:192.0.2.7"}, {"never_record": "192.0.2.7"}, []),
         ({b"IP": b"2001:db8::7"}, {"never_record": "2001:db8::/32"}, []),
-        ({b"IP": b"fe80::1%br0"}, {}, []),
+        ({b"IP": b"64:ff9b::192.0.2.7"}, {"ipv6_prefix": "64"}, [b"pbs:login:192.0.2.7"]),
+        ({b"IP": b"64:ff9b::192.0.2.7"}, {"never_record": "192.0.2.0/24"}, []),
+        ({b"IP": b"64:ff9b::127.0.0.1"}, {}, []),
+        ({b"IP": b"2002:c000:207::7"}, {"ipv6_prefix": "64"}, [b"pbs:login:2002:c000:207::7"]),
         ({b"IP": b"192.0.2.7", b"USER": b""}, {}, [b"pbs:login:192.0.2.7"]),
         ({b"IP": b"192.0.2.7", b"USER": b"alice"}, {}, [b"pbs:login:192.0.2.7", b"pbs:login:192.0.2.7,alice"]),
         ({b"IP": b"192.0.2.7", b"USER": b"@example.com"}, {}, [b"pbs:login:192.0.2.7"]),
@@ -335,6 +450,15 @@ def test_run_by_hand_it_says_how_it_is_used() -> None:
 # --- failures: the session goes on, and one line says why
 
 
+def assert_says(result: subprocess.CompletedProcess[bytes], reason: str) -> None:
+    """One line says why a login was left out on purpose; or none, where no reason is expected."""
+    line = result.stderr.decode("ascii")
+    assert line.startswith("pbs-postlogin: info: this login is not recorded: ") == bool(reason)
+    assert line.count("\n") == bool(reason)
+    assert line.endswith(reason and reason + "\n")
+    assert line.rstrip("\n").isprintable()
+
+
 def assert_went_on_with_one_line(
     result: subprocess.CompletedProcess[bytes], environment: dict[bytes, bytes], complaint: str
 ) -> None:
@@ -436,8 +560,53 @@ def test_a_settings_file_that_never_ends_delays_a_login_by_half_a_second_at_most
     posix.mkfifo(pipe)
     started = time.monotonic()
     result = log_in(ALICE, "-c", str(pipe), "pop3", script=SCRIPT)
-    assert_went_on_with_one_line(result, ALICE, "no end within 0.5 s")
+    assert_went_on_with_one_line(result, ALICE, "no end within 0.4 s")
     assert time.monotonic() - started < LONGEST_LOGIN
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """Both ends of a pipe that takes not one byte more, and whose writers wait for it, as Dovecot's log process has
+    it while it hangs."""
+    end, begin = posix.pipe()
+    try:
+        fcntl.fcntl(begin, fcntl.F_SETFL, posix.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while posix.write(begin, b"x" * 4096):
+                pass
+        fcntl.fcntl(begin, fcntl.F_SETFL, 0)
+        yield end, begin
+    finally:
+        posix.close(end)
+        posix.close(begin)
+
+
+NOT_BLOCKING = f"import fcntl; print(fcntl.fcntl(2, fcntl.F_GETFL) & {posix.O_NONBLOCK})"
+
+
+@pytest.mark.parametrize(
+    ("values", "extra"),
+    [
+        ({"redis_url": "nonsense"}, {}),
+        ({}, {b"AUTH_MECH": b"ANONYMOUS"}),
+        ({"redis_password_file": "a pipe"}, {}),
+    ],
+    ids=["failure", "left out on purpose", "no end"],
+)
+def test_a_full_log_pipe_delays_a_login_by_half_a_second_at_most(
+    values: dict[str, str], extra: dict[bytes, bytes], configure: Callable[..., str], tmp_path: Path
+) -> None:
+    """The line is lost, and the pipe, which others write to as well, is left as it was."""
+    if "redis_password_file" in values:
+        posix.mkfifo(tmp_path / "password")
+        values = {"redis_password_file": str(tmp_path / "password")}
+    command = [str(SCRIPT), "-c", configure(**values), "pop3", sys.executable, "-c", f"{TIMER}; {NOT_BLOCKING}"]
+    environment = ALICE | extra
+    with full_pipe() as (_, begin):
+        started = time.monotonic()
+        result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=begin, check=True)
+        assert time.monotonic() - started < LONGEST_LOGIN
+    assert result.stdout.decode() == "0.0 0.0 SIG_DFL\n0\n"
 
 
 def test_a_full_redis_fails_no_login(own_redis: Callable[..., PrivateRedis], configure: Callable[..., str]) -> None:
@@ -565,12 +734,23 @@ def _colons(groups: list[int], mapped: bool) -> str:
 
 _groups = st.lists(
     st.one_of(
-        st.sampled_from([0, 0, 1, 0xFFFF, 0x2001, 0xDB8, 0xFE80, 0xFEC0, 0xFF00, 0x7F00, 0xA9FE]),
+        st.sampled_from([0, 0, 1, 0xFFFF, 0x2001, 0xDB8, 0xFE80, 0xFEC0, 0xFF00, 0x7F00, 0xA9FE, 0x200, 0x5EFE]),
         st.integers(0, 65535),
     ),
     min_size=8,
     max_size=8,
 )
+_STRANGERS = [
+    "64:ff9b::",
+    "64:ff9b:1:",
+    "64:ff9b:1::",
+    "2001:0:",
+    "2002:",
+    "2001:10:",
+    "2001:1f:",
+    "2001:2f:",
+    "2001:30:",
+]
 _addresses = st.one_of(
     _v4,
     st.sampled_from(
@@ -578,6 +758,8 @@ _addresses = st.one_of(
     ).flatmap(lambda begin: st.integers(0, 255).map(lambda last: f"{begin}{last}")),
     st.builds(_colons, _groups, st.booleans()),
     st.builds("::ffff:{}".format, _v4),
+    st.builds("{}{}".format, st.sampled_from(_STRANGERS), st.one_of(_v4, st.sampled_from([":1", "a:b:c:d:e:f"]))),
+    st.builds("2001:db8:1:2:{}:5efe:{}".format, st.sampled_from(["0", "200", "100"]), _v4),
     st.text("0123456789abcdef:.%/ \0", max_size=24),
     st.text(max_size=8),
 )
@@ -594,6 +776,11 @@ def addresses_of(prefix: str, never_record: str) -> ClientAddresses:
 @given(_addresses, st.sampled_from(["128", "64", "56", "48", "127", "065", "0128"]), _never_record)
 @example("fe80::1%br0", "128", [])
 @example("2001:db8::7", "0128", [])
+@example("64:ff9b::c633:640b", "64", ["198.51.100.0/24"])
+@example("64:ff9b::127.0.0.1", "64", [])
+@example("64:ff9b::1:c633:640b", "64", [])
+@example("2001:1f:ffff::1", "64", [])
+@example("2001:db8::0200:5efe:192.0.2.7", "64", ["2001:db8::/32"])
 def test_script_and_package_name_a_client_alike(text: str, prefix: str, never_record: list[str]) -> None:
     networks = ", ".join(never_record)
     values = {"ipv6_prefix": prefix, "never_record": networks}
@@ -604,10 +791,10 @@ def test_script_and_package_name_a_client_alike(text: str, prefix: str, never_re
     try:
         client = addresses_of(prefix, networks).parse(text)
     except AddressError:
-        by_package = None
+        # Of the zone ids that Dovecot shows, the script knows those of link-local addresses: no more than that.
+        assert by_script is None or ("%" in text and by_script[1] == "link_local")
     else:
-        by_package = None if client.excluded else client.text
-    assert by_script == by_package
+        assert by_script == client[:2]
 
 
 @pytest.mark.parametrize(
@@ -630,7 +817,7 @@ def test_what_the_settings_accept_as_a_network_the_script_understands(network: s
     values = {"ipv6_prefix": "128", "never_record": network}
     for address in ("192.0.2.7", "2001:db8::7", "203.0.113.7"):
         assert bool(addresses.parse(address).excluded) == (address in excluded)
-        assert (RECORDER["canonical"](address, values) is None) == (address in excluded)
+        assert bool(RECORDER["canonical"](address, values)[1]) == (address in excluded)
 
 
 class Recorded(Exception):

@@ -16,7 +16,18 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis
-from tests.test_postlogin import ALICE, LONGEST_LOGIN, SCRIPT, SESSION, load_recorder, logins, redis, went_on
+from tests.test_postlogin import (
+    ALICE,
+    LONGEST_LOGIN,
+    SCRIPT,
+    SESSION,
+    TIMER,
+    full_pipe,
+    load_recorder,
+    logins,
+    redis,
+    went_on,
+)
 
 __all__ = ["redis"]
 
@@ -125,6 +136,18 @@ def test_without_its_module_and_with_nobody_who_reads_its_complaint_the_session_
     assert b"USER=alice@example.com\0" in result.stdout
 
 
+def test_without_its_module_and_with_a_full_log_pipe_the_session_goes_on_at_once(
+    script: Path, working: list[str]
+) -> None:
+    script.with_name(MODULE.name).unlink()
+    with full_pipe() as (_, begin):
+        started = time.monotonic()
+        command = [*working, sys.executable, "-c", TIMER]
+        result = subprocess.run(command, env=ALICE, stdout=subprocess.PIPE, stderr=begin, check=True, timeout=60)
+        assert time.monotonic() - started < LONGEST_LOGIN
+    assert result.stdout.decode() == "0.0 0.0 SIG_DFL\n"
+
+
 def test_a_login_is_recorded_where_the_compiled_form_cannot_be_kept(
     script: Path, working: list[str], redis: Redis
 ) -> None:
@@ -167,9 +190,6 @@ def test_a_name_that_is_not_found_in_time_leaves_time_for_the_next_server() -> N
     recorder["_socket"] = type("_", (), {"getaddrinfo": lambda *_: time.sleep(5), "SOCK_STREAM": 1})
     with pytest.raises(recorder["Failure"], match=r"the name server does not answer for a\.example\.com"):
         recorder["ask_name_server"]("a.example.com", 6379, 0)
-
-
-TIMER = "import signal; print(*signal.getitimer(signal.ITIMER_REAL), signal.getsignal(signal.SIGALRM).name)"
 
 
 @pytest.mark.parametrize("is_recorded", [True, False])

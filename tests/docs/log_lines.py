@@ -16,6 +16,14 @@ from tests.pages import TOP
 
 WORDS = ("info", "warning", "error")
 
+# What the script says by these, and how such a line begins.
+_SAID = {
+    "say": "",
+    "complaint": "error: this login is not recorded: ",
+    "Failure": "error: this login is not recorded: ",
+    "Unwanted": "info: this login is not recorded: ",
+}
+
 # Lines that are handed to the log as a whole, by their file and expression: where their text is made.
 _MADE = {
     # pbs_policy/decision/policy.py, refuse_over_cap
@@ -42,11 +50,10 @@ def script_lines() -> set[str]:
     found = set()
     for file in ("pbs-postlogin", "pbs_postlogin.py"):
         for call in _calls(TOP / "dovecot-hooks" / file):
-            if isinstance(call.func, ast.Name) and call.func.id in ("say", "complain", "Failure"):
-                before = "" if call.func.id == "say" else "this login is not recorded: "
+            if isinstance(call.func, ast.Name) and call.func.id in _SAID:
                 text = _text(call.args[0])
-                if text.strip(".: ") and text != "this login is not recorded: ...":
-                    found.add(f"pbs-postlogin: error: {before}{text}")
+                if text.strip(".: "):
+                    found.add(f"pbs-postlogin: {_SAID[call.func.id]}{text}")
     return found
 
 
