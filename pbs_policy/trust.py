@@ -107,6 +107,17 @@ def create_for(user: int, path: Path, data: bytes) -> None:
             os.fchown(number, user, -1)
 
 
+def give_to_group(folder: Opened, name: str, group: int) -> None:
+    """Give a socket that we have made in `folder` to the group, unless it has it. What has taken its place meanwhile
+    is not given away. Raises OSError."""
+    with _closing(os.open(name, _PLACE, dir_fd=folder.number)) as number:
+        status = os.fstat(number)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise Untrusted(f"{name} is no longer the socket that was made there")
+        if status.st_gid != group:
+            os.chown(f"/proc/self/fd/{number}", -1, group)  # fchown(2) refuses what was opened by O_PATH
+
+
 @contextmanager
 def acting_as(user: int, group: int, groups: Iterable[int]) -> Iterator[None]:
     """As root: have the rights of that user, and no others, for as long as the context lasts. The whole process has

@@ -19,6 +19,8 @@ from pbs_policy.doctor import Doctor, trial
 from pbs_policy.doctor.script import script_settings
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Host, NotLookedAt
+from pbs_policy.postfix.listener import Listener, ListenError
+from pbs_policy.service.sockets import open_at, remove_paths
 from pbs_policy.settings import load
 from pbs_policy.sources import SettingsError
 
@@ -30,9 +32,9 @@ pytestmark = [
 TRIES = 200
 NOBODY = 65534
 
-# Whatever has this name in a folder below `below` becomes a link to `victim`, as soon as he can have it so.
+# Whatever has this name in a folder below `below` becomes a link to `victim`, as soon as nobody may do that.
 _ATTACK = """
-import os, sys
+import os, stat, sys
 below, name, victim = sys.argv[1:]
 link = f"{below}/nobody/link"
 os.symlink(victim, link)
@@ -42,8 +44,9 @@ while True:
         path = f"{below}/{folder}/{name}"
         while True:
             try:
-                os.rename(link, path)
-                os.symlink(victim, link)
+                if not stat.S_ISLNK(os.lstat(path).st_mode):
+                    os.rename(link, path)
+                    os.symlink(victim, link)
             except PermissionError:
                 if folder != "nobody" and os.path.exists(f"{below}/{folder}"):
                     continue
@@ -175,3 +178,41 @@ def test_a_trial_is_not_made_where_everybody_can_change_its_folder(place: Path) 
     place.chmod(0o777)
     with pytest.raises(NotLookedAt, match=r"can be changed by everybody \(mode 0777\): chmod o-w$"):
         trial._run_script(TRIAL, CLIENT, hook_with(Path("/dev/null")), Host())
+
+
+@pytest.mark.usefixtures("slow_root")
+@pytest.mark.parametrize(("owner", "mode"), [(NOBODY, 0o755), (0, 0o1777)], ids=["of nobody", "of everybody"])
+def test_who_can_change_a_sockets_folder_wins_no_file_of_roots(
+    place: Path, victim: Path, owner: int, mode: int
+) -> None:
+    folder = place / "sockets"
+    folder.mkdir()
+    folder.chmod(mode)
+    os.chown(folder, owner, -1)
+    listener = Listener(path=str(folder / "policy"))
+    settings, _ = load(Path("/dev/null"), {}, ["unix_socket_mode=0666", "unix_socket_group=nogroup"])
+    unharmed = opened = 0
+    with attack(place, "policy", victim):
+        for _ in range(TRIES):
+            try:
+                for each in open_at([listener], settings):
+                    each.close()
+                    opened += 1
+            except ListenError:
+                pass
+            remove_paths([listener])
+            unharmed += is_unharmed(victim)
+    assert unharmed == TRIES
+    assert (opened == 0) == (owner == NOBODY), "root makes no socket in the folder of another user"
+
+
+def test_root_says_why_it_makes_no_socket_in_another_users_folder(tmp_path: Path) -> None:
+    settings, _ = load(Path("/dev/null"), {}, [])
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", NOBODY, 0)
+    with pytest.raises(ListenError) as refused:
+        open_at([Listener(path=f"{tmp_path}/theirs/policy")], settings)
+    assert str(refused.value) == (
+        f"cannot listen on unix:{tmp_path}/theirs/policy: {tmp_path}/theirs: belongs to nobody, who can change it: "
+        "chown root, or run the service as a user of its own"
+    )

@@ -41,8 +41,7 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
         exporter = place.exporter() if place else None
         Process(service, logins, listening, exporter).run()
     finally:
-        if not passed:
-            remove_paths(settings)
+        remove_paths(settings.metrics_listen if passed else (*settings.listen, *settings.metrics_listen))
         log.info("stopped")
 
 

@@ -7,12 +7,15 @@ import asyncio
 import grp
 import os
 import socket
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pbs_policy.postfix.listener import Listener, ListenError
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.settings import Settings
+from pbs_policy.trust import Opened, Untrusted, give_to_group, opened
 
 _BACKLOG = 4_096
 """Connections the kernel may hold for us: after a restart every smtpd of a busy Postfix comes back at once."""
@@ -35,7 +38,7 @@ def open_at(listeners: Iterable[Listener], settings: Settings) -> list[socket.so
         except (OSError, ListenError) as error:
             for each in sockets:
                 if each.family == socket.AF_UNIX and each.getsockname():
-                    Path(each.getsockname()).unlink(missing_ok=True)
+                    _remove(each.getsockname())
                 each.close()
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ListenError(f"cannot listen on {listener}: {reason}") from error
@@ -49,11 +52,31 @@ async def accept(server: PolicyServer, listening: socket.socket) -> asyncio.Serv
     return await asyncio.get_running_loop().create_server(server.connection, sock=listening, backlog=_BACKLOG)
 
 
-def remove_paths(settings: Settings) -> None:
-    """Remove the unix sockets of `listen` and `metrics_listen`: nobody listens there any more."""
-    for listener in (*settings.listen, *settings.metrics_listen):
+def remove_paths(listeners: Iterable[Listener]) -> None:
+    """Remove the unix sockets among these: nobody listens there any more."""
+    for listener in listeners:
         if listener.path:
-            Path(listener.path).unlink(missing_ok=True)
+            _remove(listener.path)
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError), _folder_of(path) as folder:
+        os.unlink(Path(path).name, dir_fd=folder.number)
+
+
+@contextmanager
+def _folder_of(path: str) -> Iterator[Opened]:
+    """The folder of a unix socket. Others who can change it can put a socket of theirs in the place of ours, or have
+    us change another file. Raises Untrusted where everybody can change it, and where we are root and anybody can."""
+    parent = Path(path).parent
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(opened(parent, os.O_PATH))
+        except Untrusted as error:
+            raise Untrusted(f"{parent}: {error}") from None
+        if folder.doubts and os.geteuid() == 0:
+            raise Untrusted(f"{parent}: {folder.doubts[0]}, or run the service as a user of its own")
+        yield folder
 
 
 def _open_inet(listener: Listener, sockets: list[socket.socket]) -> None:
@@ -70,19 +93,28 @@ def _open_inet(listener: Listener, sockets: list[socket.socket]) -> None:
 
 
 def _open_unix(path: str, sockets: list[socket.socket], mode: int, group: str) -> None:
-    group_id = _group_id(group) if group else -1
-    _remove_stale(path)
-    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sockets.append(opened)
-    umask = os.umask(0o777)  # nobody connects before mode and group are as they should be
+    group_id = _group_id(group) if group else None
+    with _folder_of(path) as folder:
+        _remove_stale(path, folder)
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sockets.append(bound)
+        umask = os.umask(0o777 & ~mode)  # the mode from the beginning on; nobody connects before `listen`
+        try:
+            bound.bind(path)
+        finally:
+            os.umask(umask)
+        if group_id is not None:
+            _give_to_group(folder, Path(path), group, group_id)
+    bound.listen(_BACKLOG)
+    bound.setblocking(False)
+
+
+def _give_to_group(folder: Opened, path: Path, group: str, group_id: int) -> None:
     try:
-        opened.bind(path)
-    finally:
-        os.umask(umask)
-    os.chown(path, -1, group_id)
-    Path(path).chmod(mode)
-    opened.listen(_BACKLOG)
-    opened.setblocking(False)
+        give_to_group(folder, path.name, group_id)
+    except PermissionError:  # we are not in the group, or, as in the unit, give nothing to anybody
+        instead = f"leave that empty, and chgrp {group} {path.parent} && chmod g+s {path.parent}"
+        raise ListenError(f"we may not give it to the group {group} (unix_socket_group): {instead}") from None
 
 
 def _group_id(group: str) -> int:
@@ -92,14 +124,18 @@ def _group_id(group: str) -> int:
         raise ListenError(f"there is no group {group!r} (unix_socket_group)") from None
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(path: str, folder: Opened) -> None:
     """Remove the socket that a killed service left. Raises ListenError where another one answers there."""
-    if not Path(path).is_socket():
+    name = Path(path).name
+    try:
+        if not stat.S_ISSOCK(os.stat(name, dir_fd=folder.number, follow_symlinks=False).st_mode):
+            return
+    except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            Path(path).unlink()
+            os.unlink(name, dir_fd=folder.number)
         else:
             raise ListenError("another process listens there")
