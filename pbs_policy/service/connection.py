@@ -1,7 +1,8 @@
 """One connection from Postfix: each request looked up, decided, answered and logged.
 
-A Postfix smtpd keeps one connection and sends one request at a time; a peer that sends more is answered in order, and
-is read no further while it has requests waiting, so that what it can make us keep is bounded. Whoever breaks the
+A Postfix smtpd keeps one connection and sends one request at a time; a peer that sends more is answered in order and
+in turn with others (`turns`), and is read no further while it has requests waiting, so that what it can make us keep
+is bounded. Whoever breaks the
 protocol gets no reply and is disconnected (SMTPD_POLICY_README).
 """
 
@@ -38,12 +39,12 @@ _REPLIES = {action: serialise_reply(action) for action in (policy.OK, policy.DUN
 _UNKNOWN = ClientAddress("unknown")
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """At most one request of a connection is being decided at any time."""
 
     __slots__ = (
         "_begun", "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_login", "_parser",
-        "_paused", "_procedure", "_request", "_server", "_stalled", "_transport", "_write",
+        "_paused", "_procedure", "_queued", "_request", "_server", "_stalled", "_transport", "_write",
     )  # fmt: skip
 
     def __init__(self, server: PolicyServer) -> None:
@@ -53,6 +54,7 @@ class Connection(asyncio.Protocol):
         self._begun_sweeps = 0  # of them, those that saw the beginning of a request, or answers that nobody reads
         self._busy = False  # a request waits for Redis
         self._paused = False  # we do not read: requests are waiting already
+        self._queued = False  # it waits for its turn
         self._stalled = False  # the peer does not read
         self._ended = False  # the peer will send no more
         self._client = _UNKNOWN
@@ -71,9 +73,17 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._server.forget(self)
 
+    def get_buffer(self, _: int) -> memoryview:
+        """Where the next bytes go: shared by all, since they are taken before anybody else's are read."""
+        return self._server.buffer
+
+    def buffer_updated(self, size: int) -> None:
+        self.data_received(self._server.buffer[:size].tobytes())
+
     def data_received(self, data: bytes) -> None:
-        if not self._busy and not self._stalled:
-            self._take_requests(data)
+        """Go on with the next bytes."""
+        if not (self._busy or self._queued or self._stalled):
+            self._take_request(data)
             return
         self._parser.receive(data)
         if not self._paused:
@@ -83,15 +93,15 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer sends no more. What it has asked is still answered: True keeps our half open until then."""
         self._ended = True
-        return self._busy or self._stalled
+        return self._busy or self._queued or self._stalled
 
     def pause_writing(self) -> None:
         self._stalled = True
 
     def resume_writing(self) -> None:
         self._stalled = False
-        if not self._busy:
-            self._take_requests()
+        if not (self._busy or self._queued):
+            self._take_request()
 
     @property
     def is_idle(self) -> bool:
@@ -126,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._idle_sweeps += 1
         if self._busy and self._idle_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
             self._disconnect(f"no decision within {REQUEST_LIMIT} s")  # a fault of ours, which is in the log
-        if self._busy:
+        if self._busy or self._queued:
             return
         self._begun_sweeps = self._begun_sweeps + 1 if self._stalled or self._parser.waiting else 0
         if self._begun_sweeps * SWEEP_INTERVAL > REQUEST_LIMIT:
@@ -135,24 +145,36 @@ class Connection(asyncio.Protocol):
         elif self._idle_sweeps * SWEEP_INTERVAL > IDLE_LIMIT:
             self._transport.close()
 
-    def _take_requests(self, data: bytes = b"") -> None:
-        """Decide the requests that are complete with `data`, until one has to wait for Redis."""
+    def take_turn(self) -> None:
+        """Its turn has come, which it asked for."""
+        self._queued = False
+        if not self._transport.is_closing():
+            self._take_request()
+
+    def _take_request(self, data: bytes = b"") -> None:
+        """Decide the next request, if it is complete with `data`. What stands behind it waits for its turn."""
         try:
-            while not self._stalled and (request := self._parser.next_request(data)) is not None:
+            request = None if self._stalled else self._parser.next_request(data)
+            if request is not None:
                 self._begin(request)
                 if self._busy:
                     return
-                data = b""
         except ProtocolError as error:
             self._disconnect(str(error))
             return
-        if self._ended and not self._stalled:
+        if request is not None and self._parser.waiting:
+            self._queue()
+        elif self._ended and not self._stalled:
             self._transport.close()
         elif self._server.stopping:
             self.leave()
         elif self._paused:
             self._paused = False
             self._transport.resume_reading()
+
+    def _queue(self) -> None:
+        self._queued = True
+        self._server.turns.add(self)
 
     def _begin(self, request: Request) -> None:
         server = self._server
@@ -250,7 +272,7 @@ class Connection(asyncio.Protocol):
         if not self._reply(decision):
             return  # the peer left without waiting
         if self._parser.waiting or self._paused or self._ended:
-            self._take_requests()
+            self._queue()
         elif self._server.stopping:
             self.leave()
 

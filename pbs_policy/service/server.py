@@ -23,6 +23,7 @@ from pbs_policy.service import decision_line
 from pbs_policy.service.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.service.events import Events
 from pbs_policy.service.stats import no_counts
+from pbs_policy.service.turns import Turns
 from pbs_policy.store.latency import Latency
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.table.keys import Keys
@@ -34,6 +35,10 @@ _SWEPT_AT_ONCE = 50
 
 _TOLD = 100
 """Disconnected peers that are named between two sweeps; the others are counted. Ten thousand lines tell no more."""
+
+_READ_AT_ONCE = 16_384
+"""Bytes. A request of Postfix' is one or two kB. The loops' own 256 kB are 5,000 requests of a peer that sends
+without waiting: a thousand such peers would cost a second to read, and half a gigabyte to keep."""
 
 _REPORTED_ONCE = 1_024  # addresses with a key that has no end, before the oldest would be reported again
 
@@ -71,6 +76,8 @@ class PolicyServer:
         self.log_decisions = log_decisions
         self.decision_line = decision_line.as_json if log.is_json else decision_line.as_text
         self.connections: set[Connection] = set()
+        self.turns = Turns()
+        self.buffer = memoryview(bytearray(_READ_AT_ONCE))
         self.most_connections = sys.maxsize  # for which there are descriptors
         self.stopping = False
         self._disconnected = 0  # peers that broke the protocol since the last sweep

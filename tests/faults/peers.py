@@ -11,6 +11,7 @@ import json
 import random
 import resource
 import select
+import selectors
 import socket
 import subprocess
 import sys
@@ -167,11 +168,40 @@ def garbage(listener: Listener, how_many: int) -> dict[str, int]:
     return {"connections": connections, "bytes": sent}
 
 
+def flood(listener: Listener, how_many: int) -> dict[str, int]:
+    """Requests without a pause, and no waiting for answers, which are read and thrown away: a third is answered
+    without Redis for its address, a third for want of one, and a third takes a round to Redis."""
+    kinds = [
+        b"request=smtpd_access_policy\nclient_address=%s\n\n" % each * 2_000
+        for each in (b"127.0.0.1", b"unknown", b"198.51.100.1")
+    ]
+    watching = selectors.DefaultSelector()
+    watching.register(sys.stdin, selectors.EVENT_READ)
+    for number in range(how_many):
+        opened = connect(listener)
+        opened.setblocking(False)
+        watching.register(opened, selectors.EVENT_READ | selectors.EVENT_WRITE, number)
+    sent = [0] * how_many
+    read = 0
+    _say_ready()
+    while True:
+        for key, events in watching.select():
+            if key.data is None:
+                return {"connections": how_many, "requests": sum(sent) // 50, "answers": read // 14}
+            assert isinstance(key.fileobj, socket.socket)
+            with suppress(BlockingIOError):
+                if events & selectors.EVENT_READ:
+                    read += len(key.fileobj.recv(1 << 20))
+                if events & selectors.EVENT_WRITE:
+                    data = kinds[key.data % 3]
+                    sent[key.data] += key.fileobj.send(data[sent[key.data] % len(data) :])
+
+
 def _say_ready() -> None:
     print("ready", flush=True)
 
 
-KINDS = {each.__name__: each for each in (idle, drip, vanish, hold, endless, garbage)}
+KINDS = {each.__name__: each for each in (idle, drip, vanish, hold, endless, garbage, flood)}
 
 if __name__ == "__main__":
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -6,7 +6,7 @@ answered, or its connection is closed. No exception leaves the protocols, whoeve
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -17,6 +17,7 @@ from pbs_policy.decision.senders import SenderRules
 from pbs_policy.log import Log
 from pbs_policy.service.events import Events
 from pbs_policy.service.server import PolicyServer
+from pbs_policy.service.turns import Turns
 from pbs_policy.store.batch import Answered, Answering, Batch
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_line import Line
@@ -91,6 +92,7 @@ class Lookups:
         self.line = Line(still)
         self.line.connection_made(transport)
         self.said = b""
+        self.soon: list[Callable[[], None]] = []  # what is to be called in the next turn
 
     def ask(self, keys: Sequence[bytes], answered: Answered) -> None:
         assert keys
@@ -105,6 +107,9 @@ class Lookups:
         self._batch.further += 1
 
     def turn(self) -> None:
+        soon, self.soon[:] = self.soon.copy(), []
+        for each in soon:
+            each()
         if self._batch.asks:
             batch, self._batch = self._batch, Batch(self._log, None, Answering())
             self.line.send(batch)
@@ -119,9 +124,10 @@ class Lookups:
         """The connection is lost, and none is found: whoever waits is told so."""
         while True:
             self.turn()
-            if not self.line.in_flight:
+            if self.line.in_flight:
+                self.line.in_flight.popleft().fail()
+            elif not self.soon:
                 return
-            self.line.in_flight.popleft().fail()
 
 
 def run(data: bytes) -> None:
@@ -134,6 +140,7 @@ def run(data: bytes) -> None:
     addresses = ClientAddresses(64, (parse_network("198.51.100.0/24"),))
     rules = _RULES[supply.number(len(_RULES))]
     server = PolicyServer(rules, addresses, Keys("pbs:"), as_lookups, log, "all")
+    server.turns = Turns(lookups.soon.append)
     server.events = Events("mx1")
     if supply.number(2):
         server.permit_lengths = frozenset([(4, 24), (6, 48)])
