@@ -105,17 +105,20 @@ def record_login(file, service, environment):
         # A webmail logs in from loopback all the time: not a word, but where each login is told.
         log_login(settings, f"not_recorded {about} reason={excluded}")
         return
+    name = b"" if user.startswith(b"@") else user.lower()  # @example.com would pass for everybody there
+    if name and settings["user_domain"] and b"@" not in name:
+        name += b"@" + settings["user_domain"].encode().lower()  # ASCII only, as users.complete_user
+    local_part, _, domain = name.rpartition(b"@")
+    domains = settings["login_domains"].replace(",", " ").split()
+    if domains and domain not in [each.encode().lower() for each in domains]:
+        raise Unwanted(f"user {shown(user)} from {address} is of no domain in login_domains")
     value = b"%d %s" % (time.time(), service.encode()) + (b" " + user if user else b"")
     key = (settings["key_prefix"] + "login:" + address).encode()
     keys = [key]
-    name = user.lower()
-    if name and not name.startswith(b"@"):  # @example.com would pass for everybody there
-        if settings["user_domain"] and b"@" not in name:
-            name += b"@" + settings["user_domain"].encode().lower()  # ASCII only, as users.complete_user
+    if name:
         keys.append(key + b"," + name)
-        local_part, _, domain = name.rpartition(b"@")
-        if local_part and domain and settings["sender_match"] == "domain":  # nothing else reads it
-            keys.append(key + b",@" + domain)
+    if local_part and domain and settings["sender_match"] == "domain":  # nothing else reads it
+        keys.append(key + b",@" + domain)
     ttl = b"%d" % seconds(settings["ttl"])
     tell_redis(settings, [(b"SET", each, value, b"EX", ttl) for each in keys])
     log_login(settings, f"login {about} ttl={ttl.decode()}")
@@ -184,6 +187,7 @@ def read_settings(file):
         "sender_match": "off",
         "services": "",
         "user_domain": "",
+        "login_domains": "",
     }
     try:
         data = read_file(file or "/etc/pbs-policy/pbs-policy.conf")

@@ -20,7 +20,12 @@ from pbs_policy.changing_file import FileFault
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.policy import Rules
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import SenderRules, parse_recipient_delimiter, parse_user_domain
+from pbs_policy.decision.senders import (
+    SenderRules,
+    parse_login_domains,
+    parse_recipient_delimiter,
+    parse_user_domain,
+)
 from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
 from pbs_policy.postfix import listener
@@ -109,6 +114,9 @@ class Settings:
         "Who must be logged in from the address: anybody (off), a user of the sender's domain, the sender.",
     )
     user_domain: str = _setting("", parse_user_domain, "The domain of users whose name has none.")
+    login_domains: frozenset[str] = _setting(
+        "", parse_login_domains, "Domains whose users' logins count, such as example.com example.net; empty: all."
+    )
     sender_maps: str = _setting(
         "", parse_path, "File of further senders per user, written like Postfix' smtpd_sender_login_maps."
     )

@@ -259,6 +259,38 @@ def test_a_master_users_login_is_known_whatever_the_user_database_says(
 
 
 @pytest.mark.parametrize(
+    ("user", "user_domain", "is_recorded"),
+    [
+        (b"alice@example.com", "", True),
+        (b"Alice@EXAMPLE.net", "", True),
+        (b"alice", "example.com", True),
+        (b"alice@victim.example", "", False),
+        (b"alice@victim.example@example.com", "", True),  # the domain is behind the last "@", as in sender_match
+        (b"alice@sub.example.com", "", False),
+        (b"alice", "", False),
+        (b"alice", "victim.example", False),
+        (b"@example.com", "", False),
+        (b"", "", False),
+    ],
+)
+def test_with_login_domains_a_user_of_another_domain_is_not_recorded(
+    user: bytes,
+    user_domain: str,
+    is_recorded: bool,
+    redis_server: PrivateRedis,
+    redis: Redis,
+    configure: Callable[..., str],
+) -> None:
+    environment = ALICE | {b"USER": user}
+    domains = {"login_domains": "Example.com, example.net", "user_domain": user_domain}
+    result = log_in(environment, "-c", configure(redis_url=redis_server.url, **domains), "imap")
+    assert went_on(result, environment)
+    assert bool(logins(redis)) == is_recorded
+    reason = f"user {user.decode()} from 192.0.2.7 is of no domain in login_domains"
+    assert_says(result, "" if is_recorded else reason)
+
+
+@pytest.mark.parametrize(
     ("address", "values", "reason"),
     [
         ("127.0.0.1", {}, "loopback"),
@@ -827,6 +859,10 @@ class Recorded(Exception):
         self.commands = commands
 
 
+class NotRecorded(Exception):
+    """The script's own reason not to record a login."""
+
+
 def commands_for(environment: dict[bytes, bytes], service: str, file: str) -> list[tuple[bytes, ...]]:
     """What the script tells Redis in this environment."""
     script = load_recorder()
@@ -839,6 +875,8 @@ def commands_for(environment: dict[bytes, bytes], service: str, file: str) -> li
         script["record_login"](file, service, environment)
     except Recorded as recorded:
         return recorded.commands
+    except script["Failure"] as failure:
+        raise NotRecorded(str(failure)) from None
     return []
 
 
@@ -849,15 +887,21 @@ def commands_for(environment: dict[bytes, bytes], service: str, file: str) -> li
     ),
     st.one_of(st.sampled_from(["pop3", "imap", "---"]), st.text(max_size=34)),
     st.sampled_from(["", "example.com", "Example.COM", "B\u00dccher.example"]),
+    st.sampled_from(["", "", "example.COM", "example.net, a B\u00dccher.example"]),
 )
 def test_script_and_package_agree_on_the_names_and_the_record_of_a_login(
-    scratch: Path, user: bytes, service: str, user_domain: str
+    scratch: Path, user: bytes, service: str, user_domain: str, login_domains: str
 ) -> None:
     before = int(time.time())
-    scratch.write_text(f"sender_match = domain\nuser_domain = {user_domain}\n")
-    commands = commands_for({b"IP": b"192.0.2.7", b"USER": user}, service, str(scratch))
+    scratch.write_text(f"sender_match = domain\nuser_domain = {user_domain}\nlogin_domains = {login_domains}\n")
     keys = Keys("pbs:")
     names = names_of_user(user, user_domain)
+    domains = {domain.encode() for domain in settings.load(scratch)[0].login_domains}
+    if domains and not (names and names[0].rpartition(b"@")[2] in domains):
+        with pytest.raises(NotRecorded, match="is of no domain in login_domains"):
+            commands_for({b"IP": b"192.0.2.7", b"USER": user}, service, str(scratch))
+        return
+    commands = commands_for({b"IP": b"192.0.2.7", b"USER": user}, service, str(scratch))
     assert [command[1] for command in commands] == [keys.login("192.0.2.7", name) for name in (b"", *names)]
     for command in commands:
         assert command[0] == b"SET"
@@ -975,6 +1019,7 @@ _values = {
     "record_master_logins": ["yes", "no"],
     "listen": ["inet:127.0.0.1:1"],
     "sender_match": ["off"],
+    "login_domains": ["", "example.com", "Example.com, example.net"],
 }
 _lines = st.one_of(
     st.sampled_from(sorted(_values)).flatmap(

@@ -56,6 +56,14 @@ def parse_user_domain(text: str) -> str:
     return text
 
 
+def parse_login_domains(text: str) -> frozenset[str]:
+    """The value of the setting login_domains, ASCII letters folded. Raises ValueError."""
+    domains = [each.encode("utf-8", "surrogateescape") for each in text.replace(",", " ").split()]
+    if not all(map(_is_domain, domains)):
+        raise ValueError("expected domains such as example.com example.net")
+    return frozenset(domain.lower().decode("utf-8", "surrogateescape") for domain in domains)
+
+
 def parse_recipient_delimiter(text: str) -> str:
     """The value of the setting recipient_delimiter. Raises ValueError."""
     # What an unquoted mailbox may hold besides letters and digits (RFC 5322 atext, the dot), less our "%" and "!".

@@ -18,10 +18,10 @@ from pbs_policy.sources import SettingsError, Value
 
 CHANGEABLE = frozenset(
     (
-        "auto_deny", "denies", "ipv6_prefix", "log_decisions", "max_recipients_per_address",
-        "max_recipients_per_user", "never_record", "null_sender", "observe_only", "on_unavailable",
-        "recipient_delimiter", "record_master_logins", "require_tls", "sender_maps", "sender_match", "services",
-        "ttl", "usage_kept", "user_domain",
+        "auto_deny", "denies", "ipv6_prefix", "log_decisions", "login_domains",
+        "max_recipients_per_address", "max_recipients_per_user", "never_record", "null_sender", "observe_only",
+        "on_unavailable", "recipient_delimiter", "record_master_logins", "require_tls", "sender_maps", "sender_match",
+        "services", "ttl", "usage_kept", "user_domain",
     )
 )  # fmt: skip
 """The settings that a reload can change; the others are what the service is connected to, or made of."""

@@ -32,7 +32,7 @@ _FILES = (
     "redis_password_file = /password\nredis_user = hook\nredis_url = redis://127.0.0.1/3",
     "key_prefix = {pbs}:\nredis_password_file = /password\nredis_url = redis+cluster://127.0.0.1,[::1]:7000",
     "sentinel_password_file = /password\nredis_url = redis+sentinel://127.0.0.1,[::1]/mymaster/3",
-    "redis_url = redis://127.0.0.1,[::1]:7000",
+    "redis_url = redis://127.0.0.1,[::1]:7000", "login_domains = Example.com\nuser_domain = example.com",
 )  # fmt: skip
 
 _OTHERS = [
@@ -115,6 +115,11 @@ def _check(known: settings.Settings, sent: bytes, environment: dict[bytes, bytes
     except (AddressError, UnicodeDecodeError):
         assert not commands
         return
+    names = names_of_user(environment[b"USER"], known.user_domain)
+    domain = names[0].rpartition(b"@")[2].decode("utf-8", "surrogateescape") if names else ""
+    if known.login_domains and domain not in known.login_domains:
+        assert not commands
+        return
     if client.excluded or environment.get(b"AUTH_MECH") == b"ANONYMOUS":
         assert not commands
         return
@@ -128,7 +133,6 @@ def _check(known: settings.Settings, sent: bytes, environment: dict[bytes, bytes
     if not (commands := [each for each in commands if each[0] == b"SET"]):
         assert failed
         return
-    names = names_of_user(environment[b"USER"], known.user_domain)
     if known.sender_match != "domain":
         names = names[:1]
     login = Keys(known.key_prefix).login
