@@ -185,6 +185,17 @@ class Settings:
             observe_only=self.observe_only,
         )
 
+    def rules_on_users(self) -> list[str]:
+        """The settings that judge by who logged in, which Dovecot's last_login plugin does not record. Raises
+        SettingsError."""
+        denies = self.load_denies()
+        rules = {
+            "sender_match": self.sender_match != "off",
+            "max_recipients_per_user": self.max_recipients_per_user is not None,
+            "denies": denies is not None and denies.has_users,
+        }
+        return [name for name, holds in rules.items() if holds]
+
     def load_sender_maps(self) -> SenderMaps | None:
         """The file of sender_maps, where one is set. Raises SettingsError for what is wrong in it."""
         if not self.sender_maps:

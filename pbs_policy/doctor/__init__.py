@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pbs_policy.doctor import (
     dovecot,
+    dovecot_auth,
     last_login,
     numbers,
     postfix,
@@ -30,6 +31,7 @@ from pbs_policy.doctor.finding import Finding, good, not_looked_at, where, wrong
 from pbs_policy.doctor.postfix_config import PostfixConfig, read_postfix
 from pbs_policy.doctor.store_facts import gather
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
+from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import Hook, find_hooks
 from pbs_policy.host import Host, NotLookedAt, is_for_root
 from pbs_policy.settings import Settings
@@ -67,6 +69,9 @@ CHECKS = {
     "dovecot.listener": "a service listens at the post-login socket",
     "dovecot.both": "not both the script and last_login record a login",
     "dovecot.proxy": "logins are not proxied to another host",
+    "dovecot.anonymous": "nobody logs in anonymously, or the script records logins and leaves those out",
+    "dovecot.nopassword": "no passdb lets users in without a password",
+    "dovecot.domains": "no passdb is asked for a user without the domain",
     "dovecot.user": "the script runs as a user of its own, not as root",
     "dovecot.script": "the script is there, and its user may run it",
     "dovecot.settings_file": "the script's user may read its settings file",
@@ -76,6 +81,7 @@ CHECKS = {
     "dovecot.last_login_expire": "a login by last_login permits for `ttl`",
     "dovecot.last_login_redis": "last_login writes to the service's Redis",
     "dovecot.last_login_scope": "last_login runs at POP3 and IMAP logins alone, and can do what the settings ask",
+    "dovecot.last_login_users": "nothing judges by users, whom last_login does not record",
     "store.reachable": "Redis answers the service's and the script's user",
     "store.read": "the service's user may look logins up",
     "store.write": "the script's user may record a login",
@@ -143,9 +149,10 @@ class Doctor:
         yield from _guarded("dovecot.configuration", self.examine_dovecot(hooks, dovecot_seen))
         yield from _guarded(proxy.CHECK, self.examine_both(postfix_seen, dovecot_seen))
         yield from _guarded("store.reachable", self.examine_store(hooks, tables))
+        table = next(iter(tables), None)
+        yield from _guarded("dovecot.last_login_users", self.examine_last_login(dovecot_seen, table))
         answers = list(_guarded("service.answers", service.check_service(self.settings, self.values)))
         yield from answers
-        table = next(iter(tables), None)
         answered = all(each.level == "good" for each in answers if each.check == "service.answers")
         yield from _guarded("service.trial", self._examine_trial(hooks, table, answered))
         yield from _guarded("use.private_addresses", self._examine_use(table, postfix_seen))
@@ -195,13 +202,23 @@ class Doctor:
             why = f"what stands in {file} is not known: Permission denied"
             yield not_looked_at("dovecot.configuration", why, file)
         hooks += find_hooks(config)
-        yield from dovecot.check_logins(config)
+        plugin = plugin_protocols(config, self.settings.key_prefix)
+        yield from dovecot.check_logins(config, plugin)
+        yield from dovecot_auth.check_auth(config, plugin, self.host)
         yield from script.check_script(hooks, self.settings, self.values, self.host)
         yield from last_login.check_plugin(config, self.settings)
 
     def examine_both(self, postfix_seen: list[PostfixConfig], dovecot_seen: list[DovecotConfig]) -> Iterator[Finding]:
         """The check of Postfix and Dovecot together, on what the other two have read."""
         yield from proxy.check_proxy(next(iter(postfix_seen), None), next(iter(dovecot_seen), None))
+
+    def examine_last_login(self, seen: list[DovecotConfig], table: LoginTable | None) -> Iterator[Finding]:
+        """The check of last_login that needs the login table."""
+        for config in seen:
+            try:
+                yield from last_login.check_users(config, self.settings, table)
+            except (StoreUnavailable, SettingsError) as error:
+                yield not_looked_at("dovecot.last_login_users", str(error))
 
     def _read_dovecot(self) -> DovecotConfig:
         return read_dovecot(self.host, self.dovecot_file)

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.dovecot.doveconf import DovecotConfig
-from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hooks, service_behind, sockets
 
 
-def check_logins(config: DovecotConfig) -> Iterator[Finding]:
-    """Whether the logins of each protocol are recorded, and whether anything is in their way."""
+def check_logins(config: DovecotConfig, plugin: list[str]) -> Iterator[Finding]:
+    """Whether the logins of each protocol are recorded, and whether anything is in their way. `plugin` are the
+    protocols whose logins last_login records."""
     hooks = find_hooks(config)
-    plugin = plugin_protocols(config)
     served = config.protocols()
     for protocol in served:
         yield from _check_executable(config, protocol)

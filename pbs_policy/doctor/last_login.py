@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pbs_policy.doctor.finding import Finding, good, warning, wrong
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.dovecot.last_login import ADDRESS, Plugin, has_plugin, plugin_protocols, read_plugin
+from pbs_policy.log import printable
 from pbs_policy.settings import Settings
+from pbs_policy.table.login_table import LoginTable
 
 
 def check_plugin(config: DovecotConfig, settings: Settings) -> Iterator[Finding]:
-    """Nothing where the plugin does not record logins."""
-    if not plugin_protocols(config):
-        return
+    """Nothing where the plugin does not record logins, or writes a table of the site's own."""
     plugin = read_plugin(config)
+    if plugin is None or not plugin_protocols(config, settings.key_prefix):
+        return
     key = f"{settings.key_prefix}login:"
     if plugin.key not in [key + address for address in ADDRESS]:
-        written = plugin.key or "last_login/%{user}, its default"
         variable = "%{rip}" if config.value(("plugin",), "last_login_dict") else "%{remote_ip}"
-        yield wrong("dovecot.last_login_key", f"last_login writes {written}; the service reads {key}ADDRESS",
+        yield wrong("dovecot.last_login_key", f"last_login writes {plugin.key}; the service reads {key}ADDRESS",
                     plugin.key_place, f"the key must come out as {key}{variable}")  # fmt: skip
     else:
         yield good("dovecot.last_login_key", f"last_login writes {plugin.key}", plugin.key_place)
@@ -73,9 +74,28 @@ def _check_scope(config: DovecotConfig, settings: Settings) -> Iterator[Finding]
             place = config.place(("mail_plugins",), "last_login")
         yield warning("dovecot.last_login_scope", seen, place,
                       "mail_plugins inside protocol pop3 and protocol imap alone")  # fmt: skip
-    elif settings.sender_match != "off" or settings.ipv6_prefix != 128:
-        name = "sender_match" if settings.sender_match != "off" else "ipv6_prefix"
-        seen = f"last_login records no user and no network: with {name} set, the service permits nobody"
+    elif settings.services or settings.ipv6_prefix != 128:
+        name = "services" if settings.services else "ipv6_prefix"
+        seen = f"last_login records no service and no network: with {name} set, the service permits nobody"
         yield wrong("dovecot.last_login_scope", seen, config.file, "use the post-login script (pbs-policy.conf)")
     else:
         yield good("dovecot.last_login_scope", "last_login runs at POP3 and IMAP logins alone")
+
+
+def check_users(config: DovecotConfig, settings: Settings, table: LoginTable | None) -> Iterator[Finding]:
+    """Whether anything judges by the user, whom last_login does not record. `table` None: denies are not known."""
+    if not plugin_protocols(config, settings.key_prefix):
+        return
+    check, rules = "dovecot.last_login_users", settings.rules_on_users()
+    refused = "and last_login records no user: the service refuses the logins that it records"
+    mend = "use the post-login script (pbs-policy.conf)"
+    denied = next((each.target for each in table.denies() if each.kind == "user"), "") if table else ""
+    if rules:
+        yield wrong(check, f"{' and '.join(rules)}: a rule on users, {refused}", config.file, mend)
+    elif denied:
+        mend += ", or pbs-policy allow each user who is denied"
+        yield wrong(check, f"{printable(denied)} is denied, {refused}", config.file, mend)
+    elif table is None:
+        yield not_looked_at(check, "whether users are denied: Redis is unavailable")
+    else:
+        yield good(check, "no setting and no deny judges by the user, whom last_login does not record")

@@ -66,6 +66,11 @@ class DovecotConfig:
                 return found[-1].place
         return self.place(blocks[:-1]) if blocks else self.file
 
+    def place_of(self, line: Line) -> str:
+        """Where an effective line was written."""
+        found = [each for each in self.written if each[:3] == line[:3]]
+        return found[-1].place if found else self.place(line.blocks, line.name)
+
     @property
     def version(self) -> tuple[int, int]:
         """For which Dovecot it is written: 2.4 does not start without this setting, 2.3 not with it."""
@@ -117,6 +122,21 @@ def read_setting(host: Host, file: str, name: str) -> str:
 def parse_lines(text: str, file: str) -> Iterator[Line]:
     """The settings and block heads of `text`, without following includes."""
     yield from (line for line in _parse(text, file, []) if not line.name.startswith("!"))
+
+
+_VARIABLE = re.compile(r"%%|%\{([^}]*)\}|%[-\d.]*[A-Z]*([a-z])")
+_LETTERS = {"u": "user", "n": "username", "d": "domain", "r": "rip"}
+
+
+def variables(text: str) -> set[str]:
+    """The variables in a value: of `%u`, `%Ln`, `%{rip}` and 2.4's `%{user | username | lower}` the name that counts;
+    `user` is the whole name, `username` the part without the domain, whose name is `domain`."""
+    names = set()
+    for match in _VARIABLE.finditer(text):
+        words = re.findall(r"[a-z_]+", (match[1] or "").lower())
+        parts = [each for each in ("username", "domain") if each in words]
+        names.add(parts[0] if parts else words[0] if words else _LETTERS.get(match[2] or "", match[0]))
+    return names
 
 
 def _read_file(host: Host, file: str, blocks: list[str], written: list[Line], unread: list[str], depth: int) -> None:

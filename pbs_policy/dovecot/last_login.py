@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from pbs_policy.dovecot.doveconf import DovecotConfig, Path
+from pbs_policy.dovecot.doveconf import DovecotConfig, Path, variables
 
 ADDRESS = ("%{rip}", "%r", "%{remote_ip}")
 """How the client's address is written: in 2.3, in 2.3 for short, in 2.4."""
@@ -16,7 +16,8 @@ _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "hour": 3600, "d": 86
 
 
 class Plugin(NamedTuple):
-    """What the plugin writes: the whole key with a variable for the address, seconds (None: no expiry), and where."""
+    """What the plugin writes: the whole key with its variables, seconds (None: no expiry), to which Redis ("" for
+    another kind of table), and where that is written."""
 
     key: str
     expire: int | None
@@ -24,9 +25,18 @@ class Plugin(NamedTuple):
     key_place: str
     dict_place: str
 
+    def is_ours(self, key_prefix: str) -> bool:
+        """Whether it is meant for the login table. A site may use the plugin for a table of its own: of its users."""
+        names = variables(self.key)
+        of_addresses = bool(names & {"rip", "remote_ip"}) and not names & {"user", "username", "domain"}
+        return self.redis != "" and (of_addresses or self.key.startswith(key_prefix))
 
-def plugin_protocols(config: DovecotConfig) -> list[str]:
-    """The protocols whose logins run the plugin, whatever it writes."""
+
+def plugin_protocols(config: DovecotConfig, key_prefix: str) -> list[str]:
+    """The protocols whose logins the plugin writes to the login table."""
+    plugin = read_plugin(config)
+    if plugin is None or not plugin.is_ours(key_prefix):
+        return []
     return [
         protocol
         for protocol in config.protocols()
@@ -40,17 +50,22 @@ def has_plugin(config: DovecotConfig, blocks: Path) -> bool:
     return "last_login" in words or config.value((*blocks, "mail_plugins"), "last_login") == "yes"
 
 
-def read_plugin(config: DovecotConfig) -> Plugin:
-    """The plugin's settings, of 2.3 or 2.4."""
+def read_plugin(config: DovecotConfig) -> Plugin | None:
+    """The plugin's settings, of 2.3 or 2.4; None where it has no table to write to."""
     old: Path = ("plugin",)
     uri = config.value(old, "last_login_dict")
     if uri:
+        if uri.startswith("proxy:"):
+            uri = config.value(("dict",), uri.rpartition(":")[2]) or uri
         parts = dict(part.partition("=")[::2] for part in uri.split(":")[1:])
         expire = int(parts["expire_secs"]) if parts.get("expire_secs", "").isdecimal() else None
         redis = parts.get("path") or f"{parts.get('host', '127.0.0.1')}:{parts.get('port', '6379')}"
         key = parts.get("prefix", "") + config.value(old, "last_login_key")
+        redis = redis if uri.startswith("redis:") else ""
         return Plugin(key, expire, redis, config.place(old, "last_login_key"), config.place(old, "last_login_dict"))
     block: Path = ("last_login", "dict redis")
+    if not config.has_block(block):
+        return Plugin("", None, "", config.file, config.place(block[:1])) if config.has_block(block[:1]) else None
     host, port = config.value(block, "redis_host") or "127.0.0.1", config.value(block, "redis_port") or "6379"
     key = config.value(("last_login",), "key") or config.value((), "last_login_key")
     key = config.value(block, "redis_key_prefix") + key if key else ""

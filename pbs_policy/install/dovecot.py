@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbs_policy.demo.daemons import find_program, missing
+from pbs_policy.dovecot.auth import lets_everybody_in, passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot, read_setting
 from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree, read_state, useradd
-from pbs_policy.install.last_login import fill_in, last_login_drop_in
+from pbs_policy.install.last_login import denied_users, fill_in, last_login_drop_in, refuse_in_the_way
 from pbs_policy.install.own_scripts import chained_by_hand
 from pbs_policy.install.plan import Plan, Wanted
 from pbs_policy.install.record import Record
@@ -99,6 +100,10 @@ def plan_script(tree: Tree, record: Record, placement: Placement) -> Plan:
     plan.want(tree, record, wanted)
     for hook in chained:
         plan.notes.append(f"{hook.place}: {hook.protocol} logins run your own script and then ours; left as it is")
+    passdb = lets_everybody_in(config, passdbs(config))
+    if passdb:
+        place = passdb.fields["nopassword"].place
+        plan.notes.append(f"{place}: passdb {passdb.driver} has nopassword: whoever asks logs in, and may relay")
     _look_at_users(plan, tree, placement, [*chained, *([None] if left else [])])
     if not _is_packaged(tree, placement):
         plan.commands.append(shlex.join([*_COMPILE, f"{placement.lib}/pbs_postlogin.py"]))
@@ -158,11 +163,22 @@ def plan_last_login(tree: Tree, record: Record, placement: Placement, settings: 
     Raises InstallError for settings that the plugin cannot follow.
     """
     file = _file(tree, placement)
+    config = read_config(file)
+    drop_in = last_login_drop_in(config.version, settings)
+    refuse_in_the_way(config, settings, str(tree.place(placement.drop_in)))
     plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
-    drop_in = last_login_drop_in(read_config(file).version, settings)
+    denied, unknown = denied_users(settings)
+    if denied:
+        allow = f"pbs-policy allow {shlex.quote(printable(denied))}"
+        plan.obstacles.append(
+            f"{printable(denied)} is denied, and last_login records no user: the service would refuse all its "
+            f"logins. Use the script (without --last-login), or first: {allow}"
+        )
+    if unknown:
+        plan.notes.append(f"whether users are denied, whom last_login does not know, is unknown: {unknown}")
     plan.want(tree, record, [Wanted(placement.drop_in, drop_in.encode(), 0o644)])
     plan.commands = [_look(file)]
-    plan.check = lambda: _check_last_login(file, placement)
+    plan.check = lambda: _check_last_login(file, placement, settings.key_prefix)
     return plan
 
 
@@ -260,10 +276,10 @@ def _check_script(file: Path, placement: Placement, services: list[str], chained
             raise InstallError(f"{before.place}: {before.protocol} logins would not run your own script any more")
 
 
-def _check_last_login(file: Path, placement: Placement) -> None:
+def _check_last_login(file: Path, placement: Placement, key_prefix: str) -> None:
     config = read_config(file)
     for service in _SERVICES:
-        if service not in plugin_protocols(config):
+        if service not in plugin_protocols(config, key_prefix):
             plugins = config.value((f"protocol {service}",), "mail_plugins")
             _expect(file, placement, f"protocol/{service}/mail_plugins", plugins, "... last_login")
 

@@ -1,13 +1,25 @@
-"""The drop-in for Dovecot's last_login plugin, filled in from the settings that it has to agree with."""
+"""The drop-in for Dovecot's last_login plugin, filled in from the settings that it has to agree with; and where the
+plugin would record what must not be recorded, or take the place of something else."""
 
 from __future__ import annotations
 
 import re
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
+from pbs_policy.dovecot.auth import lets_everybody_in, mechanism, passdbs
+from pbs_policy.dovecot.doveconf import DovecotConfig
+from pbs_policy.dovecot.last_login import read_plugin
+from pbs_policy.dovecot.logins import SCRIPT, find_hooks
 from pbs_policy.install.files import InstallError
+from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
+from pbs_policy.sources import SettingsError
+from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+
+if TYPE_CHECKING:
+    from pbs_policy.store.redis_client import RedisClient
 
 
 def last_login_drop_in(version: tuple[int, int], settings: Settings) -> str:
@@ -38,6 +50,48 @@ def last_login_drop_in(version: tuple[int, int], settings: Settings) -> str:
     return fill_in(example.read_text(), places)
 
 
+def refuse_in_the_way(config: DovecotConfig, settings: Settings, drop_in: str) -> None:
+    """Raise InstallError where the site uses the plugin for itself, or the script records already, or anybody could
+    have a login recorded. What is in `drop_in` is replaced, and stands in nobody's way."""
+    plugin = read_plugin(config)
+    if plugin and not plugin.is_ours(settings.key_prefix):
+        raise InstallError(
+            f"{plugin.dict_place}: the last_login plugin keeps a table of your own ({printable(plugin.key)}), which "
+            "the drop-in would replace. Use the script (without --last-login), which runs beside it"
+        )
+    for hook in find_hooks(config):
+        if hook.place.rpartition(":")[0] != drop_in:
+            raise InstallError(
+                f"{hook.place}: service {printable(hook.service)} runs {SCRIPT}, and last_login would write over "
+                "what it records. Keep the script, or take it out of executable first"
+            )
+    anonymous, passdb = mechanism(config, "anonymous"), lets_everybody_in(config, passdbs(config))
+    if anonymous:
+        raise InstallError(
+            f"{anonymous.place}: auth_mechanisms has anonymous, and last_login would record those logins, too: "
+            "whoever asks could relay. Take it out, or use the script (without --last-login), which leaves them out"
+        )
+    if passdb:
+        place = passdb.fields["nopassword"].place
+        raise InstallError(f"{place}: passdb {passdb.driver} has nopassword: whoever asks could relay. Take it out")
+
+
+def denied_users(settings: Settings) -> tuple[str, str]:
+    """One user who is denied in Redis, or ""; and why that is not known, or ""."""
+    try:
+        table = LoginTable(connect(settings), settings.key_prefix, user_domain=settings.user_domain)
+        return next((each.target for each in table.denies() if each.kind == "user"), ""), ""
+    except (StoreUnavailable, SettingsError) as error:
+        return "", str(error)
+
+
+def connect(settings: Settings) -> RedisClient:
+    """The Redis that `settings` name. Raises SettingsError for an unreadable password file."""
+    from pbs_policy.store.redis_client import connect_by
+
+    return connect_by(settings, even_replica=True)
+
+
 def fill_in(example: str, places: dict[str, str]) -> str:
     """The example with our places instead of its own. Raises ValueError where it does not have one of them."""
     for theirs, ours in places.items():
@@ -55,8 +109,7 @@ def _faults(settings: Settings, host: str, *, ipv6: bool) -> list[str]:
         faults.append(f"redis_url = {url}: expected an {'IP' if ipv6 else 'IPv4'} address, no name")
     if settings.redis_password_file:
         faults.append("redis_password_file is set, and dovecot.conf would have the password in it")
-    if settings.sender_match != "off":
-        faults.append(f"sender_match = {settings.sender_match}: it records no user")
+    faults += [f"{name} is set, and it records no user" for name in settings.rules_on_users()]
     if settings.services:
         faults.append("services is set: it records no service")
     if settings.ipv6_prefix != 128:

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import fakeredis
+
 from pbs_policy.demo.daemons import find_program
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import Finding
@@ -27,6 +29,7 @@ from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.host import Account, Host, Output, Owned
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
+from tests.stores import table_on
 
 HERE = Path(__file__).parent
 ACCOUNTS = {"root": 0, "postfix": 101, "dovecot": 102, "pbs-policy": 103}
@@ -86,6 +89,7 @@ class Case:
         found = list(doctor.examine_postfix(postfix)) if self.has_postfix else []
         found += list(doctor.examine_dovecot([], dovecot)) if self.has_dovecot else []
         found += list(doctor.examine_both(postfix, dovecot)) if postfix and dovecot else []
+        found += list(doctor.examine_last_login(dovecot, table_on(fakeredis.FakeRedis(), "pbs:")))
         return [self._relative(finding) for finding in found]
 
     def _relative(self, finding: Finding) -> Finding:
@@ -132,7 +136,7 @@ class CaseHost(Host):
         """Ours for the script and the interpreter's sake, the case's for its settings."""
         if path.startswith(_SCRIPTS):
             return shipped(path.replace(_SCRIPTS, "dovecot-hooks/"))
-        if path.startswith("/etc/pbs-policy/"):
+        if path.startswith(("/etc/pbs-policy/", "/etc/dovecot/")):
             return self._case.directory / Path(path).name
         return Path(path)
 

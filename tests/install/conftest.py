@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import fakeredis
 import pytest
 
 from pbs_policy.install.files import FileState, write_state
 from tests.conftest import need
 from tests.install.support import DEBIAN_MAIN_CF, MASTER_CF, age, write, write_dovecot
+from tests.stores import client_on
 
 
 @pytest.fixture
@@ -24,7 +26,15 @@ def aged_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def denies(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeRedis:
+    """The Redis in which the installers look for denies."""
+    redis = fakeredis.FakeRedis()
+    monkeypatch.setattr("pbs_policy.install.last_login.connect", lambda _settings: client_on(redis))
+    return redis
+
+
+@pytest.fixture
+def root(tmp_path: Path, denies: fakeredis.FakeRedis) -> Path:
     """A tree with a small Dovecot and a small Postfix in it, as Debian has them, and the users of both packages."""
     need("dovecot", "postfix")
     passwd = "root:x:0:0::/root:/bin/sh\npbs-policy:x:{0}:{1}::/:\npostfix:x:{0}:{1}::/:\n"

@@ -1,0 +1,76 @@
+"""Checks of who Dovecot lets in: logins that nobody authenticated, and names that are not the client's to choose.
+
+Whoever logs in may relay, so a login without a password is an open relay, for whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.dovecot.auth import (
+    Passdb,
+    domainless_lookup,
+    keeps_domain,
+    lets_everybody_in,
+    may_answer,
+    mechanism,
+    passdbs,
+)
+from pbs_policy.dovecot.doveconf import DovecotConfig
+from pbs_policy.host import Host, NotLookedAt
+
+_NO_DOMAIN = {(2, 3): "%Ln", (2, 4): "%{user | username | lower}"}
+
+
+def check_auth(config: DovecotConfig, plugin: list[str], host: Host) -> Iterator[Finding]:
+    """Every check of authentication. `plugin` are the protocols whose logins last_login records."""
+    yield _check_anonymous(config, plugin)
+    databases = passdbs(config)
+    yield _check_nopassword(config, databases, host)
+    yield _check_domains(config, databases, host)
+
+
+def _check_anonymous(config: DovecotConfig, plugin: list[str]) -> Finding:
+    check, line = "dovecot.anonymous", mechanism(config, "anonymous")
+    if line is None:
+        return good(check, "nobody logs in anonymously")
+    seen = "auth_mechanisms has anonymous: whoever asks is logged in"
+    if plugin:
+        seen += f", and last_login records that ({' and '.join(plugin)}): strangers may relay"
+        return wrong(check, seen, line.place, "take anonymous out of auth_mechanisms, or use the post-login script")
+    return good(check, f"{seen}; the post-login script does not record such logins", line.place)
+
+
+def _check_nopassword(config: DovecotConfig, databases: list[Passdb], host: Host) -> Finding:
+    check, mend = "dovecot.nopassword", "take nopassword out: every login that is recorded must have had a password"
+    passdb = lets_everybody_in(config, databases)
+    if passdb:
+        seen = f"passdb {passdb.driver} has nopassword: whoever asks logs in as anybody, is recorded, and may relay"
+        return wrong(check, seen, passdb.fields["nopassword"].place, mend)
+    try:
+        for each in databases:
+            place = may_answer(each, "nopassword", host)
+            if place:
+                seen = f"passdb {each.driver} may answer nopassword: such a user's login needs none, and permits"
+                return warning(check, seen, place, "see that it does so for nobody whom nothing else vouches for")
+    except NotLookedAt as error:
+        return not_looked_at(check, str(error))
+    return good(check, "no passdb of the configuration lets users in without a password")
+
+
+def _check_domains(config: DovecotConfig, databases: list[Passdb], host: Host) -> Finding:
+    check = "dovecot.domains"
+    if not keeps_domain(config):
+        return good(check, "auth_username_format leaves the domain out of every user's name")
+    try:
+        for each in databases:
+            line = domainless_lookup(each, host)
+            if line:
+                seen = f"passdb {each.driver} is asked for the user without the domain ({line.name}): Dovecot takes "
+                seen += "alice@victim.example for alice, and she sends and relays as a user of that domain"
+                mend = f"login_domains = YOUR-DOMAINS, or auth_username_format = {_NO_DOMAIN[config.version]}"
+                return warning(check, seen, line.place, mend)
+    except NotLookedAt as error:
+        return not_looked_at(check, str(error))
+    return good(check, "no passdb that can be seen is asked for a user without the domain")
