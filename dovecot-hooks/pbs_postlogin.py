@@ -201,6 +201,10 @@ def read_settings(file):
         if not text or text[0] == "#":
             continue
         if line[0] in BLANKS and logical:
+            name, equals, _ = text.partition("=")
+            name = name.strip(BLANKS)
+            if equals and name in settings:  # it would be lost in the value of the line before
+                raise Failure(f"the settings: {name} has a blank in front, so it continues the line before")
             logical[-1] += " " + text
         else:
             logical.append(text)
@@ -209,7 +213,21 @@ def read_settings(file):
         name = name.strip(BLANKS)
         if name in settings and equals:
             settings[name] = value.strip(BLANKS)
+    refuse_conflicts(settings)
     return settings
+
+
+def refuse_conflicts(settings):
+    """What would silently not hold: a user without a password, TLS that is not spoken. See setting_conflicts.py."""
+    for server in ("redis", "sentinel"):
+        if settings[server + "_user"] and not settings[server + "_password_file"]:
+            raise Failure(f"{server}_user is set without {server}_password_file")
+    if not settings["redis_url"].startswith(("rediss", "valkeys")):
+        for name in ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file"):
+            if settings[name]:
+                raise Failure(f"{name} is set, and redis_url is without TLS")
+    elif settings["redis_tls_key_file"] and not settings["redis_tls_cert_file"]:
+        raise Failure("redis_tls_key_file is set without redis_tls_cert_file")
 
 
 def read_file(path):

@@ -66,9 +66,9 @@ def parse_mode(text: str) -> int:
 
 
 def parse_path(text: str) -> str:
-    """An absolute path, or nothing."""
-    if text and not (text.startswith("/") and text.isprintable()):
-        raise ValueError("expected an absolute path")
+    """An absolute path without blanks, or nothing: a blank is more often a line that was swallowed than a name."""
+    if text and not (text.startswith("/") and text.isprintable() and " " not in text):
+        raise ValueError("expected an absolute path without blanks")
     return text
 
 

@@ -30,6 +30,7 @@ from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
 from pbs_policy.postfix import listener
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.setting_conflicts import find_conflicts, find_idle
 from pbs_policy.setting_values import (
     choice,
     parse_cap,
@@ -276,22 +277,28 @@ def load(
     """The effective settings, and the text and place of each.
 
     `file` None means `sources.DEFAULT_FILE`, which may be absent; one that was named may not. `tell` is given a line
-    for each setting that was removed. Raises SettingsError.
+    for each setting that was removed or has no effect. Raises SettingsError.
     """
     faults: list[str] = []
     values = defaults()
+    known = [*values, *REMOVED]
+    environment = environment or {}
     for name, value in [
-        *from_file(file, faults),
-        *from_environment(environment or {}, [*values, *REMOVED], faults),
+        *from_file(file, known, faults),
+        *from_environment(environment, known, faults),
         *from_overrides(overrides, faults),
     ]:
         if name in values:
             values[name] = value
         elif name in REMOVED:
-            tell(f"{value.place}: {name}: {REMOVED[name]}")
+            tell(f"a removed setting is ignored: {value.place}: {name}: {REMOVED[name]}")
         else:
             faults.append(f"{value.place}: unknown setting {name!r}{did_you_mean(name, values)}")
-    return parse_values(values, faults), values
+    faults += find_conflicts(values, environment.get("CREDENTIALS_DIRECTORY", ""))
+    settings = parse_values(values, faults)
+    for line in find_idle(values):
+        tell(line)
+    return settings, values
 
 
 def parse_values(values: Mapping[str, Value], faults: Iterable[str] = ()) -> Settings:

@@ -42,7 +42,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def from_file(file: Path | None, faults: list[str]) -> Iterator[tuple[str, Value]]:
+def from_file(file: Path | None, known: Collection[str], faults: list[str]) -> Iterator[tuple[str, Value]]:
     """The settings of a file; None means DEFAULT_FILE, which may be absent."""
     path = file or DEFAULT_FILE
     try:
@@ -52,13 +52,15 @@ def from_file(file: Path | None, faults: list[str]) -> Iterator[tuple[str, Value
             faults.append(f"{path}: {error.strerror}")
         return
     seen: dict[str, int] = {}
-    for number, line in logical_lines(data):
+    for lines in _joined_lines(data):
+        number = lines[0][0]
         place = f"{path}:{number}"
         try:
-            name, equals, text = (part.strip(BLANKS) for part in line.decode("utf-8").partition("="))
+            line = " ".join(_without_settings(lines, known, path, faults))
         except UnicodeDecodeError:
             faults.append(f"{place}: not UTF-8 text")
             continue
+        name, equals, text = (part.strip(BLANKS) for part in line.partition("="))
         if not equals or not name:
             # The line is not shown: it may be a password, or be of another file than was meant.
             faults.append(f"{place}: expected name = value, found no {'name' if equals else '='}")
@@ -69,23 +71,47 @@ def from_file(file: Path | None, faults: list[str]) -> Iterator[tuple[str, Value
             yield name, Value(text, place)
 
 
+def _without_settings(
+    lines: list[tuple[int, bytes]], known: Collection[str], path: Path, faults: list[str]
+) -> Iterator[str]:
+    """The texts of a line and its continuations, but for continuations that look like a setting. Such a one would be
+    lost in the value of the setting before it: require_tls would silently not hold."""
+    number, first = lines[0]
+    yield first.decode()
+    for at, line in lines[1:]:
+        name, equals, _ = (part.strip(BLANKS) for part in line.decode().partition("="))
+        if equals and name in known:
+            before = first.decode().partition("=")[0].strip(BLANKS)
+            faults.append(
+                f"{path}:{at}: {name} has a blank in front, so it would continue {before} in line {number}: "
+                "begin it at the start of the line"
+            )
+        else:
+            yield line.decode()
+
+
 def logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The lines of a main.cf-like file: number of the first physical line, and the text with continuations joined.
 
     Empty lines and comments are skipped, also between a line and its continuation (postconf(5)).
     """
-    number, logical = 0, b""
+    for lines in _joined_lines(data):
+        yield lines[0][0], b" ".join(text for _, text in lines)
+
+
+def _joined_lines(data: bytes) -> Iterator[list[tuple[int, bytes]]]:
+    """Each line with its continuations: numbers and texts, without the blanks around them."""
+    joined: list[tuple[int, bytes]] = []
     for at, line in enumerate(data.split(b"\n"), 1):
-        if not line.strip() or line.lstrip().startswith(b"#"):
+        text = line.strip()
+        if not text or text.startswith(b"#"):
             continue
-        if line[:1].isspace() and logical:
-            logical += b" " + line.strip()
-            continue
-        if logical:
-            yield number, logical
-        number, logical = at, line.strip()
-    if logical:
-        yield number, logical
+        if joined and not line[:1].isspace():
+            yield joined
+            joined = []
+        joined.append((at, text))
+    if joined:
+        yield joined
 
 
 def from_environment(

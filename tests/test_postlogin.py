@@ -685,6 +685,25 @@ def test_a_user_of_redis_needs_the_right_to_set_and_nothing_else(
     assert_went_on_with_one_line(result, ALICE, "Redis answers to SET: -NOPERM")
 
 
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"services": "pop3\n  never_record = 192.0.2.0/24"}, "never_record has a blank in front"),
+        ({"redis_user": "pbs"}, "redis_user is set without redis_password_file"),
+        ({"sentinel_user": "s"}, "sentinel_user is set without sentinel_password_file"),
+        ({"redis_tls_ca_file": "/ca.pem"}, "redis_tls_ca_file is set, and redis_url is without TLS"),
+        ({"redis_tls_key_file": "/key.pem"}, "redis_tls_key_file is set, and redis_url is without TLS"),
+    ],
+)
+def test_a_setting_that_would_silently_not_hold_is_said_and_nothing_is_recorded(
+    values: dict[str, str], complaint: str, redis_server: PrivateRedis, configure: Callable[..., str]
+) -> None:
+    result = log_in(ALICE, "-c", configure(redis_url=redis_server.url, **values), "pop3")
+    assert_went_on_with_one_line(result, ALICE, complaint)
+    with connect(RedisUrl.parse(redis_server.url), "", "") as redis:
+        assert list(logins(redis)) == []
+
+
 # --- log_logins
 
 

@@ -68,12 +68,13 @@ def test_what_can_change_does_at_sighup_and_no_connection_is_dropped(start_manag
 
 def test_what_waits_for_a_restart_is_named_in_one_line_and_the_rest_changes(start_managed: StartManaged) -> None:
     service = start_managed()
-    rewrite(service, redis_user="other", key_prefix="other:", never_record="192.0.2.0/24")
+    rewrite(service, redis_password_file="/other", key_prefix="other:", never_record="192.0.2.0/24")
     service.reload()
     with service.connect() as client:
         assert client.ask(ALICE) == DUNNO
     (warning,) = re.findall("warning: .*", service.log())
-    assert warning == "warning: only a restart changes redis_user, key_prefix: what was set before holds until then"
+    named = "redis_password_file, key_prefix"
+    assert warning == f"warning: only a restart changes {named}: what was set before holds until then"
     service.reload()
     assert "info: the settings were read anew: nothing has changed\n" in service.log()
 
@@ -83,7 +84,7 @@ def test_a_removed_setting_is_a_warning_at_the_start_and_at_a_reload(start_manag
     rewrite(service, without="workers", log_decisions="all", workers="2")
     service.reload()
     assert service.ask(ALICE) == OK
-    places = re.findall(r"warning: a removed setting is ignored: .*:(\d+): workers: ", service.log())
+    places = re.findall(r"warning: the settings: a removed setting is ignored: .*:(\d+): workers: ", service.log())
     assert places == ["3", "4"]
 
 
@@ -177,11 +178,11 @@ def test_a_setting_that_nobody_listed_waits_for_a_restart(tmp_path: Path) -> Non
     file = tmp_path / "pbs-policy.conf"
     file.write_text("")
     before = Configuration.begin(*load(file))
-    file.write_text("redis_user = other\nttl = 8h\n")
+    file.write_text("redis_password_file = /other\nttl = 8h\n")
     renewal = Renewal.read(before, lambda: load(file))
-    assert (renewal.changed, renewal.waiting) == (("ttl",), ("redis_user",))
+    assert (renewal.changed, renewal.waiting) == (("ttl",), ("redis_password_file",))
     assert renewal.configuration.settings.ttl == 8 * 3600
-    assert renewal.configuration.settings.redis_user == ""
+    assert renewal.configuration.settings.redis_password_file == ""
 
 
 def test_a_file_with_a_fault_changes_nothing(tmp_path: Path) -> None:

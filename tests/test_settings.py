@@ -106,7 +106,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "listen": "inet:127.0.0.1:10041, unix:/run/p.sock\n  inet:[::1]:10040",
         "unix_socket_mode": "0666",
         "unix_socket_group": "postfix",
-        "redis_url": "unix:///run/redis.sock",
+        "redis_url": "rediss+sentinel://sentinel.example.com/mail",
         "redis_user": "pbs",
         "redis_password_file": "/etc/pbs-policy/password",
         "sentinel_user": "pbs-sentinel",
@@ -148,7 +148,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         listen=(Listener("127.0.0.1", 10041), Listener(path="/run/p.sock"), Listener("::1", 10040)),
         unix_socket_mode=0o666,
         unix_socket_group="postfix",
-        redis_url=RedisUrl(path="/run/redis.sock"),
+        redis_url=RedisUrl((("sentinel.example.com", 26379),), tls=True, master="mail"),
         redis_user="pbs",
         redis_password_file="/etc/pbs-policy/password",
         sentinel_user="pbs-sentinel",
@@ -264,12 +264,12 @@ def test_the_default_file_may_be_absent(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_file_yields_to_the_environment_and_that_to_the_command_line(file: Path) -> None:
-    file.write_text("ttl = 1h\nkey_prefix = file:\nredis_user = file\n")
+    file.write_text("ttl = 1h\nkey_prefix = file:\nredis_password_file = /file\n")
     environment = {"PBS_TTL": "2h", "PBS_KEY_PREFIX": " environment: "}
     loaded, values = load(file, environment, ["ttl=3h", " sender_match = domain "])
     assert (loaded.ttl, values["ttl"].place) == (10_800, "--set")
     assert (loaded.key_prefix, values["key_prefix"].place) == ("environment:", "PBS_KEY_PREFIX")
-    assert (loaded.redis_user, values["redis_user"].place) == ("file", f"{file}:3")
+    assert (loaded.redis_password_file, values["redis_password_file"].place) == ("/file", f"{file}:3")
     assert (loaded.sender_match, values["sender_match"].place) == ("domain", "--set")
     assert (loaded.ipv6_prefix, values["ipv6_prefix"].place) == (128, "default")
 
@@ -305,7 +305,9 @@ def test_a_removed_setting_is_told_with_its_place_and_is_no_fault(file: Path) ->
     assert settings.ttl == 8 * 3600
     assert "workers" not in values
     what = "workers: one process serves; several hosts are several services on one Redis"
-    assert told == [f"{file}:2: {what}", f"PBS_WORKERS: {what}", f"--set: {what}"]
+    places = f"{file}:2", "PBS_WORKERS", "--set"
+    assert told == [f"a removed setting is ignored: {place}: {what}" for place in places]
+
 
 # --- faults
 
@@ -345,6 +347,55 @@ def test_the_error_itself_says_all_its_faults() -> None:
     assert str(error) == "one\ntwo"
 
 
+# --- settings that would silently not hold, and those that do nothing
+
+
+def test_a_user_with_a_password_from_the_service_manager_is_no_fault(file: Path, tmp_path: Path) -> None:
+    file.write_text("redis_user = pbs\n")
+    environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert len(faults_of(file, environment)) == 1
+    (tmp_path / "redis_password").write_text("secret\n")
+    assert load(file, environment)[0].redis_user == "pbs"
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "valkeys", "rediss+sentinel", "valkeys+cluster"])
+def test_files_for_tls_hold_with_every_url_that_has_it(file: Path, scheme: str) -> None:
+    file.write_text("redis_tls_ca_file = /ca.pem\nredis_tls_cert_file = /cert.pem\nkey_prefix = {pbs}:\n")
+    path = "/mail" if "sentinel" in scheme else ""
+    assert load(file, {}, [f"redis_url={scheme}://redis.example.com{path}"])[0].redis_tls.ca == "/ca.pem"
+    plain = scheme.replace("ss", "s").replace("keys", "key")
+    assert len(faults_of(file, {}, f"redis_url={plain}://redis.example.com{path}")) == 2
+
+
+def test_the_place_of_a_setting_that_would_not_hold_is_where_it_was_said(file: Path) -> None:
+    assert [fault.partition(":")[0] for fault in faults_of(file, {"PBS_REDIS_USER": "pbs"})] == ["PBS_REDIS_USER"]
+    assert [fault.partition(":")[0] for fault in faults_of(file, {}, "redis_tls_ca_file=/ca.pem")] == ["--set"]
+
+
+def test_a_setting_without_effect_that_harms_nothing_is_told(file: Path) -> None:
+    file.write_text(
+        "sentinel_user = s\nsentinel_password_file = /p\nsender_maps = /m\nnull_sender = permit\n"
+        "sender_match = domain\n"
+    )
+    told: list[str] = []
+    load(file, {}, ["sender_match=off"], told.append)
+    assert told == [
+        f"{file}:1: sentinel_user has no effect: redis_url names no Sentinels",
+        f"{file}:2: sentinel_password_file has no effect: redis_url names no Sentinels",
+        f"{file}:3: sender_maps has no effect with sender_match = off: any sender may relay",
+        f"{file}:4: null_sender has no effect with sender_match = off: any sender may relay",
+    ]
+    told.clear()
+    load(file, {}, ["redis_url=redis+sentinel://sentinel.example.com/mail"], told.append)
+    assert told == []
+
+
+def test_what_only_looks_like_a_setting_may_continue_a_line(file: Path) -> None:
+    file.write_text("key_prefix =\n  colour=red:\nnever_record =\n  192.0.2.0/24\n# ttl = 1h\n  198.51.100.0/24\n")
+    loaded, _ = load(file)
+    assert (loaded.key_prefix, len(loaded.never_record)) == ("colour=red:", 2)
+
+
 # --- bounds of single settings
 
 
@@ -353,8 +404,8 @@ def test_the_error_itself_says_all_its_faults() -> None:
     ("unix_socket_mode", ["0660", "660", "777", "0000"], ["", "66", "0o660", "1777", "888", "00660"]),
     ("key_prefix", ["p", "!", "x" * 64], ["", "x" * 65, "a b", "\u00e9", "a\tb"]),
     ("never_record", ["", ",", " , ", "192.0.2.0/24,,2001:db8::/32"], ["x", "192.0.2.0/24;", "192.0.2.1/24"]),
-    ("redis_password_file", ["", "/p"], ["p", "~/p"]),
-    ("redis_user", ["", "pbs"], ["a b"]),
+    ("redis_password_file", ["", "/p", "/a=b"], ["p", "~/p", "/a b"]),
+    ("unix_socket_group", ["", "postfix"], ["a b", "a\tb"]),
     ("observe_only", ["yes", "no"], ["", "Yes", "1", "on"]),
 ])  # fmt: skip
 def test_a_settings_values_at_their_bounds(file: Path, name: str, good: list[str], bad: list[str]) -> None:

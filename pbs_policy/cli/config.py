@@ -27,7 +27,7 @@ def config(session: Session, changed: bool, as_json: bool, names: tuple[str, ...
     from pbs_policy.settings import defaults
 
     def tell(line: str) -> None:
-        click.echo(f"pbs-policy: warning: a removed setting is ignored: {printable(line, 1000)}", err=True)
+        click.echo(f"pbs-policy: warning: {printable(line, 1000)}", err=True)
 
     _, values = session.load(tell)
     for name in names:

@@ -39,8 +39,8 @@ def serve(session: Session, allow_root: bool) -> None:
     from pbs_policy.service.serve import run
     from pbs_policy.sources import DEFAULT_FILE
 
-    removed: list[str] = []
-    settings, values = session.load(removed.append)
+    warnings: list[str] = []
+    settings, values = session.load(warnings.append)
     if os.geteuid() == 0 and not allow_root:
         raise _IsRoot(
             "the service needs no privilege and does not run as root: User= in a unit, "
@@ -49,7 +49,7 @@ def serve(session: Session, allow_root: bool) -> None:
     log = Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json")
 
     def warn(line: str) -> None:
-        log.warning(f"a removed setting is ignored: {printable(line, 1000)}")
+        log.warning(f"the settings: {printable(line, 1000)}")
 
     def look(settings: Settings) -> None:
         for doubt in find_doubts(session.file or DEFAULT_FILE, settings):
@@ -60,7 +60,7 @@ def serve(session: Session, allow_root: bool) -> None:
         look(loaded[0])
         return loaded
 
-    for line in removed:
+    for line in warnings:
         warn(line)
     look(settings)
     run(settings, values, log, load_again)

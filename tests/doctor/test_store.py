@@ -159,7 +159,7 @@ def with_users(own_redis: OwnRedis) -> PrivateRedis:
 
 def test_the_least_rights_suffice_and_are_no_fault(with_users: PrivateRedis) -> None:
     hook, reader = asking(with_users, "hook", "hook"), asking(with_users, "reader", "reader")
-    settings = settings_of(redis_user="hook")
+    settings = settings_of(redis_user="hook", redis_password_file="/password")
     assert faults(store.check_write(hook, settings, "")) == {}
     assert faults(store.check_rights(gather(hook), "script", settings, "")) == {}
     assert faults(store.check_read(LoginTable(reader, "pbs:"), settings, "")) == {}
@@ -177,7 +177,7 @@ def test_a_user_who_may_do_too_much_is_a_warning(with_users: PrivateRedis, user:
 
 
 def test_a_user_who_may_do_too_little_is_a_fault(with_users: PrivateRedis) -> None:
-    settings = settings_of(redis_user="reader")
+    settings = settings_of(redis_user="reader", redis_password_file="/password")
     found = faults(store.check_write(asking(with_users, "reader", "reader"), settings, ""))
     assert "cannot record a login, it lacks +set: " in found["store.write"].seen
     found = faults(store.check_read(LoginTable(asking(with_users, "blind", "blind"), "pbs:"), settings, ""))

@@ -1,0 +1,50 @@
+"""Settings that are sound each by itself, and do not do what they say beside the others.
+
+A fault is where the connection to Redis would be less secure than the file says, without a word: nothing starts.
+Other settings that have no effect are told, and change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pbs_policy.sources import Value
+
+
+def find_conflicts(values: Mapping[str, Value], credentials: str = "") -> Iterator[str]:
+    """A fault for each setting that would silently not hold. `credentials` is the service manager's directory of
+    passwords, if there is one."""
+    for server in ("redis", "sentinel"):
+        user, file = values[f"{server}_user"], f"{server}_password_file"
+        if user.text and not values[file].text and not _is_file(credentials, f"{server}_password"):
+            yield (
+                f"{user.place}: {server}_user = {user.text}: nobody logs in as that user without a password: "
+                f"set {file}, or leave {server}_user empty"
+            )
+    certificate, key = values["redis_tls_cert_file"], values["redis_tls_key_file"]
+    if not values["redis_url"].text.startswith(("rediss", "valkeys")):
+        for name in ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file"):
+            if values[name].text:
+                yield (
+                    f"{values[name].place}: {name} = {values[name].text}: redis_url is without TLS: "
+                    f"write rediss:// for redis://, or leave {name} empty"
+                )
+    elif key.text and not certificate.text:
+        yield f"{key.place}: redis_tls_key_file = {key.text}: a key needs its certificate: set redis_tls_cert_file"
+
+
+def find_idle(values: Mapping[str, Value]) -> Iterator[str]:
+    """A line for each setting that has no effect, and harms nothing by that."""
+    if "+sentinel:" not in values["redis_url"].text.partition("//")[0]:
+        for name in ("sentinel_user", "sentinel_password_file"):
+            if values[name].text:
+                yield f"{values[name].place}: {name} has no effect: redis_url names no Sentinels"
+    if values["sender_match"].text == "off":
+        for name, idle in (("sender_maps", ""), ("null_sender", "refuse")):
+            if values[name].text != idle:
+                yield f"{values[name].place}: {name} has no effect with sender_match = off: any sender may relay"
+
+
+def _is_file(directory: str, name: str) -> bool:
+    return bool(directory) and Path(directory, name).exists()
