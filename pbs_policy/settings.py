@@ -192,6 +192,7 @@ class Settings:
         denies = self.load_denies()
         rules = {
             "sender_match": self.sender_match != "off",
+            "login_domains": bool(self.login_domains),
             "max_recipients_per_user": self.max_recipients_per_user is not None,
             "denies": denies is not None and denies.has_users,
         }

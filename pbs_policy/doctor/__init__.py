@@ -100,6 +100,7 @@ CHECKS = {
     "service.version": "each running process of the service is of the version of this command",
     "service.observe_only": "the service permits, and does not only observe",
     "service.trial": "a login of the real script is permitted by the service, and no longer when it is gone",
+    "use.gateways": "nobody logs in from this host's gateway or from an address of its own",
     "use.private_addresses": "no gateway or load balancer stands for many clients",
     "use.shared_addresses": "no address is shared by many users",
     "use.address_families": "clients send over the protocol that they log in by",
@@ -204,7 +205,7 @@ class Doctor:
         hooks += find_hooks(config)
         plugin = plugin_protocols(config, self.settings.key_prefix)
         yield from dovecot.check_logins(config, plugin)
-        yield from dovecot_auth.check_auth(config, plugin, self.host)
+        yield from dovecot_auth.check_auth(config, plugin, self.settings, self.host)
         yield from script.check_script(hooks, self.settings, self.values, self.host)
         yield from last_login.check_plugin(config, self.settings)
 
@@ -287,8 +288,9 @@ class Doctor:
         if table is None:
             yield not_looked_at("use.private_addresses", "Redis is unavailable")
             return
+        inet_protocols = next((each.value("inet_protocols") for each in seen), "")
         try:
-            yield from use.check_use(table.entries(), next((each.value("inet_protocols") for each in seen), ""))
+            yield from use.check_use(table.entries(), inet_protocols, self.host)
         except StoreUnavailable as error:
             yield not_looked_at("use.private_addresses", str(error))
 

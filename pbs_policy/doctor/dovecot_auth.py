@@ -19,16 +19,17 @@ from pbs_policy.dovecot.auth import (
 )
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.host import Host, NotLookedAt
+from pbs_policy.settings import Settings
 
 _NO_DOMAIN = {(2, 3): "%Ln", (2, 4): "%{user | username | lower}"}
 
 
-def check_auth(config: DovecotConfig, plugin: list[str], host: Host) -> Iterator[Finding]:
+def check_auth(config: DovecotConfig, plugin: list[str], settings: Settings, host: Host) -> Iterator[Finding]:
     """Every check of authentication. `plugin` are the protocols whose logins last_login records."""
     yield _check_anonymous(config, plugin)
     databases = passdbs(config)
     yield _check_nopassword(config, databases, host)
-    yield _check_domains(config, databases, host)
+    yield _check_domains(config, databases, settings, host)
 
 
 def _check_anonymous(config: DovecotConfig, plugin: list[str]) -> Finding:
@@ -59,8 +60,10 @@ def _check_nopassword(config: DovecotConfig, databases: list[Passdb], host: Host
     return good(check, "no passdb of the configuration lets users in without a password")
 
 
-def _check_domains(config: DovecotConfig, databases: list[Passdb], host: Host) -> Finding:
+def _check_domains(config: DovecotConfig, databases: list[Passdb], settings: Settings, host: Host) -> Finding:
     check = "dovecot.domains"
+    if settings.login_domains:
+        return good(check, "login_domains names the domains whose users count")
     if not keeps_domain(config):
         return good(check, "auth_username_format leaves the domain out of every user's name")
     try:

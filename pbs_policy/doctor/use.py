@@ -8,6 +8,8 @@ from ipaddress import ip_network
 from itertools import islice
 
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.network import gateways, own_addresses
+from pbs_policy.host import Host
 from pbs_policy.log import printable
 from pbs_policy.table.login_table import Entry
 
@@ -22,7 +24,7 @@ _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16
 _ENOUGH = 5  # users, before anything is concluded from all of them
 
 
-def check_use(entries: Iterable[Entry], inet_protocols: str) -> Iterator[Finding]:
+def check_use(entries: Iterable[Entry], inet_protocols: str, host: Host) -> Iterator[Finding]:
     """What can be told from the login table. `inet_protocols` is Postfix's, "" where it is not known."""
     users: dict[str, set[str]] = defaultdict(set)
     for entry in islice(entries, MOST_ENTRIES):
@@ -32,9 +34,28 @@ def check_use(entries: Iterable[Entry], inet_protocols: str) -> Iterator[Finding
     if not users:
         yield not_looked_at("use.private_addresses", "nobody is logged in now")
         return
+    yield _check_gateways(users, host)
     yield from _check_private(users, everybody)
     yield from _check_shared(users)
     yield from _check_families(users, inet_protocols)
+
+
+def _check_gateways(users: dict[str, set[str]], host: Host) -> Finding:
+    """One login is enough: the next client behind it may be a stranger. A login widened by `ipv6_prefix` is taken for
+    the gateway's where that lies in it; an address of this host may lie in it because both are in one office."""
+    routes, own = gateways(host), own_addresses(host)
+    for address in users:
+        try:
+            network = ip_network(address, strict=False)
+        except ValueError:  # somebody else's key
+            continue
+        what = "the gateway of this host" if any(each in network for each in routes) else ""
+        if network.num_addresses == 1 and network.network_address in own:
+            what = "an address of this host itself"
+        if what:
+            seen = f"somebody logs in from {address}, {what}: whoever comes through it looks the same, and may relay"
+            return warning("use.gateways", seen, "", f"never_record = {address}, and docs/howto/containers.md")
+    return good("use.gateways", "nobody logs in from a gateway or an address of this host")
 
 
 def _check_private(users: dict[str, set[str]], everybody: set[str]) -> Iterator[Finding]:

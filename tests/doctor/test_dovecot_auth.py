@@ -32,8 +32,12 @@ def config_of(text: str) -> DovecotConfig:
     return DovecotConfig("dovecot.conf", lines, lines)
 
 
-def found(text: str, check: str, host: Host | None = None, plugin: tuple[str, ...] = ()) -> Finding:
-    findings = check_auth(config_of(text), list(plugin), host or Files())
+def settings_with(**texts: str) -> Settings:
+    return parse_values(defaults() | {name: Value(text, "test") for name, text in texts.items()})
+
+
+def found(text: str, check: str, host: Host | None = None, plugin: tuple[str, ...] = (), **texts: str) -> Finding:
+    findings = check_auth(config_of(text), list(plugin), settings_with(**texts), host or Files())
     (finding,) = [each for each in findings if each.check == f"dovecot.{check}"]
     return finding
 
@@ -171,6 +175,11 @@ def test_variables_are_known_by_the_name_that_counts(text: str, names: set[str])
     assert variables(text) == names
 
 
+def test_where_login_domains_says_whose_users_count_the_lookup_is_no_fault() -> None:
+    text = "passdb passwd-file {\n auth_username_format = %{user | username}\n}"
+    assert found(text, "domains", login_domains="example.com").level == "good"
+
+
 LAST_LOGIN = """\
 protocol imap {
   mail_plugins = last_login
@@ -180,10 +189,6 @@ plugin {
   last_login_key = pbs:login:%{rip}
 }
 """
-
-
-def settings_with(**texts: str) -> Settings:
-    return parse_values(defaults() | {name: Value(text, "test") for name, text in texts.items()})
 
 
 def test_a_denied_user_is_a_fault_where_last_login_records_no_user() -> None:

@@ -92,7 +92,9 @@ def test_logins_without_a_password_are_pointed_out_with_the_script_too(root: Pat
     assert f"note: {root}{OWN}:3: passdb static has nopassword" in run(HOOK, "--root", str(root)).output
 
 
-@pytest.mark.parametrize("setting", ["max_recipients_per_user=10/1h", "sender_match=domain"])
+@pytest.mark.parametrize(
+    "setting", ["max_recipients_per_user=10/1h", "sender_match=domain", "login_domains=example.com"]
+)
 def test_rules_on_users_are_not_pretended(root: Path, setting: str) -> None:
     refused = install(root, "--apply", sets=(setting,))
     assert refused.status == os.EX_CONFIG
