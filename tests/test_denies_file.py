@@ -175,6 +175,15 @@ def test_a_changed_file_is_read_anew_and_a_faulty_one_is_not(denies_of: DeniesOf
     assert denies.of_address("192.0.2.8")
 
 
+def test_a_file_that_everybody_can_change_by_now_is_not_read(denies_of: DeniesOf) -> None:
+    denies = denies_of("192.0.2.7")
+    denies.file.chmod(0o666)
+    denies.file.write_text("# nobody\n")
+    with pytest.raises(FileFault, match="can be changed by everybody"):
+        denies.reload_if_changed()
+    assert len(list(denies)) == 1
+
+
 def test_a_large_file_costs_an_address_no_more_than_its_lengths(denies_of: DeniesOf) -> None:
     denies = denies_of("".join(f"198.51.{high}.{low}\n" for high in range(256) for low in range(256)))
     assert denies.content.lengths == frozenset()
