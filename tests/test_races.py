@@ -15,14 +15,18 @@ from typing import Any
 import pytest
 
 from pbs_policy.address import ClientAddresses
+from pbs_policy.cli.transfer import _replacing
 from pbs_policy.doctor import Doctor, trial
 from pbs_policy.doctor.script import script_settings
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Host, NotLookedAt
+from pbs_policy.install.files import InstallError, Tree
+from pbs_policy.install.record import Record
 from pbs_policy.postfix.listener import Listener, ListenError
 from pbs_policy.service.sockets import open_at, remove_paths
 from pbs_policy.settings import load
 from pbs_policy.sources import SettingsError
+from pbs_policy.trust import Untrusted
 
 PYTHON = Path("/usr/bin/python3")
 pytestmark = [
@@ -216,3 +220,42 @@ def test_root_says_why_it_makes_no_socket_in_another_users_folder(tmp_path: Path
         f"cannot listen on unix:{tmp_path}/theirs/policy: {tmp_path}/theirs: belongs to nobody, who can change it: "
         "chown root, or run the service as a user of its own"
     )
+
+
+def test_an_export_goes_to_the_folder_that_was_there(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for each in (folder, elsewhere):
+        each.mkdir()
+    with _replacing(str(folder / "table.jsonl")) as stream:
+        assert stream is not None
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(elsewhere)
+        stream.write(b"a line\n")
+    exported = tmp_path / "moved/table.jsonl"
+    assert (exported.read_bytes(), exported.stat().st_mode & 0o777) == (b"a line\n", 0o600)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_root_exports_to_no_device_that_another_user_names(place: Path) -> None:
+    (place / "nobody/table.jsonl").symlink_to("/dev/full")
+    os.chown(place / "nobody/table.jsonl", NOBODY, -1, follow_symlinks=False)
+    with pytest.raises(Untrusted), _replacing(str(place / "nobody/table.jsonl")):
+        pass
+
+
+@pytest.mark.parametrize("path", ["/theirs/main.cf", "/theirs/sub/main.cf", "/theirs/none/main.cf"])
+def test_root_installs_nothing_below_the_folder_of_another_user(tmp_path: Path, path: str) -> None:
+    (tmp_path / "theirs/sub").mkdir(parents=True)
+    os.chown(tmp_path / "theirs", NOBODY, -1)
+    with pytest.raises(
+        InstallError, match=r"theirs belongs to nobody, who can change it|theirs: belongs to nobody, who"
+    ):
+        Tree(tmp_path).place(path)
+    assert Tree(tmp_path).place("/theirs") == tmp_path / "theirs"
+
+
+def test_root_goes_by_no_record_of_another_user(tmp_path: Path) -> None:
+    (tmp_path / "var/installed/install-hook").mkdir(parents=True)
+    os.chown(tmp_path / "var/installed/install-hook", NOBODY, -1)
+    with pytest.raises(InstallError, match=r"install-hook: belongs to nobody, who can change it"):
+        Record(Tree(tmp_path), "/var/installed", "install-hook")

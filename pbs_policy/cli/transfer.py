@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 import click
@@ -13,6 +15,7 @@ from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pbs_policy.address import ClientAddresses, Target
     from pbs_policy.table.transfer import Item
@@ -170,21 +173,49 @@ def _replacing(file: str) -> Iterator[BinaryIO | None]:
     """A stream that becomes `file` when all is written; None for standard output. The file is its owner's alone to
     read: it says who has a mailbox here."""
     from pathlib import Path
-    from tempfile import NamedTemporaryFile
 
     path = Path(file)
     if file == "-":
         yield None
     elif path.exists() and not path.is_file():
-        with path.open("wb") as stream:
+        with _device(path) as stream:
             yield stream
     else:
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
-            try:
-                yield temporary.file  # type: ignore[misc]  # typeshed says IO[bytes], it is a BufferedWriter
-                temporary.flush()
-                os.fsync(temporary.fileno())
-                Path(temporary.name).replace(path)
-            except BaseException:
-                Path(temporary.name).unlink(missing_ok=True)
-                raise
+        with _new_file(path) as stream:
+            yield stream
+
+
+@contextmanager
+def _device(path: Path) -> Iterator[BinaryIO]:
+    """A stream to what is there and is no file. Nobody else can have it be another thing."""
+    from pbs_policy.trust import opened
+
+    with opened(path, os.O_PATH, for_root=True) as found:
+        if stat.S_ISREG(found.status.st_mode):
+            raise FileExistsError(errno.EEXIST, "has become a file in this moment", str(path))
+        with os.fdopen(os.open(f"/proc/self/fd/{found.number}", os.O_WRONLY), "wb") as stream:
+            yield stream
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A stream to a new file that takes the place of the old one at the end, all in the folder that is there now,
+    whatever somebody makes of its path meanwhile."""
+    import secrets
+
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        name = f".{path.name}.{secrets.token_hex(4)}"
+        number = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(number, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(number)
+            os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+            raise
+    finally:
+        os.close(folder)

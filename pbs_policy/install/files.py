@@ -13,6 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pbs_policy.trust import Untrusted, opened
+
 
 class InstallError(Exception):
     """Nothing was changed, or everything was put back; the message says why and what to do.
@@ -66,13 +68,16 @@ class Tree:
     def place(self, path: str) -> Path:
         """Where the file is that the tree calls `path`, links followed.
 
-        Raises InstallError for a path that is not absolute, or that a link leads out of the tree.
+        Raises InstallError for a path that is not absolute, or that a link leads out of the tree; and, as root, for
+        one below a folder that another user can change: what is done by its path could be done elsewhere.
         """
         if not path.startswith("/"):
             raise InstallError(f"{path}: expected an absolute path", os.EX_USAGE)
         real = self.root.joinpath(path.lstrip("/")).resolve()
         if not real.is_relative_to(self.root):
             raise InstallError(f"{path}: a link there leads out of {self.root}, to {real}")
+        if os.geteuid() == 0:
+            _judge(real)
         return real
 
     def name(self, path: str) -> str:
@@ -95,6 +100,15 @@ class Tree:
                 if fields[0] == name and len(fields) > 3 and fields[2].isdecimal() and fields[3].isdecimal():
                     return Account(int(fields[2]), int(fields[3]))
         return None
+
+
+def _judge(path: Path) -> None:
+    folder = next(each for each in path.parents if each.is_dir())
+    try:
+        with opened(folder, os.O_PATH, for_root=True):
+            pass
+    except Untrusted as error:
+        raise InstallError(f"{folder}: {error}: root writes nothing below it") from None
 
 
 def useradd(user: str) -> str:

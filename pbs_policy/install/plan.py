@@ -148,10 +148,14 @@ def apply(tree: Tree, plan: Plan, record: Record) -> None:
 
 def _make_folder(tree: Tree, folder: Folder) -> None:
     place = tree.place(folder.path)
-    place.mkdir()
-    if folder.owner:
-        os.chown(place, folder.owner.uid, folder.owner.gid)
-    place.chmod(folder.mode)
+    place.mkdir(mode=0o700)
+    number = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if folder.owner:
+            os.fchown(number, folder.owner.uid, folder.owner.gid)
+        os.fchmod(number, folder.mode)
+    finally:
+        os.close(number)
 
 
 def _put_back(tree: Tree, plan: Plan, record: Record) -> None:

@@ -47,7 +47,7 @@ class Record:
     def __init__(self, tree: Tree, folder: str, command: str) -> None:
         """Read the manifest. Raises InstallError where it cannot be understood, and OSError."""
         self._all_records = tree.place(folder)
-        self.folder = self._all_records / command
+        self.folder = tree.place(f"{folder}/{command}/{_MANIFEST}").parent
         self._command = command
         self.entries: dict[str, Entry] = {}
         self.configuration = ""
