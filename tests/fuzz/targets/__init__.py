@@ -12,6 +12,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from pbs_policy import sources
+from pbs_policy.settings import Settings
+from pbs_policy.settings import load as load_file
 
 TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log", "activation", "http", "master")
 
@@ -39,6 +44,12 @@ def load_recorder() -> Any:
         sys.path.remove(folder)
     recorder.system = recorder._socket
     return recorder
+
+
+def load_settings(data: bytes) -> tuple[Settings, dict[str, sources.Value]]:
+    """The settings in a file of this content, which nobody has to write."""
+    with mock.patch.object(sources, "read_trusted", return_value=(data, ())):
+        return load_file(Path("FILE"))
 
 
 class Supply:

@@ -6,7 +6,6 @@ where the service would never permit the address; or it complains (`Failure`, `O
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import hiredis
 
@@ -15,7 +14,7 @@ from pbs_policy.address import AddressError
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import parse_record
 from pbs_policy.table.users import names_of_user
-from tests.fuzz.targets import Supply, load_recorder
+from tests.fuzz.targets import Supply, load_recorder, load_settings
 
 WORDS = (
     b"192.0.2.7", b"2001:db8::7", b"::ffff:203.0.113.77", b"fe80::1%br0", b"%", b"127.0.0.1", b"\xff",
@@ -63,16 +62,6 @@ class _Redis:
         return says
 
 
-class _File:
-    """In place of the path of a settings file."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def read_bytes(self) -> bytes:
-        return self._text.encode()
-
-
 def run(data: bytes) -> None:
     """The first bytes choose a settings file and what Redis says; the others are IP, USER, service and the like."""
     supply = Supply(data)
@@ -98,8 +87,7 @@ def run(data: bytes) -> None:
         user = environment[b"USER"].decode("utf-8", "surrogateescape")
         assert line.isprintable()
         assert not user or f" user={log.value(user)} service=" in line
-    file: Any = _File(text)
-    known, _ = settings.load(file)
+    known, _ = load_settings(text.encode())
     _check(known, redis.sent, environment, failed)
     if says == b"+OK\r\n" * 5 and redis.sent and "sentinel" not in text:
         assert not failed

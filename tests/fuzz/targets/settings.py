@@ -20,7 +20,7 @@ from pbs_policy.decision.senders import SenderRules
 from pbs_policy.settings import Settings
 from pbs_policy.sources import SettingsError
 from pbs_policy.store.redis_url import RedisUrl
-from tests.fuzz.targets import load_recorder
+from tests.fuzz.targets import load_recorder, load_settings
 
 WORDS = (
     *[f"{name} = ".encode() for name in settings.defaults()], b"\n", b"\n ", b"\n\t", b"#", b" = ", b"\r\n",
@@ -35,31 +35,17 @@ WORDS = (
 _recorder = load_recorder()
 
 
-class _File:
-    """In place of a path."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read_bytes(self) -> bytes:
-        return self._data
-
-    def __str__(self) -> str:
-        return "FILE"
-
-
 def run(data: bytes) -> None:
     """The same bytes are read as a settings file and as sender maps."""
-    file: Any = _File(data)
     _recorder.read_file = lambda _: data.decode("utf-8", "surrogateescape")
-    read = _recorder.read_settings("FILE")
     try:
-        known, values = settings.load(file)
+        known, values = load_settings(data)
     except SettingsError as error:
         assert error.faults
         with contextlib.suppress(_recorder.Failure):
-            _recorder.seconds(read["ttl"])
+            _recorder.seconds(_recorder.read_settings("FILE")["ttl"])
     else:
+        read = _recorder.read_settings("FILE")
         for name, text in read.items():
             assert values[name].text == text, name
         assert _recorder.seconds(read["ttl"]) == known.ttl
