@@ -16,7 +16,7 @@ from benchmarks.processes import Programs
 from pbs_policy.demo.daemons import PrivateRedis, missing
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.service import PrivateService
-from pbs_policy.store.redis_client import connect
+from pbs_policy.store.connect import connect
 from pbs_policy.store.redis_url import RedisUrl
 
 

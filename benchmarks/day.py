@@ -20,7 +20,7 @@ from benchmarks.policy_client import PolicyClient
 from benchmarks.population import LOGINS_A_USER, MINUTES, TTL, Client, Population
 from benchmarks.processes import PINNED, cpu_seconds, on_cores, place
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.store.redis_client import RedisClient, connect
+from pbs_policy.store.connect import RedisClient, connect
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Record, serialise_record

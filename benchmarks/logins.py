@@ -14,7 +14,7 @@ from benchmarks.processes import cpu_seconds
 from pbs_policy.demo.daemons import PrivateRedis, find_program
 from pbs_policy.demo.dovecot import PrivateDovecot, dovecot_version, pop3_login
 from pbs_policy.shipped import shipped
-from pbs_policy.store.redis_client import connect
+from pbs_policy.store.connect import connect
 from pbs_policy.store.redis_url import RedisUrl
 
 NONE = "no hook"

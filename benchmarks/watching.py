@@ -22,7 +22,7 @@ from pbs_policy.decision.policy import NO_LOGIN, OK, Decision
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.service.events import INTERVAL, MOST, Events
-from pbs_policy.store.redis_client import connect
+from pbs_policy.store.connect import connect
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.store.resp import pack
 from pbs_policy.table.keys import Keys

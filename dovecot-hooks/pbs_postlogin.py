@@ -401,10 +401,11 @@ def read_url(url):
     name = ""
     if kind == "sentinel":
         name, _, database = database.partition("/")
-    if server in ("redis", "rediss", "valkey", "valkeys") and places and (name or kind in ("", "cluster")):
+    is_one = kind == "" and "," not in places
+    if server in ("redis", "rediss", "valkey", "valkeys") and places and (name or is_one or kind == "cluster"):
         return kind, places.split(","), name, database
     raise Failure(
-        f"redis_url = {url}: expected redis[s]://HOST[:PORT][,HOST...][/DB], unix:///PATH, "
+        f"redis_url = {url}: expected redis[s]://HOST[:PORT][/DB], unix:///PATH, "
         "redis[s]+sentinel://... or redis[s]+cluster://..."
     )
 

@@ -51,7 +51,7 @@ def commands_with(file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
 
 def put_behind(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every command find its login table on `redis`."""
-    monkeypatch.setattr("pbs_policy.store.redis_client.connect_by", lambda *_, **__: client_on(redis))
+    monkeypatch.setattr("pbs_policy.store.connect.connect_by", lambda *_, **__: client_on(redis))
 
 
 def commands_on(

@@ -17,21 +17,21 @@ from functools import cache
 from pathlib import Path
 
 from pbs_policy.shipped import shipped
-from pbs_policy.store import redis_client, redis_socket
+from pbs_policy.store import connect
 from tests.service import Service
 
 SECONDS = 3.0
 """For Redis; twice that for all of a login."""
 
-SHIPPED_SECONDS = redis_socket.TIMEOUT
+SHIPPED_SECONDS = connect.TIMEOUT
 """Read before it is moved."""
 
 SCRIPT, RECORDER = "pbs-postlogin", "pbs_postlogin.py"
 
 _SERVE = f"""\
 import sys
-from pbs_policy.store import redis_line
-redis_line.TIMEOUT = {SECONDS}  # before anybody else takes it from there
+from pbs_policy.store import connect
+connect.TIMEOUT = {SECONDS}  # before anybody else takes it from there
 from pbs_policy.cli import main
 main(sys.argv[1:])
 """
@@ -87,8 +87,7 @@ def be_patient(directory: Path, *, with_redis: bool = True) -> Path:
 
 
 def _move_command_line(seconds: float) -> None:
-    for module in (redis_client, redis_socket):
-        vars(module)["TIMEOUT"] = seconds
+    vars(connect)["TIMEOUT"] = seconds
 
 
 def _move(file: Path, limit: str, seconds: float) -> None:

@@ -14,7 +14,7 @@ from pbs_policy.demo import dovecot
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.dovecot import imap_login, pop3_login
 from pbs_policy.demo.real import installation
-from pbs_policy.store.redis_client import RedisClient, connect
+from pbs_policy.store.connect import RedisClient, connect
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import parse_record

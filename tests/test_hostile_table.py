@@ -11,7 +11,7 @@ import pytest
 
 from pbs_policy.cli import run
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.store.redis_client import RedisClient, connect
+from pbs_policy.store.connect import RedisClient, connect
 from pbs_policy.store.redis_url import RedisUrl
 
 HOSTILE = (

@@ -82,9 +82,6 @@ def test_a_url_of_sentinels_names_them_and_a_master(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("redis://a.example.com,b.example.com:6380,[2001:db8::7]/2",
-         "redis://a.example.com:6379,b.example.com:6380,[2001:db8::7]:6379/2"),
-        ("rediss://a.example.com,b.example.com", "rediss://a.example.com:6379,b.example.com:6379/0"),
         ("rediss+sentinel://a.example.com/mail", "rediss+sentinel://a.example.com:26379/mail/0"),
         ("redis+cluster://a.example.com,b.example.com:7001",
          "redis+cluster://a.example.com:6379,b.example.com:7001"),
@@ -95,7 +92,7 @@ def test_a_url_of_sentinels_names_them_and_a_master(text: str) -> None:
         ("valkeys+cluster://a.example.com", "rediss+cluster://a.example.com:6379"),
     ],
 )  # fmt: skip
-def test_several_servers_a_cluster_and_valkeys_spelling_are_urls_as_well(text: str, shown: str) -> None:
+def test_sentinels_a_cluster_and_valkeys_spelling_are_urls_as_well(text: str, shown: str) -> None:
     url = RedisUrl.parse(text)
     assert str(url) == shown
     assert RedisUrl.parse(shown) == url
@@ -103,9 +100,15 @@ def test_several_servers_a_cluster_and_valkeys_spelling_are_urls_as_well(text: s
     assert url.tls == shown.startswith("rediss")
 
 
+def test_a_list_of_servers_without_sentinel_or_cluster_is_refused_with_what_to_do_instead() -> None:
+    for text in ("redis://a.example.com,b.example.com:6380,[2001:db8::7]/2", "rediss://a,b"):
+        with pytest.raises(ValueError, match=r"redis\+sentinel://\.\.\. or redis\+cluster://"):
+            RedisUrl.parse(text)
+
+
 def test_only_one_server_is_asked_without_being_looked_for() -> None:
     assert RedisUrl.parse("redis://a.example.com").server == ("a.example.com", 6379)
-    for text in ("redis://a,b", "redis+sentinel://a/mail", "redis+cluster://a", "unix:///run/redis.sock"):
+    for text in ("redis+sentinel://a/mail", "redis+cluster://a", "unix:///run/redis.sock"):
         assert RedisUrl.parse(text).server is None
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.store.redis_client import StoreUnavailable, connect
+from pbs_policy.store.connect import StoreUnavailable, connect
 from pbs_policy.store.redis_url import RedisUrl
 from tests.service import CLI, Service
 from tests.test_postlogin import ALICE, log_in, went_on

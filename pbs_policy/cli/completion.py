@@ -107,6 +107,9 @@ def _from_table(
     if settings is None or (incomplete and not _is_plain(incomplete)):
         return []
     found: set[str] = set()
+    # To import it may take as long as there is time to read.
+    import pbs_policy.store.connect  # noqa: F401
+
     # A thread, because nothing else can leave a name server behind that does not answer.
     beginning = incomplete.encode("utf-8", "surrogateescape").lower()
     reader = Thread(target=_read, args=(settings, beginning, targets, users, found), daemon=True)
@@ -134,7 +137,7 @@ def _read(
     """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
     from pbs_policy.sources import SettingsError
     from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
-    from pbs_policy.store.redis_client import StoreUnavailable, connect_by
+    from pbs_policy.store.connect import StoreUnavailable, connect_by
 
     prefix = settings.key_prefix.encode()
     pattern = escape_glob(prefix) + b"*[:,]" + beginning + b"*"  # a plain word's letters mean themselves

@@ -30,7 +30,7 @@ class Session:
 
     def open_table(self) -> tuple[Settings, LoginTable]:
         """The settings and the login table they name. Nothing is sent to Redis yet. Raises SettingsError."""
-        from pbs_policy.store.redis_client import connect_by
+        from pbs_policy.store.connect import connect_by
         from pbs_policy.table.login_table import LoginTable
 
         settings, _ = self.load()

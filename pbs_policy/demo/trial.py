@@ -22,7 +22,7 @@ from pbs_policy.demo.story import Say, Seen
 from pbs_policy.postfix.query import ask
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
-from pbs_policy.store.redis_client import connect
+from pbs_policy.store.connect import connect
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 from pbs_policy.trust import temporary_folder

@@ -39,7 +39,7 @@ from pbs_policy.sources import SettingsError, Value
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 CHECKS = {
     "settings": "the settings file is sound",
@@ -113,14 +113,14 @@ Connect = Callable[[Settings], "RedisClient"]
 
 def connect(settings: Settings) -> RedisClient:
     """The Redis that `settings` name, as their user. Raises SettingsError for an unreadable password file."""
-    from pbs_policy.store.redis_client import connect_by
+    from pbs_policy.store.connect import connect_by
 
     return connect_by(settings, even_replica=True)
 
 
 def connect_as_script(settings: Settings) -> RedisClient:
     """The same for a user who may only write."""
-    from pbs_policy.store.redis_client import connect_by
+    from pbs_policy.store.connect import connect_by
 
     return connect_by(settings, even_replica=True, probe=store.trial_write(settings))
 

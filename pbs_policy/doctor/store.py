@@ -17,14 +17,14 @@ from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.store.acl import missing_right
 from pbs_policy.store.bulk import escape_glob, scan_command
+from pbs_policy.store.connect import StoreRefused, StoreUnavailable
 from pbs_policy.store.persistence import APPEND, what_a_crash_forgets
 from pbs_policy.store.question import Command
-from pbs_policy.store.redis_client import StoreRefused, StoreUnavailable
 from pbs_policy.table.keys import NO_END, Keys
 from pbs_policy.table.login_table import LoginTable
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 OLDEST = (6, 2)
 MOST_KEYS = 10_000

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pbs_policy.log import printable
+from pbs_policy.store.connect import StoreRefused
 from pbs_policy.store.persistence import read_info
-from pbs_policy.store.redis_client import StoreRefused
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 Answer = TypeVar("Answer")
 

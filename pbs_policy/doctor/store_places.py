@@ -10,7 +10,7 @@ from dataclasses import replace
 from pbs_policy.doctor.finding import Finding, good, warning, wrong
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
-from pbs_policy.store.redis_client import StoreUnavailable, find_master_by
+from pbs_policy.store.connect import StoreUnavailable, find_master_by
 from pbs_policy.store.redis_url import Place, written
 
 Named = tuple[Place, Place | StoreUnavailable]
@@ -33,24 +33,18 @@ def check_places(settings: Settings, place: str) -> Iterator[Finding]:
     """Whether all answer, and agree; nothing where there is only one. `place` is where redis_url is set. Raises
     SettingsError."""
     url = settings.redis_url
-    if url.path or url.server:
+    if not url.names_master:
         return
     named = ask_places(settings)
-    what = "Sentinels" if url.master else "nodes" if url.cluster else "servers"
+    what = "Sentinels" if url.master else "nodes"
     masters = sorted({master for _, master in named if not isinstance(master, StoreUnavailable)})
-    # Of several servers the replicas say that they are that, which is as it should be.
-    silent = [
-        (each, said) for each, said in named
-        if isinstance(said, StoreUnavailable) and not ("replica" in str(said) and what == "servers")
-    ]  # fmt: skip
+    silent = [(each, said) for each, said in named if isinstance(said, StoreUnavailable)]
     for each, said in silent:
         yield warning("store.places", f"{written(each)} is of no use now: {printable(str(said), 200)}", place,
                       "start it, or take it out of redis_url")  # fmt: skip
     if len(masters) > 1:
         names = " and ".join(map(written, masters))
         mend = "a failover may be under way: look again; otherwise redis_url names servers of two sites"
-        if what == "servers":
-            mend = f"REPLICAOF {masters[0][0]} {masters[0][1]} on the other"
         yield wrong("store.places", f"the {what} are not of one mind, these are masters: {names}", place, mend)
     elif masters and not silent:
         yield good("store.places", f"each of {len(named)} {what} answers; the master is {written(masters[0])}", place)

@@ -41,8 +41,8 @@ def check_replicas(facts: StoreFacts, settings: Settings, place: str) -> Iterato
 
 def _none(settings: Settings, place: str) -> Finding:
     url = settings.redis_url
-    if not url.path and not url.server:
-        what = "Sentinels" if url.master else "a Cluster" if url.cluster else "several servers"
+    if url.names_master:
+        what = "Sentinels" if url.master else "a Cluster"
         seen = f"redis_url names {what}, and the master has no replica: there is nothing to fail over to"
         return warning(CHECK, seen, place, "replicaof HOST PORT, the master's, at a second Redis")
     return good(CHECK, "there is none: a single Redis, without which nobody may relay", place)

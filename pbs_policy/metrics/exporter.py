@@ -19,9 +19,9 @@ from pbs_policy.metrics.http import HttpServer, Reply
 from pbs_policy.metrics.numbers import take
 from pbs_policy.metrics.redis_sets import ASK_INTERVAL, count_sets
 from pbs_policy.service.server import PolicyServer
+from pbs_policy.store.connect import StoreUnavailable
 from pbs_policy.store.latency import Latency
 from pbs_policy.store.redis_line import RedisRefused
-from pbs_policy.store.redis_master import MasterUnknown
 
 
 class Exporter:
@@ -86,7 +86,7 @@ class Exporter:
                         f"Redis does not say how many SET commands it has had, so metrics lack them: {trouble}"
                     )
                     is_told = True
-            except (OSError, TimeoutError, MasterUnknown):
+            except (OSError, TimeoutError, StoreUnavailable):
                 pass  # what that means is said by the lookups
             except Exception as error:  # noqa: BLE001 - were this task to end, nobody would ask again
                 log.error(f"metrics: {error!r}")

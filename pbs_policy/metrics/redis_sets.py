@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 
+from pbs_policy.store.connect import TIMEOUT
 from pbs_policy.store.redis_connector import Connector
-from pbs_policy.store.redis_line import TIMEOUT
 
 ASK_INTERVAL = 15.0
 """Seconds between two questions: as often as Prometheus usually comes."""

@@ -30,7 +30,7 @@ from pbs_policy.store.question import Command
 from pbs_policy.table.keys import Keys
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 KEPT = 25 * 3600
 """Seconds that a minute is kept: a day, and the hour that is under way."""

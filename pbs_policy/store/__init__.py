@@ -1,5 +1,5 @@
 """Redis, and how it is asked: one server, Sentinel's master, or a Cluster. What its keys mean is said in `table`.
 
-`lookups`, `redis_line` and `redis_connector` are the service's: asynchronous, in batches. `redis_client` and
-`redis_socket` are the command line's. Both ask what `question` says, of the master that `redis_master` finds.
+`connect` is redis-py as everybody but the hot path uses it, and finds the master for all. `lookups`, `redis_line`,
+`batch` and `redis_connector` are the service's hot path: asynchronous, in batches.
 """

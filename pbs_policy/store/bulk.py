@@ -7,13 +7,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pbs_policy.store.question import Command
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 T = TypeVar("T")
 
@@ -49,19 +50,19 @@ def read_keys(
     keys: list[bytes] = []
     waiting: Batch | None = None  # for its further values
     done: Batch | None = None
-    with redis.another() as bulk:  # whoever is given a batch may ask something of his own
+    # A connection of its own: whoever is given a batch may ask something himself.
+    with redis.another() as bulk, ThreadPoolExecutor(1, "bulk") as aside:
         while True:
             commands = _commands(waiting.further if waiting else (), keys, pattern, cursor)
-            if commands:
-                bulk.send(commands)
-                asked_at = time.monotonic()
+            asked = aside.submit(bulk.ask, commands)
+            asked_at = time.monotonic()
             if done:
                 yield done
+            replies = iter(asked.result())
             if not commands:
                 if waiting:
                     yield waiting
                 return
-            replies = iter(bulk.receive())
             done, waiting = waiting, None
             if done and done.further:
                 done = done._replace(further_values=next(replies))

@@ -27,10 +27,11 @@ from pbs_policy.log import Log, printable
 from pbs_policy.store.acl import missing_right
 from pbs_policy.store.alarm import Alarm
 from pbs_policy.store.batch import Answered, Answering, Batch
+from pbs_policy.store.connect import TIMEOUT
 from pbs_policy.store.latency import Latency
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_connector import Connector
-from pbs_policy.store.redis_line import TIMEOUT, Line
+from pbs_policy.store.redis_line import Line
 from pbs_policy.store.redis_url import NOBODY, Login, RedisUrl, TlsFiles
 
 RETRY_INTERVAL = 0.02

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pbs_policy.duration import format_duration
-from pbs_policy.store.redis_socket import StoreRefused
+from pbs_policy.store.connect import StoreRefused
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 APPEND = "redis-cli CONFIG SET appendonly yes, then CONFIG REWRITE"
 """With which Redis forgets a second at most. In this order: a Redis 7.0 that is restarted with the line new in its

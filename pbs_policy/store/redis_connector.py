@@ -1,22 +1,28 @@
-"""How the service's connection to Redis is opened: TCP, TLS, a unix socket; to the master, where there are others;
-the login; and the first answer, without which there is no connection. And how it is left when the master is another.
+"""How the service's connection to Redis is opened: TCP, TLS, a unix socket; the login; and the first answer, without
+which there is no connection. Where the master has to be found, and whether it still is one, is asked in a thread of
+`connect.MasterFinder`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from contextlib import suppress
-from typing import Any
 
-from pbs_policy.store.redis_line import TIMEOUT, Line, RedisRefused
-from pbs_policy.store.redis_master import REPLICA, ROLE, MasterUnknown, Step, is_replica, log_in, search
+from pbs_policy.store.connect import (
+    REPLICA,
+    TIMEOUT,
+    MasterFinder,
+    NotTheMaster,
+    StoreUnavailable,
+    is_replica,
+    log_in,
+    tls_context,
+)
+from pbs_policy.store.redis_line import Line, RedisRefused
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl, TlsFiles, written
 
 WATCH_INTERVAL = 1.0
 """Seconds between two looks at who the master is, while there is a connection: one command on one of their own."""
-
-_SOCKET: Place = ("", 0)  # in place of a place, with a unix socket
 
 
 class Connector:
@@ -32,16 +38,14 @@ class Connector:
     ) -> None:
         self._url = url
         self._login = Login(user, password)
-        self._sentinel = sentinel
         self._probe_key = probe_key
-        self._tls = _tls_context(tls) if url.tls else None
-        self._places = list(url.places) or [_SOCKET]
-        self._asked: tuple[Place, Line] | None = None  # the connection of the last step, for the next one
+        self._tls = tls_context(tls) if url.tls else None
+        self._finder = MasterFinder(url, self._login, tls, sentinel, (b"GET", probe_key))
 
     async def open(self) -> Line:
-        """A connection that has answered. Raises OSError, TimeoutError, RedisRefused or MasterUnknown."""
+        """A connection that has answered. Raises OSError, TimeoutError, RedisRefused or StoreUnavailable."""
         async with asyncio.timeout(TIMEOUT):
-            place = self._url.server or (_SOCKET if self._url.path else await self._find_master())
+            place = await self._find_master() if self._url.names_master else self._url.place
             line = await self._open_line(place)
             try:
                 for command in log_in(self._login, self._url.db):
@@ -64,66 +68,22 @@ class Connector:
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             try:
-                async with asyncio.timeout(TIMEOUT):
-                    master = await self._find_master()
-            except MasterUnknown as error:
-                if place in error.replicas:
-                    line.give_up(f"{line.place}: {REPLICA}")
-                continue
-            except Exception:  # noqa: BLE001, S112 - were this task to end, nobody would look again
+                master = await self._find_master()
+            except NotTheMaster:
+                line.give_up(f"{line.place}: {REPLICA}")
+                return
+            except StoreUnavailable:
                 continue
             if master != place:
                 line.give_up(f"{line.place} is not the master, {written(master)} is")
+                return
 
     async def _find_master(self) -> Place:
-        """Raises MasterUnknown, and TimeoutError where the time is over."""
-        steps = search(self._url, self._places, self._login, self._sentinel, (b"GET", self._probe_key))
-        try:
-            step = next(steps)
-            while True:
-                step = steps.send(await self._carry_out(step))
-        except StopIteration as found:
-            if self._url.master or self._url.cluster:  # several servers are in an order that is meant
-                self._places.remove(step.place)
-                self._places.insert(0, step.place)
-            place: Place = found.value
-            return place
-
-    async def _carry_out(self, step: Step) -> Any:
-        """What came of a step. Its connection is kept for the next one, which mostly asks the same place again."""
-        line: Line | None = None
-        try:
-            async with asyncio.timeout(TIMEOUT * step.share):
-                line = self._take_asked(step.place)
-                if line is None:
-                    line = await self._open_line(step.place)
-                    for command in step.login:
-                        await line.greet(*command)
-                outcome = await line.greet(*step.question)
-                self.close()
-                self._asked, line = (step.place, line), None
-                return outcome
-        except (OSError, RedisRefused, TimeoutError) as error:
-            return error
-        finally:
-            if line is not None:
-                line.close()
-
-    def _take_asked(self, place: Place) -> Line | None:
-        """The connection of the last step, where that was to this place. Nobody else has it meanwhile."""
-        asked, self._asked = self._asked, None
-        if asked is None:
-            return None
-        if asked[0] == place and not asked[1].lost.done():
-            return asked[1]
-        asked[1].close()
-        return None
+        return await asyncio.to_thread(self._finder.find)
 
     def close(self) -> None:
-        """End the connection by which it was asked who the master is."""
-        if self._asked is not None:
-            self._asked[1].close()
-            self._asked = None
+        """End the connections by which it was asked who the master is."""
+        self._finder.close()
 
     async def _open_line(self, place: Place) -> Line:
         line = Line(asyncio.get_running_loop())
@@ -136,12 +96,5 @@ class Connector:
 
 async def _belongs_to_a_replica(line: Line) -> bool:
     with suppress(RedisRefused):  # what is no Redis and yet speaks its protocol may not know the command
-        return is_replica(await line.greet(*ROLE))
+        return is_replica(await line.greet(b"HELLO", b"2"))
     return False
-
-
-def _tls_context(files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=files.ca or None)
-    if files.certificate:
-        context.load_cert_chain(files.certificate, files.key or None)
-    return context

@@ -15,12 +15,10 @@ from typing import Any
 from pbs_policy.prompt_writer import PromptWriter
 from pbs_policy.store.alarm import Alarm
 from pbs_policy.store.batch import ANSWERS, Batch
-from pbs_policy.store.redis_master import is_elsewhere, without_password
-from pbs_policy.store.replies import Elsewhere, Impossible
+from pbs_policy.store.connect import TIMEOUT, without_password
+from pbs_policy.store.replies import Elsewhere, Impossible, is_elsewhere
 from pbs_policy.store.resp import NOTHING_YET, pack, reader
 
-TIMEOUT = 0.5
-"""Seconds a request may wait for Redis in all. Postfix waits 2 s for us in the example main.cf."""
 
 class RedisRefused(Exception):
     """Redis was reached, and answered the login or the first command with an error."""
@@ -55,7 +53,7 @@ class Line(asyncio.Protocol):
         self._transport.write(pack(command))
         reply = await future
         if isinstance(reply, Exception):
-            raise RedisRefused(f"{command[0].decode()}: {without_password(str(reply), [command])}")
+            raise RedisRefused(f"{command[0].decode()}: {without_password(str(reply), command)}")
         return reply
 
     def send(self, batch: Batch) -> None:

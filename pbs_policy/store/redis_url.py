@@ -2,7 +2,7 @@
 
 redis-py lets much pass that was not meant (`redis://host/abc` is database 0), so what is accepted is spelled out:
 
-    redis://HOST[:PORT][,HOST...][/DB]                  TCP; an IPv6 address in brackets; of several the master
+    redis://HOST[:PORT][/DB]                            TCP; an IPv6 address in brackets
     unix:///PATH[?db=DB]                                a unix socket
     redis+sentinel://HOST[:PORT][,HOST...]/NAME[/DB]    the master that these Sentinels call NAME
     redis+cluster://HOST[:PORT][,HOST...]               the Cluster of which these are nodes
@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 _HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/:@?\[\],]+)(?::[0-9]{1,5})?"
 _HOSTS = rf"(?P<hosts>{_HOST}(?:,{_HOST})*)"
 _SCHEME = r"(?:redis|valkey)(?P<tls>s?)"
-_TCP = re.compile(rf"{_SCHEME}://{_HOSTS}(?:/(?P<db>[0-9]{{1,5}})?)?")
+_TCP = re.compile(rf"{_SCHEME}://(?P<hosts>{_HOST})(?:/(?P<db>[0-9]{{1,5}})?)?")
+_SEVERAL = re.compile(rf"{_SCHEME}://{_HOST}(?:,{_HOST})+(?:/.*)?")
 _UNIX = re.compile(r"unix://(?P<path>/[^\s?]+)(?:\?db=(?P<db>[0-9]{1,5}))?")
 _SENTINEL = re.compile(
     rf"{_SCHEME}\+sentinel://{_HOSTS}/(?P<master>[A-Za-z][\w.-]*)(?:/(?P<db>[0-9]{{1,5}}))?", re.ASCII
@@ -29,7 +30,7 @@ _SENTINEL = re.compile(
 _CLUSTER = re.compile(rf"{_SCHEME}\+cluster://{_HOSTS}/?")
 
 EXPECTED = (
-    "redis[s]://HOST[:PORT][,HOST...][/DB], unix:///PATH[?db=DB], "
+    "redis[s]://HOST[:PORT][/DB], unix:///PATH[?db=DB], "
     "redis[s]+sentinel://HOST[:PORT][,HOST...]/NAME[/DB] or redis[s]+cluster://HOST[:PORT][,HOST...]"
 )
 
@@ -42,8 +43,8 @@ _SENTINEL_PORT = 26379
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A checked `redis_url`: a unix socket `path`, or `places`: a server, several of which one is the master,
-    Sentinels that know a `master`, or nodes of a `cluster`."""
+    """A checked `redis_url`: a unix socket `path`, or `places`: a server, Sentinels that know a `master`, or nodes of
+    a `cluster`."""
 
     places: tuple[Place, ...] = ()
     path: str = ""
@@ -66,12 +67,25 @@ class RedisUrl:
             return cls(places, db=int(match["db"] or 0), tls=bool(match["tls"]), master=match["master"])
         if match := _CLUSTER.fullmatch(text):
             return cls(_places(match["hosts"], _PORT), tls=bool(match["tls"]), cluster=True)
+        if _SEVERAL.fullmatch(text):
+            kinds = "redis+sentinel://... or redis+cluster://..."
+            raise ValueError(f"of several servers only Sentinel or a Cluster knows the master: expected {kinds}")
         raise ValueError(f"expected {EXPECTED}")
+
+    @property
+    def names_master(self) -> bool:
+        """Whether Sentinels or the nodes of a Cluster are to be asked for the server."""
+        return bool(self.master) or self.cluster
+
+    @property
+    def place(self) -> Place:
+        """The one server there is, where the URL names it; of a unix socket only `path` counts."""
+        return self.places[0] if self.places else ("", 0)
 
     @property
     def server(self) -> Place | None:
         """The one server there is to be asked by TCP; None where that is a unix socket, or has to be found."""
-        return self.places[0] if len(self.places) == 1 and not self.master and not self.cluster else None
+        return None if self.path or self.names_master else self.place
 
     def __str__(self) -> str:
         if self.path:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from pbs_policy.store.question import Command
-from pbs_policy.store.redis_master import ELSEWHERE, is_elsewhere
+
+ELSEWHERE = frozenset(("MOVED", "ASK", "CLUSTERDOWN", "READONLY", "MASTERDOWN"))
+"""The first words of errors that say that another server is the one to be asked, or will be."""
 
 _ERRORS = ELSEWHERE | {
     "BUSY", "CROSSSLOT", "ERR", "LOADING", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM", "TRYAGAIN",
@@ -38,6 +40,12 @@ _IS_VALUE = frozenset((bytes, type(None))).issuperset
 
 
 _WHAT = "no reply that Redis can give"
+
+
+def is_elsewhere(error: str) -> bool:
+    """Whether an error says that another server is the one to be asked, or will be."""
+    return error.partition(" ")[0] in ELSEWHERE
+
 
 
 class Impossible(Exception):

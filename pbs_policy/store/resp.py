@@ -8,6 +8,7 @@ all of these, and of none, our own reader is used, which costs a few microsecond
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ except ImportError:
     _IS_SAFE = False
 else:
     _IS_SAFE = tuple(map(int, re.findall(r"\d+", hiredis.__version__)[:3])) >= OLDEST_SAFE
+    if not _IS_SAFE:
+        sys.modules["hiredis"] = None  # type: ignore[assignment]  # redis-py, imported later, would use it
 
 __all__ = ["NOTHING_YET", "NotRedis", "Reader", "ReplyError", "pack", "reader"]
 

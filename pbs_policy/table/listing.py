@@ -15,7 +15,7 @@ from pbs_policy.table.records import Permit, Record, parse_permit, parse_record,
 from pbs_policy.table.users import names_of_user
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 ADMINISTRATOR, AUTO_DENY = "administrator", "auto_deny"
 """Whose a deny in Redis is."""

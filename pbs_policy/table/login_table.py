@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 
 from pbs_policy.address import AddressError, ClientAddress, Network, Target, networks_of
 from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
+from pbs_policy.store.connect import StoreUnavailable
 from pbs_policy.store.question import Answer, Command, Question
-from pbs_policy.store.redis_client import ConnectionLost, StoreUnavailable
 from pbs_policy.table.keys import EVERYBODY, NO_END, Keys
 from pbs_policy.table.listing import Deny, Entry, Listing, Progress, encode, is_within
 from pbs_policy.table.networks import parse_lengths, serialise_lengths
@@ -24,7 +23,7 @@ from pbs_policy.table.records import Permit, Record, parse_record, serialise_per
 from pbs_policy.table.users import complete_user, names_of_user
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 __all__ = ["Deny", "Entry", "LoginTable", "StoreUnavailable"]
 
@@ -211,12 +210,8 @@ class LoginTable:
         """Say to Redis what `command` makes of the replies to `reads`, if anything; again where `key` was changed in
         between."""
         for _ in range(_TRIES):
-            _, *replies = self.redis.ask([(b"WATCH", key), *reads])
-            write = command(replies)
-            # On another connection nobody would watch any more.
-            with suppress(ConnectionLost):
-                if self.redis.ask_once([(b"MULTI",), *([write] if write else []), (b"EXEC",)])[-1] is not None:
-                    return
+            if self.redis.rewrite(key, reads, command):
+                return
         raise StoreUnavailable(f"{key.decode('utf-8', 'replace')} changes faster than it can be written")
 
     def revoke_address(self, client_address: str, progress: Progress = lambda _count: None) -> list[str]:

@@ -24,7 +24,7 @@ from pbs_policy.store.question import Command
 from pbs_policy.table.keys import Keys
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 MOST_PAIRS = 5_000
 """Pairs a day may have in Redis: 1.4 to 1.6 MB, and a site that still has so many knows whom to write to: everybody.

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from pbs_policy.log import printable
 from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
-from pbs_policy.store.redis_client import StoreUnavailable
+from pbs_policy.store.connect import StoreUnavailable
 from pbs_policy.table.keys import GONE, NO_END
 from pbs_policy.table.records import Record, parse_permit, parse_record
 from pbs_policy.watch.state import LOGIN, PERMIT, Relay, Table
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import Subscription
     from pbs_policy.table.login_table import LoginTable
 
 WATCHING = 5
@@ -40,7 +40,7 @@ class Source:
         self._redis = table.redis
         self._keys = table.keys
         self._now = now
-        self._channel: RedisClient | None = None
+        self._channel: Subscription | None = None
         self._looks = 0
         self._rest = 0  # looks without a SCAN that are left
         self._ends: dict[bytes, tuple[bytes, float | None]] = {}  # by key: its value, and when it ends
@@ -49,9 +49,8 @@ class Source:
         """What was published since the last time. After a lost connection this subscribes anew."""
         try:
             if self._channel is None:
-                self._channel = self._table.redis.another()
-                self._channel.ask([(b"SUBSCRIBE", self._keys.events)])
-            return [message for _, _, message in self._channel.heard()]
+                self._channel = self._redis.subscribe(self._keys.events)
+            return self._channel.arrived()
         except StoreUnavailable:
             self._unsubscribe()
             raise

@@ -14,7 +14,7 @@ from pbs_policy.doctor import Doctor, store
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.store_facts import StoreFacts, gather
 from pbs_policy.settings import Settings, load
-from pbs_policy.store.redis_client import RedisClient
+from pbs_policy.store.connect import RedisClient
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.login_table import LoginTable
 from tests.stores import client_on, connect, table_on

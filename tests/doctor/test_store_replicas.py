@@ -60,7 +60,6 @@ def test_a_replica_that_is_late_or_not_online_is_a_warning_and_the_others_are_no
         ("redis+sentinel://192.0.2.1,192.0.2.2/mail", "warning"),
         ("redis+sentinel://192.0.2.1/mail", "warning"),
         ("redis+cluster://192.0.2.1", "warning"),
-        ("redis://192.0.2.1,192.0.2.2", "warning"),
     ],
 )
 def test_without_a_replica_there_is_nothing_to_fail_over_to_where_a_failover_is_meant(url: str, level: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from pbs_policy.store import redis_connector, resp
-from pbs_policy.store.redis_line import TIMEOUT
+from pbs_policy.store.connect import TIMEOUT
 from tests.lookups.peer import Run, wait_for_redis
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.store.redis_line import TIMEOUT
+from pbs_policy.store.connect import TIMEOUT
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.store.resp import pack
 from pbs_policy.table.keys import GONE, NO_END
@@ -824,15 +824,14 @@ def test_a_replica_is_unavailable_until_it_is_a_master(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("frequent_looks")
-@pytest.mark.parametrize("url", ["{0}", "redis://{1},{0}"])
-def test_who_becomes_a_replica_is_asked_no_more(run: Run, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_becomes_a_replica_is_asked_no_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """REPLICAOF by hand leaves the connections as they are."""
 
     async def story() -> None:
-        server, down = Server({b"a": b"1"}), f"127.0.0.1:{free_port()}"
+        server = Server({b"a": b"1"})
         async with server.running() as at:
             place = at.removeprefix("redis://").removesuffix("/0")
-            async with session(url.format(at if url == "{0}" else place, down)) as asking:
+            async with session(at) as asking:
                 assert await asking.value(b"a") == b"1"
                 wait_for_redis(TIMEOUT, monkeypatch)
                 server.role = b"slave"
@@ -842,28 +841,6 @@ def test_who_becomes_a_replica_is_asked_no_more(run: Run, url: str, monkeypatch:
 
                 assert await eventually(is_unavailable)
                 assert f"{place}: it is a replica, which may be behind" in asking.log()
-
-    run(story())
-
-
-@pytest.mark.usefixtures("frequent_looks")
-def test_of_several_servers_the_first_that_is_a_master_is_asked(run: Run) -> None:
-    async def story() -> None:
-        first, second = Server({b"a": b"first"}), Server({b"a": b"second"})
-        first.role = b"replica"
-        async with first.running() as one, second.running() as two:
-            url = "redis://" + ",".join(each.removeprefix("redis://").removesuffix("/0") for each in (one, two))
-            async with session(url) as asking:
-                assert await asking.value(b"a") == b"second"
-                first.role, second.role = b"master", b"replica"
-
-                async def has_moved() -> bool:
-                    return await asking.ask([b"a"]) == ([b"first"], [])
-
-                assert await eventually(has_moved)
-                # The second comes back as a master that knows nothing of the first: that one is still the one.
-                second.role = b"master"
-                assert await asking.value(b"a") == b"first"
 
     run(story())
 

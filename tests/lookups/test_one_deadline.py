@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pbs_policy.store.redis_line import TIMEOUT
+from pbs_policy.store.connect import TIMEOUT
 from tests.lookups.peer import UNAVAILABLE, Peer, Run, Server, Session, session
 from tests.loop_clock import LoopClock
 

@@ -12,7 +12,7 @@ import pytest
 from pbs_policy.decision.policy import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.settings import load
-from pbs_policy.store.redis_client import connect_by
+from pbs_policy.store.connect import connect_by
 from tests.certificates import Certificates
 from tests.redis_clients import ALICE, BOB, Clients, kill
 from tests.topology.servers import Cluster, tls_settings

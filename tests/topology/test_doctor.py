@@ -36,14 +36,6 @@ def test_a_sentinel_that_is_down_is_said_while_the_others_serve(
     assert seen["store.replica"].level == "good"
 
 
-def test_of_two_masters_in_a_list_one_is_too_many(own_redis: Callable[..., PrivateRedis]) -> None:
-    first, second = own_redis(), own_redis()
-    url = f"redis://127.0.0.1:{first.port},127.0.0.1:{second.port}"
-    assert found(url)["store.places"].level == "wrong"
-    third = own_redis("--replicaof", "127.0.0.1", str(first.port))
-    assert found(f"redis://127.0.0.1:{first.port},127.0.0.1:{third.port}")["store.places"].level == "good"
-
-
 def test_a_cluster_is_looked_at_where_the_table_is_and_not_without_its_scheme(
     cluster: Callable[..., Cluster],
 ) -> None:
