@@ -19,7 +19,7 @@ from pbs_policy.sources import SettingsError
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 
 if TYPE_CHECKING:
-    from pbs_policy.store.redis_client import RedisClient
+    from pbs_policy.store.connect import RedisClient
 
 
 def last_login_drop_in(version: tuple[int, int], settings: Settings) -> str:
@@ -87,7 +87,7 @@ def denied_users(settings: Settings) -> tuple[str, str]:
 
 def connect(settings: Settings) -> RedisClient:
     """The Redis that `settings` name. Raises SettingsError for an unreadable password file."""
-    from pbs_policy.store.redis_client import connect_by
+    from pbs_policy.store.connect import connect_by
 
     return connect_by(settings, even_replica=True)
 
