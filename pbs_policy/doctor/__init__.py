@@ -25,6 +25,7 @@ from pbs_policy.doctor import (
     store_places,
     store_replicas,
     trial,
+    trusted,
     use,
 )
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, where, wrong
@@ -61,6 +62,8 @@ CHECKS = {
     "postfix.delay_reject": "nothing is refused before RCPT, where the service is asked",
     "postfix.login_mismatch": "clients without SMTP AUTH may send as your users",
     "postfix.dns_list": "no DNS list refuses clients that may relay",
+    "postfix.xclient": "nobody but proxies may say XCLIENT",
+    "postfix.proxy_port": "no port takes the PROXY protocol from everywhere",
     "postfix.upstream_proxy": "a proxy tells Postfix and Dovecot the clients' addresses, or neither",
     "dovecot.configuration": "doveconf can read Dovecot's configuration",
     "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script or by last_login",
@@ -69,6 +72,7 @@ CHECKS = {
     "dovecot.listener": "a service listens at the post-login socket",
     "dovecot.both": "not both the script and last_login record a login",
     "dovecot.proxy": "logins are not proxied to another host",
+    "dovecot.trusted": "Dovecot believes nobody but proxies about a client's address",
     "dovecot.anonymous": "nobody logs in anonymously, or the script records logins and leaves those out",
     "dovecot.nopassword": "no passdb lets users in without a password",
     "dovecot.domains": "no passdb is asked for a user without the domain",
@@ -186,6 +190,8 @@ class Doctor:
         seen.append(config)
         yield from postfix.check_relaying(config, self.settings.listen, self.host)
         yield from postfix_lists.check_lists(config, self.settings.listen)
+        yield from trusted.check_xclient(config)
+        yield from trusted.check_listeners(config)
 
     def examine_dovecot(self, hooks: list[Hook], seen: list[DovecotConfig]) -> Iterator[Finding]:
         """The checks of Dovecot. How it runs the script is appended to `hooks`, what was read to `seen`."""
@@ -206,6 +212,7 @@ class Doctor:
         plugin = plugin_protocols(config, self.settings.key_prefix)
         yield from dovecot.check_logins(config, plugin)
         yield from dovecot_auth.check_auth(config, plugin, self.settings, self.host)
+        yield from trusted.check_dovecot(config)
         yield from script.check_script(hooks, self.settings, self.values, self.host)
         yield from last_login.check_plugin(config, self.settings)
 

@@ -11,7 +11,9 @@ from pbs_policy.doctor.postfix import LISTS, REFUSALS, RELAY, find_ours, main_se
 from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig, words
 from pbs_policy.postfix.listener import Listener
 
-_WIDEST = {4: 7, 6: 15}  # bits: no network of one's own is as wide
+WIDEST = {4: 7, 6: 15}
+"""Bits: no network of one's own is as wide."""
+
 _PRIVATE = tuple(ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 _LOGIN_MISMATCH = ("reject_sender_login_mismatch", "reject_unauthenticated_sender_login_mismatch")
 _AT_CONNECT = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions")
@@ -83,9 +85,9 @@ def _check_open_relay(config: PostfixConfig, service: MasterService | None) -> I
     if "permit_mynetworks" not in names[:end]:
         yield good("postfix.mynetworks", "mynetworks permits nobody to relay", place)
         return
-    networks, tables = _networks(config.value("mynetworks", service))
+    networks, tables = networks_of(config.value("mynetworks", service))
     for network in networks:
-        if network.prefixlen <= _WIDEST[network.version]:
+        if network.prefixlen <= WIDEST[network.version]:
             seen = f"mynetworks has {network}: everybody in it relays without any login"
             yield wrong("postfix.mynetworks", seen, place, "mynetworks = 127.0.0.0/8 [::1]/128, and your own hosts")
             return
@@ -102,8 +104,8 @@ def _check_open_relay(config: PostfixConfig, service: MasterService | None) -> I
     yield good("postfix.mynetworks", f"mynetworks: {listed}", place)
 
 
-def _networks(text: str) -> tuple[list[Network], list[str]]:
-    """The networks of mynetworks, and what is not one: tables, files. What `!` takes out is left out."""
+def networks_of(text: str) -> tuple[list[Network], list[str]]:
+    """The networks of such a list, and what is not one: tables, files, names. What `!` takes out is left out."""
     networks: list[Network] = []
     tables = []
     for item in words(text):

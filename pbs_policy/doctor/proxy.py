@@ -11,11 +11,11 @@ from ipaddress import ip_network
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning
 from pbs_policy.doctor.postfix import main_service
 from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig, words
+from pbs_policy.doctor.trusted import XCLIENT
 from pbs_policy.dovecot.doveconf import DovecotConfig
 
 CHECK = "postfix.upstream_proxy"
 _TRUSTED = "haproxy_trusted_networks"
-_XCLIENT = "smtpd_authorized_xclient_hosts"
 _LOGINS = ("service pop3-login", "service imap-login")
 _HOWTO = "docs/howto/haproxy.md"
 
@@ -57,6 +57,9 @@ def check_proxy(postfix: PostfixConfig | None, dovecot: DovecotConfig | None) ->
         yield warning(CHECK, seen, dovecot.file, mend)
     else:
         both = "a proxy tells Postfix and Dovecot" if dovecot_told or entry else "no proxy tells Postfix or Dovecot"
+        by_xclient = postfix.value(XCLIENT, service)
+        if by_xclient and not entry and not dovecot_told:
+            both = f"whoever is in {XCLIENT} ({by_xclient}) may tell Postfix"
         yield good(CHECK, f"{both} the clients' addresses")
 
 
@@ -88,7 +91,7 @@ def _protocol_of(config: PostfixConfig, service: MasterService) -> tuple[str, st
 
 def _names_proxy(postfix: PostfixConfig, service: MasterService | None, dovecot: DovecotConfig) -> bool:
     """Whether the proxy that Dovecot trusts may tell Postfix by XCLIENT. A name or a table may stand for it."""
-    for xclient in words(postfix.value(_XCLIENT, service)):
+    for xclient in words(postfix.value(XCLIENT, service)):
         for trusted in words(dovecot.value((), _TRUSTED)) or [xclient]:
             try:
                 ours, theirs = (ip_network(each.translate(_NO_BRACKETS), strict=False) for each in (xclient, trusted))

@@ -7,6 +7,7 @@ import pytest
 from pbs_policy.doctor.finding import AS_ROOT, Finding
 from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig
 from pbs_policy.doctor.proxy import check_proxy
+from pbs_policy.doctor.trusted import check_listeners, check_xclient
 from pbs_policy.dovecot.doveconf import DovecotConfig, Line
 
 PLAIN = MasterService("smtp", "inet", False, {}, "master.cf:2")
@@ -74,3 +75,56 @@ def test_what_stands_in_a_file_that_we_may_not_read_is_no_fault(monkeypatch: pyt
     finding = found(postfix(PROXIED), dovecot(unread=("/etc/dovecot/conf.d/50-haproxy.conf",)))
     assert (finding.level, finding.mend) == ("not looked at", AS_ROOT)
     assert "50-haproxy.conf" in finding.seen
+
+
+def test_where_somebody_may_say_xclient_it_is_not_said_that_nobody_tells_postfix() -> None:
+    finding = found(postfix(PLAIN, xclient="192.168.203.0/24"), dovecot())
+    assert finding.level == "good"
+    assert finding.seen == (
+        "whoever is in smtpd_authorized_xclient_hosts (192.168.203.0/24) may tell Postfix the clients' addresses"
+    )
+    assert found(postfix(PLAIN), dovecot()).seen == "no proxy tells Postfix or Dovecot the clients' addresses"
+
+
+@pytest.mark.parametrize(
+    ("xclient", "level"),
+    [
+        ("", "good"),
+        ("127.0.0.0/8 [::1]/128", "good"),
+        ("10.0.0.5, [2001:db8::5]", "good"),
+        ("10.0.0.0/28", "good"),
+        ("proxy.example.com", "good"),
+        ("10.0.0.0/27", "warning"),
+        ("!10.0.0.1 10.0.0.0/24", "warning"),
+        ("2001:db8::/64", "warning"),
+        (".example.com", "warning"),
+        ("10.0.0.0/24 0.0.0.0/0", "wrong"),
+        ("[::]/0", "wrong"),
+        ("hash:/etc/postfix/proxies", "not looked at"),
+        ("/etc/postfix/proxies", "not looked at"),
+    ],
+)
+def test_xclient_is_for_proxies_and_not_for_networks(xclient: str, level: str) -> None:
+    (finding,) = check_xclient(postfix(PLAIN, xclient=xclient))
+    assert finding.level == level
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("10025", "not looked at"),
+        ("0.0.0.0:10025", "not looked at"),
+        ("[::]:10025", "not looked at"),
+        ("8.8.8.8:10025", "not looked at"),
+        ("mail.example.com:10025", "not looked at"),
+        ("127.0.0.1:10025", "good"),
+        ("localhost:10025", "good"),
+        ("10.0.0.1:10025", "good"),
+        ("[fd00::1]:10025", "good"),
+        ("submission", "good"),
+    ],
+)
+def test_a_port_for_the_proxy_protocol_is_safe_inside_alone(name: str, level: str) -> None:
+    entry = MasterService(name, "inet", False, {"smtpd_upstream_proxy_protocol": "haproxy"}, "master.cf:3")
+    (finding,) = check_listeners(postfix(PLAIN, entry))
+    assert finding.level == level

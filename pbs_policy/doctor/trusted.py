@@ -1,0 +1,94 @@
+"""Checks of who is believed about a client's address: whoever may claim one may claim that of somebody logged in.
+
+By XCLIENT (`smtpd_authorized_xclient_hosts`) and the PROXY protocol at Postfix; by PROXY, ID and XCLIENT at Dovecot,
+where a user could have somebody else's address recorded. XFORWARD is not among them: it changes what is logged and
+passed on, and neither whom Postfix permits nor what it tells the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig
+from pbs_policy.doctor.postfix_lists import WIDEST, networks_of
+from pbs_policy.dovecot.doveconf import DovecotConfig
+
+XCLIENT = "smtpd_authorized_xclient_hosts"
+MOST_PROXIES = 16
+"""Addresses of a network that may all be proxies; what is larger has other hosts in it."""
+
+_DOVECOT = ("haproxy_trusted_networks", "login_trusted_networks")
+_HOWTO = "docs/howto/haproxy.md"
+
+
+def check_xclient(config: PostfixConfig) -> Iterator[Finding]:
+    """Who may say XCLIENT, in main.cf and at each entry of master.cf: also where the service is not asked XCLIENT can
+    claim a login by SMTP AUTH."""
+    found = [finding for each in (None, *config.services) if (finding := _judge_xclient(config, each))]
+    worst = next((each for each in found if each.level == "wrong"), next(iter(found), None))
+    yield worst or good("postfix.xclient", "XCLIENT is left to single hosts, or to nobody")
+
+
+def _judge_xclient(config: PostfixConfig, service: MasterService | None) -> Finding | None:
+    text, place = config.value(XCLIENT, service), config.place(XCLIENT, service)
+    seen, everybody = _too_wide(text)
+    if seen:
+        say = wrong if everybody else warning
+        seen = f"{seen} may say XCLIENT, claim the address of somebody who is logged in, and relay"
+        return say("postfix.xclient", seen, place, f"{XCLIENT} = the proxies alone, each by its address")
+    tables = [each for each in networks_of(text)[1] if ":" in each or each.startswith("/")]
+    if tables:
+        return not_looked_at("postfix.xclient", f"{XCLIENT} has tables: {', '.join(tables)}", place,
+                             "see that they hold proxies alone")  # fmt: skip
+    return None
+
+
+def check_listeners(config: PostfixConfig) -> Iterator[Finding]:
+    """Postfix believes whoever speaks the PROXY protocol: nothing but a firewall keeps strangers from such a port."""
+    for service in (*config.services, *config.postscreens):
+        name = f"{'postscreen' if service in config.postscreens else 'smtpd'}_upstream_proxy_protocol"
+        if config.value(name, service) and service.kind == "inet" and not _is_inside(config, service):
+            seen = f"whoever reaches the entry {service.name} of master.cf may claim any client's address ({name})"
+            yield not_looked_at("postfix.proxy_port", seen, service.place,
+                                f"a firewall that leaves it to the proxy: {_HOWTO}")  # fmt: skip
+            return
+    yield good("postfix.proxy_port", "no port takes the PROXY protocol from everywhere")
+
+
+def check_dovecot(config: DovecotConfig) -> Iterator[Finding]:
+    """Whom Dovecot believes: a user there can have any address recorded as their own."""
+    for name in _DOVECOT:
+        seen, everybody = _too_wide(config.value((), name))
+        if seen:
+            say = wrong if everybody else warning
+            seen = f"{seen} may claim any address at a login ({name}), and so let others relay"
+            yield say("dovecot.trusted", seen, config.place((), name), f"{name} = the proxies alone")
+            return
+    yield good("dovecot.trusted", "Dovecot believes single proxies about a client's address, or nobody")
+
+
+def _too_wide(text: str) -> tuple[str, bool]:
+    """Of a list of hosts and networks what is more than proxies, as a subject, and whether that is everybody."""
+    networks, others = networks_of(text)
+    wide = [each for each in networks if each.num_addresses > MOST_PROXIES and not each.is_loopback]
+    widest = min(wide, key=lambda each: each.prefixlen - WIDEST[each.version], default=None)
+    if widest is not None:
+        everybody = widest.prefixlen <= WIDEST[widest.version]
+        return f"{'everybody' if everybody else 'every host'} in {widest}", everybody
+    domain = next((each for each in others if each.startswith(".")), "")
+    return (f"every host of {domain}", False) if domain else ("", False)
+
+
+def _is_inside(config: PostfixConfig, service: MasterService) -> bool:
+    """Whether an entry is for those who authenticate, or listens at a private address or loopback alone."""
+    if service.is_submission:
+        return True
+    host = service.name.rpartition(":")[0].strip("[]")
+    if not host:
+        return config.value("inet_interfaces", service) == "loopback-only"
+    try:
+        return ip_address(host).is_private and not ip_address(host).is_unspecified
+    except ValueError:
+        return host == "localhost"
