@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.service.doubts import find_doubts
 from pbs_policy.settings import load
 from pbs_policy.sources import SettingsError
-from pbs_policy.trust import Untrusted, opened, read_trusted
+from pbs_policy.trust import Untrusted, create_for, opened, read_trusted, temporary_folder
 from tests.service import CLI, SERVE, Service
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -32,7 +34,7 @@ def make(path: Path, mode: int, owner: int = 0, group: int = 0) -> Path:
 
 
 def doubts_of(file: Path, *overrides: str) -> list[str]:
-    settings, _ = load(file, {}, overrides)
+    settings, _ = load(file, {}, ["redis_url=rediss://127.0.0.1", *overrides])
     return find_doubts(file, settings)
 
 
@@ -68,10 +70,13 @@ def test_no_password_is_read_that_everybody_can_change(tmp_path: Path) -> None:
 )
 def test_a_secret_that_everybody_can_read_deserves_a_warning(tmp_path: Path, name: str) -> None:
     file, secret = make(tmp_path / "conf", 0o644), make(tmp_path / "secret", 0o644)
+    with_it = [f"{name}={secret}"]
+    if name == "redis_tls_key_file":
+        with_it.append(f"redis_tls_cert_file={make(tmp_path / 'certificate', 0o644)}")
     expected = f"{secret} ({name}): can be read by everybody (mode 0644): chmod o-r"
-    assert doubts_of(file, f"{name}={secret}") == [expected]
+    assert doubts_of(file, *with_it) == [expected]
     secret.chmod(0o640)
-    assert doubts_of(file, f"{name}={secret}") == []
+    assert doubts_of(file, *with_it) == []
 
 
 def test_a_certificate_without_the_key_in_it_is_no_secret(tmp_path: Path) -> None:
@@ -218,7 +223,7 @@ def test_a_socket_in_a_folder_that_everybody_can_change_deserves_a_warning(tmp_p
 
 
 def test_what_is_not_there_or_no_file_is_passed_over(tmp_path: Path) -> None:
-    overrides = [f"redis_tls_ca_file={tmp_path}/none", "sender_maps=/dev/null"]
+    overrides = ["redis_url=rediss://127.0.0.1", f"redis_tls_ca_file={tmp_path}/none", "sender_maps=/dev/null"]
     settings, _ = load(make(tmp_path / "conf", 0o644), {}, overrides)
     assert find_doubts(tmp_path / "absent", settings) == []
 
@@ -260,3 +265,25 @@ def test_the_service_says_once_that_everybody_can_change_its_maps(
     maps.chmod(0o644)
     assert service.waits_to_log("sender_maps was read anew")
     assert service.log().count("can be changed by everybody") == 1
+
+
+def test_a_temporary_folder_goes_and_no_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    kept = make(tmp_path / "kept", 0o400)
+    with temporary_folder() as folder:
+        assert folder.parent == tmp_path
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (folder / "link").symlink_to(kept)
+        (folder / "above").symlink_to(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o400
+
+
+def test_a_file_for_another_user_is_new_and_theirs_alone(tmp_path: Path) -> None:
+    create_for(os.geteuid(), tmp_path / "new", b"for you")
+    assert ((tmp_path / "new").read_bytes(), stat.S_IMODE((tmp_path / "new").stat().st_mode)) == (b"for you", 0o400)
+    (tmp_path / "link").symlink_to(tmp_path / "victim")
+    for name in ("new", "link"):
+        with pytest.raises(FileExistsError):
+            create_for(os.geteuid(), tmp_path / name, b"for you")
+    assert not (tmp_path / "victim").exists()
