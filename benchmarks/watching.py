@@ -17,8 +17,8 @@ from benchmarks.figures import Bar, CannotRun, Section, at_most, median, megabyt
 from benchmarks.filling import LOGGED_IN, NOT_LOGGED_IN, RUN
 from benchmarks.load import Disturbances, Load, Measured, seeded
 from benchmarks.processes import PINNED, cpu_seconds, on_cores, place, rss
-from pbs_policy.decision.case import Candidate
-from pbs_policy.decision.policy import NO_LOGIN, OK, Decision
+from pbs_policy.decision.candidate import Candidate
+from pbs_policy.decision.rules import NO_LOGIN, OK, Decision
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.service.events import INTERVAL, MOST, Events

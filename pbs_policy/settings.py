@@ -18,14 +18,14 @@ from pbs_policy.cap import EXPECTED as CAP
 from pbs_policy.cap import Cap
 from pbs_policy.changing_file import FileFault
 from pbs_policy.decision.denies import Denies
-from pbs_policy.decision.policy import Rules
-from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import (
+from pbs_policy.decision.rules import Rules
+from pbs_policy.decision.sender import (
     SenderRules,
     parse_login_domains,
     parse_recipient_delimiter,
     parse_user_domain,
 )
+from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
 from pbs_policy.postfix import listener

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from pbs_policy.cli import run
-from pbs_policy.decision.policy import DEFER, DUNNO, OK
+from pbs_policy.decision.rules import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateDaemon
 from pbs_policy.shipped import shipped
 from tests.patience import PatientService, as_shipped, patient_script

@@ -15,7 +15,7 @@ from redis import Redis, RedisError
 from redis.exceptions import NoPermissionError
 
 from pbs_policy.cli import run
-from pbs_policy.decision.policy import DUNNO, OK
+from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.shipped import shipped
 from pbs_policy.store.connect import StoreRefused, connect

@@ -16,12 +16,13 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses, networks_of
 from pbs_policy.cap import Cap
-from pbs_policy.decision import caps, policy
+from pbs_policy.decision import caps
 from pbs_policy.decision.caps import Count, Verdict
 from pbs_policy.decision.case import Case
-from pbs_policy.decision.policy import Decision, Rules
+from pbs_policy.decision.decide import decide
+from pbs_policy.decision.rules import Decision, Rules
+from pbs_policy.decision.sender import SenderRules
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.store.question import Answer, Procedure, carry_out
@@ -49,7 +50,7 @@ def relay(
     networks = networks_of(client.text, parse_lengths(lengths))
     case = Case(client, asked, rules, table.keys, maps, networks, only_looks=only_looks)
     found, _ = table.read(case.keys)
-    return carry_out(policy.decide(case, found), table.ask)
+    return carry_out(decide(case, found), table.ask)
 
 
 def advance(redis: Redis, seconds: float) -> None:

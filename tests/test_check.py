@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.decision.explain import ORDER
+from pbs_policy.decision.words import ORDER
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Permit, Record, serialise_permit, serialise_record
 from pbs_policy.table.users import names_of_user
@@ -93,14 +93,14 @@ def test_a_refusal_says_what_to_change_and_what_was_not_asked(check: Check, redi
         "(sender_match = address)\n"
         f"                           change: set sender_maps to a file with the line `bob@example.net {ALICE}`, "
         "or set sender_match = off\n"
-        "  services      not asked  any service counts\n"
-        "  recipients    not asked  any recipient\n"
-        "  require_tls   not asked  require_tls = yes, the session is not encrypted\n"
-        "  denies        not asked  none against 192.0.2.7, all\n"
+        "  services      not asked\n"
+        "  recipients    not asked\n"
+        "  require_tls   not asked\n"
+        "  denies        not asked\n"
         "  end           not asked\n"
         "  user denies   not asked\n"
         "  caps          not asked\n"
-        "  observe_only  not asked  observe_only = no\n"
+        "  observe_only  not asked\n"
         "  answer        REFUSE     DUNNO: Postfix goes on to its next restriction, reject_unauth_destination\n"
     )
 
@@ -298,9 +298,9 @@ def test_wrong_usage_is_status_64(check: Check, arguments: list[str], text: str)
 
 def test_each_reason_is_in_words() -> None:
     from pbs_policy.cli.check import WHY
-    from pbs_policy.decision.policy import _NEARNESS
+    from pbs_policy.decision.rules import FARTHEST_FIRST
 
-    assert {*_NEARNESS, "login", "permit", "denied"} <= set(WHY)
+    assert {*(each.reason for each in FARTHEST_FIRST), "login", "permit"} <= set(WHY)
     excluded = {ClientAddresses().parse(text).excluded for text in ("::", "::1", "fe80::1", "ff02::1")}
     assert excluded <= set(WHY)
 

@@ -11,7 +11,7 @@ from redis import Redis
 from pbs_policy.address import ClientAddress
 from pbs_policy.cap import Cap
 from pbs_policy.decision.check import check
-from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.rules import Rules
 from pbs_policy.postfix.protocol import Request, RequestParser
 from pbs_policy.postfix.query import serialise_request
 from pbs_policy.table.keys import EVERYBODY, Keys

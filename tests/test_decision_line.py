@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pbs_policy.decision.case import Candidate
-from pbs_policy.decision.policy import DEFER, NO_LOGIN, OK, Decision, observed
+from pbs_policy.decision.candidate import Candidate
+from pbs_policy.decision.rules import DEFER, NO_LOGIN, OK, Decision, observed
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import Request, RequestParser
 from pbs_policy.service import decision_line

@@ -34,11 +34,12 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses, Target, networks_of
 from pbs_policy.cap import Cap
-from pbs_policy.decision import policy
 from pbs_policy.decision.case import Case
-from pbs_policy.decision.policy import Decision, Rules
+from pbs_policy.decision.decide import decide
+from pbs_policy.decision.rules import Decision, Rules
+from pbs_policy.decision.sender import SenderRules
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import SenderRules
+from pbs_policy.decision.words import Explanation, explain
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.store.question import carry_out
@@ -50,7 +51,7 @@ from pbs_policy.table.records import Permit
 from tests.service import request
 from tests.stores import connect, table_on
 from tests.test_caps import advance
-from tests.test_decision_table import Script
+from tests.test_decision_table import Script, assert_the_rows_say_so
 
 EXAMPLES = int(os.environ.get("PBS_MODEL_EXAMPLES", "40"))
 STEPS = 50
@@ -281,7 +282,13 @@ class Server:
         asked = as_request(request(address, **attributes))
         case = Case(client, asked, rules, self.table.keys, maps, networks)
         found, _ = self.table.read(case.keys)
-        return carry_out(policy.decide(case, found), self.table.ask)
+        return carry_out(decide(case, found), self.table.ask)
+
+
+    def explain(self, rules: Rules, maps: SenderMaps, address: str, **attributes: str) -> Explanation:
+        """What `pbs-policy check` says."""
+        asked = as_request(request(address, **attributes))
+        return explain(self.table, rules, ClientAddresses().parse(address), asked, maps)
 
 
 def target(text: str) -> Target:
@@ -448,7 +455,12 @@ class Machine(RuleBasedStateMachine):
     @rule(address=addresses, requests=st.lists(requests, min_size=2, max_size=8), which=st.integers(0, 1))
     def relay(self, address: str, requests: list[tuple[str, str, str, str]], which: int) -> None:
         server = self.servers[which]
+        knows_all = all(map(server.knows, self.model.permits))
         for sender, recipient, instance, tls in requests:
+            explained = server.explain(
+                self.site, the_maps(), address, sender=sender, recipient=recipient, instance=instance,
+                encryption_protocol=tls,
+            )  # fmt: skip
             decision = server.decide(
                 self.site, the_maps(), address, sender=sender, recipient=recipient, instance=instance,
                 encryption_protocol=tls,
@@ -457,6 +469,8 @@ class Machine(RuleBasedStateMachine):
             expected = self.model.decide(address, sender, recipient, bool(tls), message, server.knows)
             seen = (decision.action, decision.reason if expected[1] else "")
             assert seen == expected, f"{decision} for {address}, from <{sender}>; expected {expected}"
+            if knows_all:
+                assert_the_rows_say_so(explained, decision._replace(warning=""))
 
     @rule(address=addresses, requests=st.lists(requests, min_size=2, max_size=8))
     def relay_where_every_permit_is_known(self, address: str, requests: list[tuple[str, str, str, str]]) -> None:

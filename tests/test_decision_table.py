@@ -20,12 +20,15 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses, Target
 from pbs_policy.cap import Cap
-from pbs_policy.decision import policy
 from pbs_policy.decision.check import check, make_case
-from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.decide import decide
+from pbs_policy.decision.rules import DEFER, Decision, Rules
+from pbs_policy.decision.rules import unavailable as say_unavailable
+from pbs_policy.decision.sender import SenderRules
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import SenderRules
+from pbs_policy.decision.words import ORDER, Explanation, explain
 from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.shipped import shipped
 from pbs_policy.store.question import carry_out
@@ -90,13 +93,28 @@ def target(text: str) -> Target:
 def ask(
     table: LoginTable, rules: Rules, address: str = ADDRESS, *, maps: SenderMaps | None = None, **attributes: str
 ) -> tuple[str, str]:
-    """Action and reason for one request on the way of `pbs-policy check`; the text after DEFER_IF_REJECT left off."""
+    """Action and reason for one request, as the service decides it; the text after DEFER_IF_REJECT left off. What
+    `pbs-policy check` says of it, rule by rule, is the same."""
     asked = as_request(request(address, **attributes))
+    client = ClientAddresses().parse(address)
     try:
-        decision = check(table, rules, ClientAddresses().parse(address), asked, maps)
+        decision = check(table, rules, client, asked, maps)
+        assert_the_rows_say_so(explain(table, rules, client, asked, maps), decision)
     except StoreUnavailable:
-        decision = policy.unavailable(rules)
+        decision = say_unavailable(rules)
     return decision.action.partition(" ")[0], decision.reason
+
+
+def assert_the_rows_say_so(explanation: Explanation, decision: Decision) -> None:
+    """An explanation has this decision, and its first refusal is the decision's."""
+    assert explanation.decision._replace(left=0) == decision._replace(left=0)
+    assert tuple(row.rule for row in explanation.rows) == ORDER
+    refusals = [row.reason for row in explanation.rows if row.verdict == "refuse"]
+    assert set(refusals) == ({decision.reason} if decision.action != "OK" else set()), explanation.rows
+    if decision.reason == "login":
+        assert decision.record is not None
+        (login,) = (row for row in explanation.rows if row.rule == "logins")
+        assert login.saw.startswith(printable(decision.record.user) or "no user recorded")
 
 
 # --- the rules, stated
@@ -273,9 +291,9 @@ def test_what_ends_between_the_rounds_permits_nothing(redis: Redis, tmp_path: Pa
     table = table_on(redis, PREFIX)
     case = make_case(table, Rules(), ClientAddresses().parse(ADDRESS), as_request(request(ADDRESS)))
     found, _ = table.read(case.keys)
-    assert carry_out(policy.decide(case, found), table.ask).action == "OK"
+    assert carry_out(decide(case, found), table.ask).action == "OK"
     redis.delete(table.keys.login(ADDRESS), table.keys.permit(ADDRESS))
-    decision = carry_out(policy.decide(case, found), table.ask)
+    decision = carry_out(decide(case, found), table.ask)
     assert (decision.action, decision.reason) == ("DUNNO", "no_login")
 
 
@@ -307,7 +325,7 @@ def test_a_running_service_without_redis_defers(
     server = own_redis()
     service = start_service(redis_url=server.url)
     server.stop()
-    assert service.ask(ADDRESS) == policy.DEFER
+    assert service.ask(ADDRESS) == DEFER
 
 
 # --- smaller tables: the rules that are off by default

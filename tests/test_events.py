@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy.decision.case import Candidate
-from pbs_policy.decision.policy import DEFER, NO_LOGIN, OK, Decision
+from pbs_policy.decision.candidate import Candidate
+from pbs_policy.decision.rules import DEFER, NO_LOGIN, OK, Decision
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.log import Log
 from pbs_policy.postfix.protocol import Request, RequestParser

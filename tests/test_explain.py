@@ -13,13 +13,11 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses, parse_network
 from pbs_policy.cap import Cap
-from pbs_policy.decision import policy
 from pbs_policy.decision.check import check
-from pbs_policy.decision.explain import MOST_OTHERS, ORDER, Explanation, explain
-from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.rules import NO_LOGIN, Rules
+from pbs_policy.decision.sender import SenderRules
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import SenderRules
-from pbs_policy.decision.steps import Step
+from pbs_policy.decision.words import MOST_OTHERS, ORDER, Explanation, Row, explain
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.postfix.protocol import Request, as_request
 from pbs_policy.postfix.query import serialise_request
@@ -80,12 +78,12 @@ def fill(table: LoginTable, what: bytes, number: int, left: int = LEFT) -> None:
         table.write([(b"SADD", key, *[b"%d" % each for each in range(number)]), (b"EXPIRE", key, b"%d" % left)])
 
 
-def step_of(explanation: Explanation, rule: str) -> Step:
-    return next(step for step in explanation.steps if step.rule == rule)
+def step_of(explanation: Explanation, rule: str) -> Row:
+    return next(step for step in explanation.rows if step.rule == rule)
 
 
-def first_refusal(explanation: Explanation) -> Step | None:
-    return next((step for step in explanation.steps if step.verdict == "refuse"), None)
+def first_refusal(explanation: Explanation) -> Row | None:
+    return next((step for step in explanation.rows if step.verdict == "refuse"), None)
 
 
 # --- hundreds of stands of the table, each under some rules
@@ -167,7 +165,7 @@ def test_the_steps_say_what_the_decision_says_in_hundreds_of_stands(redis: Redis
 
         decision, first = explanation.decision, first_refusal(explanation)
         assert decision._replace(left=0) == check(table, rules, CLIENT, request, maps)._replace(left=0), seed
-        assert tuple(step.rule for step in explanation.steps) == ORDER, seed
+        assert tuple(step.rule for step in explanation.rows) == ORDER, seed
         assert contents(redis) == before, seed
         seen[decision.reason] += 1
         if decision.action == "OK":
@@ -181,7 +179,7 @@ def test_the_steps_say_what_the_decision_says_in_hundreds_of_stands(redis: Redis
             assert first.reason == decision.reason, seed
             assert first.change, seed
         if first:
-            behind = explanation.steps[explanation.steps.index(first) + 1 : -1]
+            behind = explanation.rows[explanation.rows.index(first) + 1 : -1]
             assert {step.verdict for step in behind} <= {"not asked"}, seed
             assert not any(step.change or step.reason for step in behind), seed
     reasons = {
@@ -200,6 +198,31 @@ def test_the_denied_user_was_the_last_to_log_in_and_the_sender_has_been_here_too
     assert explanation.decision.action == "OK"
     assert step_of(explanation, "logins").saw.startswith(f"{BOB} (pop3) 10m ago")
     assert step_of(explanation, "logins").details == (f"also {ALICE} (pop3) 1m ago, 1h 30m left",)
+
+
+def test_the_senders_own_login_is_followed_also_where_the_sender_has_an_extension(redis: Redis) -> None:
+    table = table_of(redis)
+    log_in(table, ALICE, ago=600)
+    log_in(table, BOB, ago=60)
+    table.deny_user(BOB.encode(), "stolen password", HOUR)
+    rules = Rules(senders=SenderRules(recipient_delimiter="+"))
+    explanation = explain(table, rules, CLIENT, request_of("alice+x@example.com"))
+    assert explanation.decision.action == "OK"
+    assert explanation.decision.record
+    assert explanation.decision.record.user == ALICE
+    assert {row.verdict for row in explanation.rows} == {"pass"}
+    assert step_of(explanation, "logins").saw.startswith(f"{ALICE} (pop3) 10m ago")
+
+
+def test_a_permit_in_a_denied_network_is_refused_for_the_deny(redis: Redis) -> None:
+    table = table_of(redis)
+    table.permit(ClientAddresses().parse_target(ADDRESS), Permit(NOW), LEFT)
+    table.deny(NETWORK, "spam", LEFT)
+    explanation = explain(table, Rules(), CLIENT, request_of(ALICE))
+    refusal = first_refusal(explanation)
+    assert refusal
+    assert (refusal.rule, refusal.reason, refusal.change) == ("denies", "denied", "`pbs-policy allow 192.0.2.0/24`")
+    assert step_of(explanation, "logins").verdict == "pass"
 
 
 # --- the advice: whoever follows it gets OK
@@ -293,19 +316,19 @@ def test_what_a_permit_asks_is_said_with_what_was_there(redis: Redis) -> None:
     permit = Permit(NOW - 60, "printer", ("@example.net",), ("example.org",), Cap(3, HOUR), "the one in room 7")
     table.permit(NETWORK, permit, LEFT)
     explanation = explain(table, Rules(), CLIENT, request_of(ALICE, "x@example.com"))
-    assert step_of(explanation, "permits") == Step(
+    assert step_of(explanation, "permits") == Row(
         "permits", "pass", "1 of 192.0.2.7, 192.0.2.0/24", details=(
             "192.0.2.0/24: for printer; senders @example.net; recipients in example.org; cap 3/1h; "
             "the one in room 7; 1h 30m left (sender_mismatch)",
         ),
     )  # fmt: skip
-    assert step_of(explanation, "senders") == Step(
+    assert step_of(explanation, "senders") == Row(
         "senders", "refuse", f"{ALICE} sends, the permit is for @example.net",
         f"give the permit for 192.0.2.0/24 anew with {ALICE} among its senders", "sender_mismatch",
     )  # fmt: skip
     explanation = explain(table, Rules(), CLIENT, request_of(BOB, "x@example.com"))
     assert step_of(explanation, "senders").verdict == "pass"
-    assert step_of(explanation, "recipients") == Step(
+    assert step_of(explanation, "recipients") == Row(
         "recipients", "refuse", "to x@example.com, the permit is for example.org",
         "give the permit for 192.0.2.0/24 anew with example.com among its recipient domains", "recipient_mismatch",
     )  # fmt: skip
@@ -315,7 +338,7 @@ def test_what_a_permit_asks_is_said_with_what_was_there(redis: Redis) -> None:
 def test_what_is_no_permit_is_named(redis: Redis) -> None:
     table = table_of(redis)
     redis.set(table.keys.permit(ADDRESS), '{"given_at": 1, "colour": "red"}', HOUR)
-    assert step_of(explain(table, Rules(), CLIENT, request_of()), "permits") == Step(
+    assert step_of(explain(table, Rules(), CLIENT, request_of()), "permits") == Row(
         "permits", "pass", "none for 192.0.2.7",
         details=("192.0.2.7: what stands there is no permit, and is not honoured",),
     )  # fmt: skip
@@ -418,7 +441,7 @@ def test_observe_only_is_the_last_rule(redis: Redis) -> None:
     explanation = explain(table, Rules(observe_only=True), CLIENT, request_of())
     assert (explanation.decision.action, explanation.decision.would_be) == ("DUNNO", "OK")
     first = first_refusal(explanation)
-    assert first == Step("observe_only", "refuse", "observe_only = yes: DUNNO always", "set observe_only = no")
+    assert first == Row("observe_only", "refuse", "observe_only = yes: DUNNO always", "set observe_only = no")
 
 
 @pytest.mark.parametrize(
@@ -428,8 +451,8 @@ def test_an_excluded_address_is_explained_without_redis(text: str, reason: str) 
     client = ClientAddresses(never_record=(parse_network("203.0.113.0/24"),)).parse(text)
     nowhere = connect(RedisUrl.parse("unix:///nonexistent/redis.sock"), "", "")
     explanation = explain(table_of(nowhere), Rules(), client, request_of())
-    assert tuple(step.rule for step in explanation.steps) == ORDER
-    first, *rest, answer = explanation.steps
+    assert tuple(step.rule for step in explanation.rows) == ORDER
+    first, *rest, answer = explanation.rows
     assert (first.rule, first.verdict, first.reason) == ("address", "refuse", reason)
     assert first.change
     assert {step.verdict for step in rest} == {"not asked"}
@@ -478,17 +501,17 @@ def test_what_is_not_printable_is_not_shown(redis: Redis) -> None:
     for sender in ("x\x1b[2J@example.com", "jos\udce9@example.com"):
         for match in ("off", "address"):
             explanation = explain_sender(table, sender, match)
-            for step in explanation.steps:
+            for step in explanation.rows:
                 assert all(text.isprintable() for text in (step.saw, step.change, *step.details))
 
 
 def test_an_answer_of_postfixs_next_restriction_is_said(redis: Redis) -> None:
     table = table_of(redis)
-    answer = explain(table, Rules(), CLIENT, request_of()).steps[-1]
-    assert answer == Step(
+    answer = explain(table, Rules(), CLIENT, request_of()).rows[-1]
+    assert answer == Row(
         "answer", "refuse", "DUNNO: Postfix goes on to its next restriction, reject_unauth_destination",
-        reason=policy.NO_LOGIN.reason,
+        reason=NO_LOGIN.reason,
     )  # fmt: skip
     log_in(table, ALICE)
-    answer = explain(table, Rules(), CLIENT, request_of()).steps[-1]
-    assert answer == Step("answer", "pass", "OK: Postfix accepts the recipient")
+    answer = explain(table, Rules(), CLIENT, request_of()).rows[-1]
+    assert answer == Row("answer", "pass", "OK: Postfix accepts the recipient")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.decision.policy import Rules
+from pbs_policy.decision.rules import Rules
 from pbs_policy.log import Log
 from pbs_policy.service.connection import IDLE_LIMIT, REQUEST_LIMIT, SWEEP_INTERVAL, Connection
 from pbs_policy.service.server import PolicyServer

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from redis import Redis
 
-from pbs_policy.decision.policy import DUNNO, OK
+from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from tests.certificates import Certificate, Certificates

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.decision.policy import DUNNO, OK
+from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.service.reload import CHANGEABLE, Configuration, Renewal
 from pbs_policy.settings import defaults, load

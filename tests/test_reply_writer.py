@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pbs_policy.address import ClientAddresses
 from pbs_policy.cli.check import WHY
-from pbs_policy.decision.case import Candidate
-from pbs_policy.decision.policy import DEFER, DUNNO, OK, Decision, Rules
+from pbs_policy.decision.candidate import Candidate
+from pbs_policy.decision.rules import DEFER, DUNNO, OK, Decision, Rules
 from pbs_policy.log import Log
 from pbs_policy.postfix.protocol import Request, serialise_reply
 from pbs_policy.service.server import PolicyServer

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.decision.policy import Rules
-from pbs_policy.decision.senders import SenderRules
+from pbs_policy.decision.rules import Rules
+from pbs_policy.decision.sender import SenderRules
 from pbs_policy.log import Log
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.store.batch import Answered

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from pbs_policy import changing_file
 from pbs_policy.changing_file import FileFault
-from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps
-from pbs_policy.decision.senders import (
+from pbs_policy.decision.sender import (
     LONGEST_SENDER,
     SenderRules,
     names_to_match,
@@ -29,6 +28,7 @@ from pbs_policy.decision.senders import (
     sender_is_user,
     unquote_sender,
 )
+from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps
 from pbs_policy.demo.daemons import missing
 from pbs_policy.demo.postfix import PrivatePostfix
 from pbs_policy.table.users import complete_user, names_of_user

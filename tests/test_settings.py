@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pbs_policy import sources
 from pbs_policy.address import ClientAddresses
 from pbs_policy.cap import Cap
-from pbs_policy.decision.policy import Rules
-from pbs_policy.decision.senders import SenderRules
+from pbs_policy.decision.rules import Rules
+from pbs_policy.decision.sender import SenderRules
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.settings import Settings, defaults, load, meaning
 from pbs_policy.sources import SettingsError, Value, logical_lines

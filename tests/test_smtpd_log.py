@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.decision import policy
+from pbs_policy.decision.rules import DEFER
 from pbs_policy.postfix.query import serialise_request
 from pbs_policy.postfix.smtpd_log import ACCEPTED, Attempt, SmtpdLog
 from pbs_policy.shipped import shipped
@@ -119,7 +119,7 @@ def test_a_refusal_says_whether_it_was_about_relaying(reply: str, about_relaying
 
 def test_temporary_refusals_are_known_by_the_words_of_the_examples_and_of_the_service() -> None:
     said = re.findall(r"DEFER_IF_REJECT 4.3.0 ([^}]*) \}", shipped("postfix-examples/main.cf.inet").read_text())
-    for text in [*said, policy.DEFER.removeprefix("DEFER_IF_REJECT 4.3.0 ")]:
+    for text in [*said, DEFER.removeprefix("DEFER_IF_REJECT 4.3.0 ")]:
         reply = f"450 4.3.0 <b@x.org>: Recipient address rejected: {text}"
         assert read(HEADER + REFUSAL.replace(DENIED, reply))[0].about_relaying
     assert said

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from pbs_policy.decision.policy import DUNNO, OK
+from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import DaemonError, PrivateRedis, wait_until
 from pbs_policy.postfix.listener import Listener, listener_of
 from tests.manager import Manager

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy.decision.policy import DEFER, DUNNO, OK
+from pbs_policy.decision.rules import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from pbs_policy.service import stats as module

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pbs_policy.address import ClientAddress
-    from pbs_policy.decision.explain import Explanation
-    from pbs_policy.decision.policy import Decision
-    from pbs_policy.decision.steps import Step
+    from pbs_policy.decision.rules import Decision
+    from pbs_policy.decision.words import Explanation, Row
     from pbs_policy.postfix.protocol import Request
 
 NOT_OK = 1
@@ -51,9 +50,9 @@ def check(
       pbs-policy check 192.0.2.7
       pbs-policy check 2001:db8::7 --sender alice@example.com --recipient bob@example.net --tls
     """
-    from pbs_policy.decision import policy
     from pbs_policy.decision.check import check as check_relay
-    from pbs_policy.decision.explain import explain
+    from pbs_policy.decision.rules import OK
+    from pbs_policy.decision.words import explain
 
     settings, table = session.open_table()
     maps = settings.load_sender_maps()
@@ -72,7 +71,7 @@ def check(
         explanation = explain(table, settings.rules, client, request, maps)
         decision = explanation.decision
         _show(_as_json(explanation) if as_json else _as_text(explanation))
-    return os.EX_OK if decision.action == policy.OK else NOT_OK
+    return os.EX_OK if decision.action == OK else NOT_OK
 
 
 def _make_request(**attributes: str) -> Request:
@@ -113,23 +112,23 @@ def _answer_as_text(client: ClientAddress, decision: Decision) -> str:
 
 
 def _as_text(explanation: Explanation) -> list[str]:
-    from pbs_policy.decision.explain import ORDER
+    from pbs_policy.decision.words import ORDER
 
     lines = [_answer_as_text(explanation.client, explanation.decision)]
     width = max(map(len, ORDER))
-    for step in explanation.steps:
-        mark = "REFUSE" if step.verdict == "refuse" else step.verdict
-        first, *rest = _lines_of(step)
-        lines.append(f"  {step.rule:<{width}}  {mark:<9}  {first}".rstrip())
+    for row in explanation.rows:
+        mark = "REFUSE" if row.verdict == "refuse" else row.verdict
+        first, *rest = _lines_of(row)
+        lines.append(f"  {row.rule:<{width}}  {mark:<9}  {first}".rstrip())
         lines += [" " * (width + 15) + line for line in rest]
     return lines
 
 
-def _lines_of(step: Step) -> Iterator[str]:
-    yield step.saw
-    yield from step.details
-    if step.change:
-        yield f"change: {step.change}"
+def _lines_of(row: Row) -> Iterator[str]:
+    yield row.saw
+    yield from row.details
+    if row.change:
+        yield f"change: {row.change}"
 
 
 def _answer_as_json(client: ClientAddress, decision: Decision) -> dict[str, Any]:
@@ -158,14 +157,14 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
     ]
     steps = [
         {
-            "rule": step.rule,
-            "verdict": step.verdict,
-            "saw": step.saw,
-            "reason": step.reason or None,
-            "change": step.change or None,
-            "details": list(step.details),
+            "rule": row.rule,
+            "verdict": row.verdict,
+            "saw": row.saw,
+            "reason": row.reason or None,
+            "change": row.change or None,
+            "details": list(row.details),
         }
-        for step in explanation.steps
+        for row in explanation.rows
     ]
     answer = _answer_as_json(explanation.client, explanation.decision)
     return {**answer, "steps": steps, "others": others, "more_others": explanation.more}

@@ -1,5 +1,6 @@
 """May this client relay this message now? The rules, what they are asked of, and the reasons they give.
 
-`policy` holds the rules, pure; `case` is one relay attempt and what the login table has for it; `shortcut` the short
-way to nearly every OK. `check`, `explain` and `steps` take the same decision at leisure, and say it in words.
+`decide` is the page to read: the rules in their order. `rules` has the settings and the reasons; `case` is one relay
+attempt, `candidate` a login or permit that may be the answer, `against` what stands against it, `caps` what is
+counted. `check` takes the same decision at leisure, and `words` says it rule by rule.
 """

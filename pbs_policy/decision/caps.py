@@ -17,6 +17,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from pbs_policy.cap import Cap
+from pbs_policy.decision.candidate import Candidate
+from pbs_policy.decision.case import Case
+from pbs_policy.decision.rules import OVER_CAP, Decision, Step, Trace
+from pbs_policy.postfix.protocol import first, only
 from pbs_policy.store.question import Command, Procedure, Question
 from pbs_policy.table.keys import NO_END
 
@@ -33,11 +37,57 @@ class Count(NamedTuple):
 
 class Verdict(NamedTuple):
     """`over` is the cap that refuses, None where all let it through. `is_first`: of this period; `is_twice`: more
-    were refused by now than the cap lets through."""
+    were refused by now than the cap lets through. `sizes` and `left`, of a look: how many each has counted, and the
+    milliseconds until its period ends."""
 
     over: Count | None = None
     is_first: bool = False
     is_twice: bool = False
+    sizes: Sequence[int] = ()
+    left: Sequence[int] = ()
+
+
+def refuse_over_cap(
+    case: Case, each: Candidate, counts: Sequence[Count], trace: Trace | None
+) -> Procedure[Decision | None]:
+    """What the caps say against a permission, once it is counted, or looked at (`Case.only_looks`)."""
+    who = member(first(case.request, b"instance"), only(case.request, b"recipient"))
+    verdict = yield from (peek(counts, who) if case.only_looks else count(counts, who))
+    refusal = None if verdict.over is None else (yield from _refuse(case, each, verdict.over, verdict))
+    if trace is not None:
+        trace.append(Step("caps", each, refusal, (counts, verdict)))
+    return refusal
+
+
+def _refuse(case: Case, each: Candidate, over: Count, verdict: Verdict) -> Procedure[Decision]:
+    """The refusal, with the warning where it is the first; and the deny of an address that is far over its cap."""
+    warning = f"{over.what} is over its cap of {over.cap} recipients" if verdict.is_first else ""
+    rules = case.rules
+    if verdict.is_twice and over.is_address and rules.auto_deny and not rules.observe_only:
+        reason = f"over twice its cap of {over.cap}"
+        deny = case.table_keys.deny(case.client)
+        yield Question((), [(b"SET", deny, reason.encode(), b"EX", b"%d" % rules.auto_deny)])
+        warning = f"{over.what} is {reason} recipients: denied (auto_deny)"
+    return OVER_CAP._replace(by=each, warning=warning)
+
+
+def counts_of(case: Case, each: Candidate) -> Sequence[Count]:
+    """What a permission is counted by: a permit's own cap, or the address and the user by the settings' caps."""
+    if each.permit is not None and each.permit.cap is not None:
+        return [_count(case, "permit", each.target.encode(), each.permit.cap)]
+    if not (case.rules.address_cap or case.rules.user_cap):
+        return ()
+    counts = []
+    if case.rules.address_cap:
+        counts.append(_count(case, "address", case.client.encode(), case.rules.address_cap))
+    if case.rules.user_cap and each.user:
+        counts.append(_count(case, "user", each.user, case.rules.user_cap))
+    return counts
+
+
+def _count(case: Case, kind: str, name: bytes, cap: Cap) -> Count:
+    what = f"{kind} {name.decode('utf-8', 'replace')}"
+    return Count(what, cap, *case.table_keys.counted(kind.encode() + b":" + name), is_address=kind == "address")
 
 
 def member(instance: bytes, recipient: bytes) -> bytes:
@@ -53,10 +103,14 @@ def member(instance: bytes, recipient: bytes) -> bytes:
 
 def peek(counts: Sequence[Count], who: bytes) -> Procedure[Verdict]:
     """What `count` would say of the recipient `who`, without counting it."""
-    commands = [command for each in counts for command in ((b"SCARD", each.key), (b"SISMEMBER", each.key, who))]
+    commands: list[Command] = []
+    for each in counts:
+        commands += [(b"SCARD", each.key), (b"SISMEMBER", each.key, who), (b"PTTL", each.key)]
     replies = (yield Question((), commands)).replies
-    sizes = [size + (not is_member) for size, is_member in zip(replies[::2], replies[1::2], strict=True)]
-    return Verdict(next((each for each, size in zip(counts, sizes, strict=True) if size > each.cap.limit), None))
+    sizes, members, left = replies[::3], replies[1::3], replies[2::3]
+    looked_at = zip(counts, sizes, members, strict=True)
+    over = next((each for each, size, is_member in looked_at if size + (not is_member) > each.cap.limit), None)
+    return Verdict(over, sizes=sizes, left=left)
 
 
 def count(counts: Sequence[Count], who: bytes) -> Procedure[Verdict]:

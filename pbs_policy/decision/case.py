@@ -1,45 +1,22 @@
-"""One relay attempt (`Case`), and what stands in the table for it (`find_permissions`). What follows from that is for
-`policy` to say.
-"""
+"""One relay attempt: who asks for what, under which rules, and where its permissions would stand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
 
 from pbs_policy.address import ClientAddress
-from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import names_to_match
+from pbs_policy.decision.rules import Rules
+from pbs_policy.decision.sender import Maps, names_to_match, own_names
 from pbs_policy.postfix.protocol import Request, first, only
 from pbs_policy.table.keys import Keys
-from pbs_policy.table.records import Permit, Record, parse_permit, parse_record, user_of_record
-from pbs_policy.table.users import complete_user
-
-if TYPE_CHECKING:
-    from pbs_policy.decision.policy import Rules
 
 _ONLY_LOOKS = b"pbs_only_looks"  # an attribute that `pbs-policy query` and `replay` send (`query.only_looking`)
 
 
-class Candidate(NamedTuple):
-    """A login or permit that may be the answer: its key and value, and the address or network it is for. `user` is as
-    keys name it, b"" where it is not known."""
-
-    key: bytes
-    target: str
-    value: bytes
-    user: bytes
-    permit: Permit | None = None
-
-    @property
-    def record(self) -> Record:
-        """What it says, read only when it is to be shown: most decisions never are."""
-        return self.permit.record if self.permit else parse_record(self.value) or Record(0)
-
-
 class Case:
-    """One relay attempt: who asks for what, under which rules. `keys` is what is to be asked first."""
+    """One relay attempt. `keys` is what is to be asked first: the permit of the address, its last login, the login of
+    each of `names` from there, the permit of each of `networks`. It holds whatever the decision depends on, so that a
+    reload in the middle changes nothing."""
 
     __slots__ = ("_only_looks", "client", "keys", "names", "networks", "request", "rules", "table_keys")
 
@@ -49,7 +26,7 @@ class Case:
         request: Request,
         rules: Rules,
         table_keys: Keys,
-        maps: SenderMaps | None = None,
+        maps: Maps | None = None,
         networks: Sequence[str] = (),
         *,
         only_looks: bool = False,
@@ -78,40 +55,17 @@ class Case:
         """Whether nothing is to be counted: nobody relays, somebody asks whether he might."""
         return self._only_looks or only_asks(self.request)
 
+    def sender_names(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
+        """The users whom the envelope sender names: by itself, and by the sender maps where they are asked.
+
+        Raises ProtocolError where the request names its sender twice.
+        """
+        own = own_names(only(self.request, b"sender"), self.rules.senders)
+        if not self.names:
+            return own, ()
+        return own, [name for name in self.names if name not in own and not name.startswith(b"@")]
+
 
 def only_asks(request: Request) -> bool:
     """Whether the request itself says that nobody relays, somebody asks whether he might."""
     return bool(first(request, _ONLY_LOOKS))
-
-
-def find_permissions(case: Case, found: Sequence[bytes | None]) -> tuple[bool, list[Candidate]]:
-    """Whether anybody is logged in from there; and every login and permit that may be the answer, best first."""
-    keys, client = case.keys, case.client
-    held = [_permit(case, keys[0], client, found[0])]
-    if case.networks:
-        first = len(keys) - len(case.networks)
-        held += map(partial(_permit, case), keys[first:], case.networks, found[first:])
-    user_domain = case.rules.senders.user_domain
-    last = login_under(client, keys[1], found[1], user_domain)
-    if case.names is None:
-        held.append(last)
-    else:
-        names = 2 + len(case.names)
-        held += [login_under(client, *each, user_domain) for each in zip(keys[2:names], found[2:names], strict=True)]
-    return last is not None, [each for each in held if each]
-
-
-def _permit(case: Case, key: bytes, target: str, value: bytes | None) -> Candidate | None:
-    permit = parse_permit(value) if value is not None else None
-    if value is None or permit is None:
-        return None
-    user = complete_user(permit.user.encode("utf-8", "surrogateescape"), case.rules.senders.user_domain)
-    return Candidate(key, target, value, user, permit)
-
-
-def login_under(client: str, key: bytes, value: bytes | None, user_domain: str) -> Candidate | None:
-    """The login that stands under a key of this address, if the value is one."""
-    user = user_of_record(value) if value is not None else None
-    if value is None or user is None:
-        return None
-    return Candidate(key, client, value, complete_user(user, user_domain))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pbs_policy.address import ClientAddress, networks_of
-from pbs_policy.decision import policy
 from pbs_policy.decision.case import Case
-from pbs_policy.decision.policy import Decision, Rules
+from pbs_policy.decision.decide import decide, decide_at_once
+from pbs_policy.decision.rules import Decision, Rules, Trace, observed, refuse_excluded
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.postfix.protocol import Request
 from pbs_policy.store.question import carry_out
@@ -21,12 +21,20 @@ def check(
     Raises StoreUnavailable where the service would answer that it cannot tell.
     """
     if client.excluded:
-        decision = policy.refuse_excluded(client)
+        decision = refuse_excluded(client)
     else:
         case = make_case(table, rules, client, request, maps)
         found, _ = table.read(case.keys)
-        decision = carry_out(policy.decide(case, found), table.ask)
-    return policy.observed(decision) if rules.observe_only else decision
+        decision = decide_at_once(found) or carry_out(decide(case, found), table.ask)
+    return observed(decision) if rules.observe_only else decision
+
+
+def trace(table: LoginTable, case: Case) -> tuple[Decision, Trace]:
+    """The same for an address that is not excluded, with what each rule said."""
+    found, _ = table.read(case.keys)
+    steps: Trace = []
+    decision = carry_out(decide(case, found, steps), table.ask)
+    return observed(decision) if case.rules.observe_only else decision, steps
 
 
 def make_case(

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from pbs_policy.address import ClientAddresses, Target, looks_like_address, networks_of
 from pbs_policy.changing_file import ChangingFile, raise_faults
-from pbs_policy.decision.senders import is_text
+from pbs_policy.decision.sender import is_text
 from pbs_policy.log import printable
 from pbs_policy.sources import logical_lines
 from pbs_policy.table.networks import Lengths

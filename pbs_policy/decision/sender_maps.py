@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pbs_policy.changing_file import ChangingFile, raise_faults
-from pbs_policy.decision.senders import is_plain, is_text, judge, shown, unquote_sender
+from pbs_policy.decision.sender import is_plain, is_text, judge, shown, unquote_sender
 from pbs_policy.table.users import complete_user
 
 MOST_USERS = 32

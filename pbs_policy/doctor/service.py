@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
-from pbs_policy.decision import policy
+from pbs_policy.decision.rules import DUNNO
 from pbs_policy.doctor.finding import AS_ROOT, Finding, good, warning, where, wrong
 from pbs_policy.log import printable
 from pbs_policy.postfix.listener import Listener
@@ -46,7 +46,7 @@ def check_listener(listener: Listener, place: str) -> Finding:
         return wrong(
             check, f"{listener} answers {printable(action)}: Redis is unavailable to the service", place, start
         )
-    if action != policy.DUNNO:
+    if action != DUNNO:
         seen = f"{listener} answers a stranger {printable(action)!r}, not DUNNO: is that another program?"
         return wrong(check, seen, place, "give the service a port or path of its own")
     if took > _PATIENCE:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pbs_policy.address import ClientAddress
-from pbs_policy.decision import policy
 from pbs_policy.decision.check import check
+from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, wrong
 from pbs_policy.dovecot.logins import Hook
@@ -99,7 +99,7 @@ def _try(
         yield wrong("service.trial", f"{name}: {said}", hook.place, f"what Dovecot runs: {hook.script}")
         return
     action, seen = _ask(trial, settings, table)
-    if action != policy.OK:
+    if action != OK:
         if time.monotonic() - began > TTL - 1:
             raise NotLookedAt("this machine was too slow for it")
         yield wrong("service.trial", f"{name}: the script has recorded a login, and the service answers {seen}",
@@ -113,7 +113,7 @@ def _try(
         key = table.keys.login(trial.client.text)
         wait_until(lambda: table.read([key])[0] == [None], seconds=TTL + 2)
     action, seen = _ask(trial, settings, table)
-    if action != policy.DUNNO:
+    if action != DUNNO:
         yield wrong("service.trial", f"{name}: the login is gone, and the service answers {seen}", hook.place,
                     "restart the service, and look for a permit (pbs-policy list)")  # fmt: skip
         return

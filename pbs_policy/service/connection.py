@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pbs_policy.address import AddressError, ClientAddress
-from pbs_policy.decision import policy, shortcut
-from pbs_policy.decision.case import Candidate, Case
-from pbs_policy.decision.policy import Decision
-from pbs_policy.decision.senders import own_names
+from pbs_policy.decision import rules
+from pbs_policy.decision.case import Case
+from pbs_policy.decision.decide import decide, decide_at_once
+from pbs_policy.decision.rules import Decision
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import ProtocolError, Request, RequestParser, only, serialise_reply
 from pbs_policy.prompt_writer import PromptWriter
@@ -35,7 +35,7 @@ REQUEST_LIMIT = 10
 SWEEP_INTERVAL = 5
 """Seconds between two looks at every connection: no connection has a timer of its own."""
 
-_REPLIES = {action: serialise_reply(action) for action in (policy.OK, policy.DUNNO, policy.DEFER)}
+_REPLIES = {action: serialise_reply(action) for action in (rules.OK, rules.DUNNO, rules.DEFER)}
 _UNKNOWN = ClientAddress("unknown")
 
 
@@ -43,7 +43,7 @@ class Connection(asyncio.BufferedProtocol):
     """At most one request of a connection is being decided at any time."""
 
     __slots__ = (
-        "_begun", "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_login", "_parser",
+        "_begun", "_begun_sweeps", "_busy", "_case", "_client", "_ended", "_idle_sweeps", "_parser",
         "_paused", "_procedure", "_queued", "_request", "_server", "_stalled", "_transport", "_write",
     )  # fmt: skip
 
@@ -58,8 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._stalled = False  # the peer does not read
         self._ended = False  # the peer will send no more
         self._client = _UNKNOWN
-        self._login: Candidate
-        self._case: Case | None = None
+        self._case: Case
         self._procedure: Procedure[Decision]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -112,11 +111,6 @@ class Connection(asyncio.BufferedProtocol):
     def silent_sweeps(self) -> int:
         """How many sweeps have passed since the last complete request."""
         return self._idle_sweeps
-
-    def hold_case(self) -> None:
-        """The rules are about to change: what is being decided goes on by those it began with."""
-        if self._busy and self._case is None:
-            self._case = Case(self._client, self._request, self._server.rules, self._server.keys)
 
     def leave(self) -> None:
         """The server stops: close, but not before the answer that Postfix waits for, or while half a request is here.
@@ -184,68 +178,33 @@ class Connection(asyncio.BufferedProtocol):
             client = self._client = server.addresses.parse(only(request, b"client_address").decode())
         except (AddressError, UnicodeDecodeError):
             self._client = _UNKNOWN
-            self._reply(policy.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
+            self._reply(rules.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
             return
         if client.excluded:
-            self._reply(policy.refuse_excluded(client))
+            self._reply(rules.refuse_excluded(client))
             return
+        case = self._case = server.case(client, request)
         self._busy = True
-        if server.permit_lengths or server.matches_senders:
-            self._case = server.case(client, request)
-            server.lookups.ask(self._case.keys, self._found)
-        else:  # nearly nobody is logged in: the case is made when it is one
-            self._case = None
-            server.lookups.ask(server.keys.relay(client.text), self._found)
+        server.lookups.ask(case.keys, self._found)
 
     def _found(self, values: Sequence[bytes | None] | None, _: Sequence[Any]) -> None:
         server = self._server
         if values is None:
-            self._settle(policy.unavailable(server.rules))
-        elif not any(values):
-            self._settle(policy.NO_LOGIN)  # nearly always
+            self._settle(rules.unavailable(self._case.rules))
+        elif decision := decide_at_once(values):
+            self._settle(decision)  # nearly always
         else:
             latency = server.latency
             if latency is not None:
                 self._begun = latency.begun
                 latency.going_on += 1
-            self._weigh(values)
-
-    def _weigh(self, values: Sequence[bytes | None]) -> None:
-        """There is a permission. Whether it holds takes another round, the short way where that is enough."""
-        server, client, request = self._server, self._client, self._request
-        if self._case is not None:
-            self._decide(self._case, values)
-        elif login := shortcut.find_login(server.rules, server.keys, client.text, values):
-            self._login = login
-            try:
-                names = own_names(only(request, b"sender"), server.rules.senders)
-            except ProtocolError as error:
-                self._disconnect(str(error))
-                return
-            against, about = shortcut.keys_against(server.keys, login, names), shortcut.commands_about(login)
-            server.lookups.ask_further(against, about, self._confirmed)
-        else:
-            self._decide(Case(client, request, server.rules, server.keys), values)
-
-    def _confirmed(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
-        """What stands against the login that was found on the short way is known."""
-        server = self._server
-        if values is None:
-            self._settle_late(policy.unavailable(server.rules))
-        elif decision := shortcut.permit(self._login, values, replies[0]):
-            self._settle_late(decision)
-        else:
-            case = self._case or Case(self._client, self._request, server.rules, server.keys)
-            self._decide(case, (None, self._login.value))
-
-    def _decide(self, case: Case, values: Sequence[bytes | None]) -> None:
-        self._procedure = policy.decide(case, values)
-        self._go_on(None)
+            self._procedure = decide(self._case, values)
+            self._go_on(None)
 
     def _answered(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
         if values is None:
             self._procedure.close()
-            self._settle_late(policy.unavailable(self._server.rules))
+            self._settle_late(rules.unavailable(self._case.rules))
         else:
             self._go_on(Answer(values, replies))
 
@@ -280,20 +239,20 @@ class Connection(asyncio.BufferedProtocol):
         """Send the answer; False where there is no connection any more to send it on."""
         server = self._server
         if server.rules.observe_only:
-            decision = policy.observed(decision)
+            decision = rules.observed(decision)
         action = decision.action
         if not self._write(_REPLIES[action]):
             return False
         server.counts[action][decision.reason] += 1
         if server.events is not None:
             server.events.note(decision, self._client.text, self._request)
-        if decision is policy.NO_LOGIN and server.log_decisions != "all":
+        if decision is rules.NO_LOGIN and server.log_decisions != "all":
             return True  # nearly always, and there is no more to say
-        if decision.reason is policy.KEY_WITHOUT_END.reason:
+        if decision.reason is rules.KEY_WITHOUT_END.reason:
             server.report_no_end(self._client.text)
         if decision.warning:
             server.log.warning(printable(decision.warning))
-        permitted = policy.OK in (action, decision.would_be)
+        permitted = rules.OK in (action, decision.would_be)
         if permitted and server.usage is not None:
             server.note_use(server.usage, self._client.text, self._request, decision)
         if server.log_decisions == "all" or (permitted and server.log_decisions == "permitted"):

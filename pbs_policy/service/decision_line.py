@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from pbs_policy.decision.policy import Decision
+from pbs_policy.decision.rules import Decision
 from pbs_policy.log import LONGEST_VALUE, json_value, value
 from pbs_policy.postfix.protocol import Request, first
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pbs_policy.decision.policy import Decision
+from pbs_policy.decision.rules import Decision
 from pbs_policy.log import json_value
 from pbs_policy.postfix.protocol import Request, first
 from pbs_policy.store.lookups import Lookups

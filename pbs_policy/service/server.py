@@ -14,9 +14,9 @@ from typing import Literal
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
 from pbs_policy.decision.case import Case, only_asks
 from pbs_policy.decision.denies import Denies
-from pbs_policy.decision.policy import Decision, Rules
+from pbs_policy.decision.rules import Decision, Rules
+from pbs_policy.decision.sender import sender_is_user
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import sender_is_user
 from pbs_policy.log import Log, printable
 from pbs_policy.postfix.protocol import Request, first
 from pbs_policy.service import decision_line
@@ -62,7 +62,6 @@ class PolicyServer:
         """`maps`, `denies`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to
         date by `upkeep`, which writes `usage` and `counts` too. `latency` is the one that `lookups` has."""
         self.rules = rules
-        self.matches_senders = rules.senders.match != "off"
         self.keys = keys
         self.lookups = lookups
         self.maps = maps
@@ -95,11 +94,8 @@ class PolicyServer:
         denies: Denies | None,
     ) -> None:
         """Decide by other rules from the next request on; what is being decided goes on by those it began with."""
-        for connection in self.connections:
-            connection.hold_case()
         self.rules, self.addresses, self.log_decisions = rules, addresses, log_decisions
         self.maps, self.denies = maps, denies
-        self.matches_senders = rules.senders.match != "off"
 
     def connection(self) -> Connection:
         """The protocol of one new connection."""

@@ -26,8 +26,8 @@ _SAID = {
 
 # Lines that are handed to the log as a whole, by their file and expression: where their text is made.
 _MADE = {
-    # pbs_policy/decision/policy.py, refuse_over_cap
-    ("connection.py", "decision.warning"): ("decision/policy.py", "warning"),
+    # pbs_policy/decision/caps.py, _refuse
+    ("connection.py", "decision.warning"): ("decision/caps.py", "warning"),
     # pbs_policy/service/connection.py, _disconnect
     ("server.py", "line"): ("service/connection.py", "report_disconnection"),
     # pbs_policy/service/reload.py: the faults of the settings, as every command says them

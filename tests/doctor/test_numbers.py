@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy import __version__
-from pbs_policy.decision.policy import DUNNO, OK
+from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.numbers import check_numbers

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.decision.policy import DEFER, DUNNO, OK
+from pbs_policy.decision.rules import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.settings import load
 from pbs_policy.store.connect import connect_by

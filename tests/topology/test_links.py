@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from pbs_policy.decision.policy import DEFER, DUNNO, OK
+from pbs_policy.decision.rules import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, redis_program, wait_until
 from tests.conftest import need
 from tests.patience import patient_script

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from pbs_policy.decision.policy import DEFER, DUNNO, OK
+from pbs_policy.decision.rules import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from tests.certificates import Certificates

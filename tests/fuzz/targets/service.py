@@ -12,8 +12,8 @@ from typing import Any
 
 from pbs_policy.address import ClientAddresses, parse_network
 from pbs_policy.cap import Cap
-from pbs_policy.decision.policy import Rules
-from pbs_policy.decision.senders import SenderRules
+from pbs_policy.decision.rules import Rules
+from pbs_policy.decision.sender import SenderRules
 from pbs_policy.log import Log
 from pbs_policy.service.events import Events
 from pbs_policy.service.server import PolicyServer

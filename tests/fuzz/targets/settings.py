@@ -14,9 +14,9 @@ from typing import Any
 from pbs_policy import settings
 from pbs_policy.address import AddressError, Network
 from pbs_policy.changing_file import FileFault
-from pbs_policy.decision import sender_maps, senders
+from pbs_policy.decision import sender_maps
+from pbs_policy.decision.sender import SenderRules, names_to_match
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.senders import SenderRules
 from pbs_policy.settings import Settings
 from pbs_policy.sources import SettingsError
 from pbs_policy.store.redis_url import RedisUrl
@@ -119,6 +119,6 @@ def _read_maps(data: bytes) -> None:
         assert 0 < len(users) <= sender_maps.MOST_USERS
         assert not any(user.startswith(b"@") for user in users)
         if not sender.startswith(b"@"):
-            names = senders.names_to_match(sender, SenderRules("address", "example.com"), maps)
+            names = names_to_match(sender, SenderRules("address", "example.com"), maps)
             assert names is not None
             assert set(users) < {*names, b""}, (sender, users, names)

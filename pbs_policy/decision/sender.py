@@ -16,14 +16,12 @@ library's codec is that of IDNA 2003, to which different domains are the same. S
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from pbs_policy.log import printable
 from pbs_policy.table.users import names_of_user
-
-if TYPE_CHECKING:
-    from pbs_policy.decision.sender_maps import SenderMaps
 
 LONGEST_SENDER = 320
 """Bytes: 64 for the mailbox, "@", 255 for the domain (RFC 5321, section 4.5.3.1)."""
@@ -49,6 +47,14 @@ class SenderRules:
     null_sender: Literal["permit", "refuse"] = "refuse"
 
 
+class Maps(Protocol):
+    """Further users per sender (`sender_maps`)."""
+
+    def users(self, senders: Iterable[bytes]) -> tuple[bytes, ...]:
+        """The users of the first of `senders` (folded: user@domain, @domain) that is listed; () where none is."""
+        ...
+
+
 def parse_user_domain(text: str) -> str:
     """The value of the setting user_domain. Raises ValueError."""
     if text and not _is_domain(text.encode("utf-8", "surrogateescape")):
@@ -72,7 +78,7 @@ def parse_recipient_delimiter(text: str) -> str:
     return text
 
 
-def names_to_match(sender: bytes, rules: SenderRules, maps: SenderMaps | None) -> tuple[bytes, ...] | None:
+def names_to_match(sender: bytes, rules: SenderRules, maps: Maps | None) -> tuple[bytes, ...] | None:
     """The names of which one must be logged in from the address: users, and `@domain`.
 
     () where nobody can match: the sender is refused. None where this sender is not restricted: match is off, or it
@@ -106,7 +112,20 @@ def own_names(sender: bytes, rules: SenderRules) -> tuple[bytes, ...]:
     return (name, bare) if bare else (name,)
 
 
-def sender_is_user(sender: bytes, user: bytes, rules: SenderRules, maps: SenderMaps | None) -> bool:
+def is_among(sender: bytes, senders: Sequence[str], rules: SenderRules) -> bool:
+    """Whether a sender is one of `senders` (folded: user@domain, @domain), with or without its extension."""
+    names = own_names(sender, rules)
+    wanted = {each.encode("utf-8", "surrogateescape") for each in senders}
+    return bool(names) and not wanted.isdisjoint((*names, names[0][names[0].rindex(b"@") :]))
+
+
+def is_within(recipient: bytes, domains: Sequence[str]) -> bool:
+    """Whether a recipient is in one of `domains` (folded)."""
+    _, at, domain = recipient.rpartition(b"@")
+    return bool(at) and domain.lower() in {each.encode("utf-8", "surrogateescape") for each in domains}
+
+
+def sender_is_user(sender: bytes, user: bytes, rules: SenderRules, maps: Maps | None) -> bool:
     """Whether a login of this user alone justifies this sender. With match=off it is judged as for `domain`."""
     names = names_to_match(sender, replace(rules, match="domain") if rules.match == "off" else rules, maps)
     return names is None or not set(names).isdisjoint(names_of_user(user, rules.user_domain))

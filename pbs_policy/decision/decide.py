@@ -1,0 +1,188 @@
+"""The decision: may this client relay this message now?
+
+This page is for the administrator whose mail it concerns. `decide` takes every login and permit that may be the
+answer through the rules below, in their order. A rule says yes (None), or refuses and says why. The first login or
+permit that no rule refuses is the answer: permits come before logins, narrower before wider. Where every one is
+refused, the reason is that of the one that came nearest to OK. Nothing here says OK for want of knowledge.
+
+Nothing here talks to Redis either: `decide` yields questions (`store.question`). Its caller asks what a decision
+begins with (`Case.keys`); where nothing stands there, `decide_at_once` knows the answer to nearly every stranger.
+What can refuse and the time that a permission has left are read together, and in the last round: a permission that
+was read before the denies could be one that never stood without its deny. Only the caps come later, since they
+count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from pbs_policy.decision.against import NOTHING, Against, read_against
+from pbs_policy.decision.candidate import Candidate, login_under, permit_under
+from pbs_policy.decision.caps import counts_of, refuse_over_cap
+from pbs_policy.decision.case import Case
+from pbs_policy.decision.rules import (
+    DENIED,
+    DENIED_USER,
+    KEY_WITHOUT_END,
+    NO_LOGIN,
+    NO_TLS,
+    OK,
+    RECIPIENT_MISMATCH,
+    SENDER_MISMATCH,
+    SERVICE_MISMATCH,
+    Decision,
+    Step,
+    Trace,
+    nearer,
+)
+from pbs_policy.decision.sender import is_among, is_within
+from pbs_policy.postfix.protocol import only
+from pbs_policy.store.question import Procedure, Question
+from pbs_policy.table.keys import NO_END
+
+
+def decide_at_once(found: Sequence[bytes | None]) -> Decision | None:
+    """The answer where nothing stands under the keys that are asked first: nearly always."""
+    return None if any(found) else NO_LOGIN
+
+
+def decide(case: Case, found: Sequence[bytes | None], trace: Trace | None = None) -> Procedure[Decision]:
+    """The decision on `case`, given the values `found` under its `keys`; what each rule said goes into `trace`."""
+    nearest, held = find_permissions(case, found, trace)
+    weighed: set[bytes] = set()
+    while held:
+        standing = []
+        for each in held:
+            refusal = _ask_rules(_FROM_THE_REQUEST, case, each, NOTHING, trace)
+            if refusal is None:
+                standing.append(each)
+            else:
+                nearest = nearer(nearest, refusal)
+        if not standing:
+            break
+        against = yield from read_against(case, standing)
+        for each in standing:
+            refusal = _ask_rules(_FROM_THE_TABLE, case, each, against, trace)
+            if refusal is None and (counts := counts_of(case, each)):
+                refusal = yield from refuse_over_cap(case, each, counts, trace)
+            if refusal is None:
+                return Decision(OK, "permit" if each.permit else "login", each, against.left[each.key] / 1000)
+            nearest = nearer(nearest, refusal)
+        weighed.update(each.user for each in standing)
+        held = [] if against.users.isdisjoint(weighed) else (yield from _find_own_logins(case, weighed))
+    return nearest
+
+
+def find_permissions(
+    case: Case, found: Sequence[bytes | None], trace: Trace | None
+) -> tuple[Decision, list[Candidate]]:
+    """The refusal where nothing else is left; and every login and permit that may be the answer, best first."""
+    keys, client, domain = case.keys, case.client, case.rules.senders.user_domain
+    held = [permit_under(client, keys[0], found[0], domain)]
+    if case.networks:
+        first = len(keys) - len(case.networks)
+        under = zip(case.networks, keys[first:], found[first:], strict=True)
+        held += [permit_under(network, key, value, domain) for network, key, value in under]
+    last = login_under(client, keys[1], found[1], domain)
+    if case.names is None:
+        held.append(last)
+    else:
+        last_name = 2 + len(case.names)
+        under_names = zip(keys[2:last_name], found[2:last_name], strict=True)
+        held += [login_under(client, key, value, domain) for key, value in under_names]
+    refusal = SENDER_MISMATCH if last is not None and case.names is not None else NO_LOGIN
+    permissions = [each for each in held if each is not None]
+    if trace is not None:
+        trace.append(Step("permits", None, None, [each for each in permissions if each.permit]))
+        trace.append(Step("logins", last, NO_LOGIN if refusal is NO_LOGIN and not permissions else None))
+        if refusal is SENDER_MISMATCH and not permissions:
+            trace.append(Step("senders", None, refusal))
+    return refusal, permissions
+
+
+def _find_own_logins(case: Case, weighed: set[bytes]) -> Procedure[list[Candidate]]:
+    """The logins of the sender's own user from this address, which were not weighed yet: a denied user was the last
+    to log in, and the sender, who may have been here before, is not denied with them."""
+    own, _ = case.sender_names()
+    names = [name for name in own if name not in weighed]
+    if case.rules.senders.match == "address" or not names:
+        return []  # what the sender names was looked for at once
+    weighed.update(names)
+    keys = [case.table_keys.login(case.client, name) for name in names]
+    values, _ = yield Question(keys)
+    domain = case.rules.senders.user_domain
+    logins = [login_under(case.client, key, value, domain) for key, value in zip(keys, values, strict=True)]
+    return [each for each in logins if each is not None]
+
+
+# --- the rules. A login has matched its sender already: it was looked for under the names that the sender permits.
+
+
+def _senders(case: Case, each: Candidate, _: Against) -> Decision | None:
+    """A permit is for these envelope senders."""
+    permit = each.permit
+    if permit is None or not permit.senders:
+        return None
+    return None if is_among(only(case.request, b"sender"), permit.senders, case.rules.senders) else SENDER_MISMATCH
+
+
+def _services(case: Case, each: Candidate, _: Against) -> Decision | None:
+    """A login counts if it is of one of these services."""
+    services = case.rules.services
+    return SERVICE_MISMATCH if services and not each.permit and each.record.service not in services else None
+
+
+def _recipients(case: Case, each: Candidate, _: Against) -> Decision | None:
+    """A permit is for recipients of these domains."""
+    permit = each.permit
+    if permit is None or not permit.recipient_domains:
+        return None
+    return None if is_within(only(case.request, b"recipient"), permit.recipient_domains) else RECIPIENT_MISMATCH
+
+
+def _require_tls(case: Case, _each: Candidate, _: Against) -> Decision | None:
+    """The session is encrypted where that is required."""
+    return NO_TLS if case.rules.require_tls and not only(case.request, b"encryption_protocol") else None
+
+
+def _denies(_: Case, _each: Candidate, against: Against) -> Decision | None:
+    """No deny stands against the address, a network that holds it, or everybody."""
+    return DENIED if against.is_address_denied else None
+
+
+def _end(_: Case, each: Candidate, against: Against) -> Decision | None:
+    """The permission has time left, and will end."""
+    left = against.left[each.key]
+    if left > 0:
+        return None
+    return KEY_WITHOUT_END if left == NO_END else NO_LOGIN
+
+
+def _user_denies(_: Case, each: Candidate, against: Against) -> Decision | None:
+    """Neither the user whose permission it is nor the one whom the envelope sender names is denied."""
+    if each.user in against.users:
+        return DENIED_USER._replace(by=each)
+    return DENIED_USER if against.is_sender_denied else None
+
+
+_Rule: TypeAlias = Callable[[Case, Candidate, Against], Decision | None]
+_FROM_THE_REQUEST: tuple[tuple[str, _Rule], ...] = (
+    ("senders", _senders), ("services", _services), ("recipients", _recipients), ("require_tls", _require_tls),
+)  # fmt: skip
+_FROM_THE_TABLE: tuple[tuple[str, _Rule], ...] = (
+    ("denies", _denies), ("end", _end), ("user denies", _user_denies),
+)  # fmt: skip
+
+
+def _ask_rules(
+    rules: Sequence[tuple[str, _Rule]], case: Case, each: Candidate, against: Against, trace: Trace | None
+) -> Decision | None:
+    """The first refusal, None where every one of these rules says yes."""
+    for name, rule in rules:
+        refusal = rule(case, each, against)
+        if trace is not None:
+            trace.append(Step(name, each, refusal, against))
+        if refusal is not None:
+            return refusal
+    return None
