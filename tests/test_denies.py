@@ -71,15 +71,17 @@ def test_replace_is_about_a_deny(pbs: Pbs) -> None:
 
 
 def test_a_longer_deny_that_comes_in_between_is_not_overwritten(table: LoginTable, redis: Redis) -> None:
-    real, came = table.redis.ask, list[Any]()
+    real, came = table.redis.rewrite, list[Any]()
 
-    def ask(commands: Any) -> Any:
-        replies = real(commands)
-        if commands[0][0] == b"WATCH" and not came:
-            came.append(redis.set(KEYS.deny_user(b"alice@example.com"), "of another", ex=30 * DAY))
-        return replies
+    def rewrite(key: bytes, reads: Any, command: Callable[[Any], Any]) -> bool:
+        def late(replies: Any) -> Any:
+            if not came:
+                came.append(redis.set(KEYS.deny_user(b"alice@example.com"), "of another", ex=30 * DAY))
+            return command(replies)
 
-    table.redis.ask = ask  # type: ignore[method-assign]
+        return real(key, reads, late)
+
+    table.redis.rewrite = rewrite  # type: ignore[method-assign]
     stays = table.deny_user(b"alice@example.com", "late", 60)
     assert stays is not None
     assert stays > 29 * DAY
