@@ -312,3 +312,13 @@ def test_text_of_a_peer_cannot_write_to_the_terminal(check: Check, redis: Redis)
         assert result.status == 0
         assert "\x1b" not in result.out
         assert (result.out + "x").isprintable() or all(line.isprintable() for line in result.out.splitlines())
+
+
+def test_where_no_sender_was_named_the_advice_is_to_name_one(check: Check, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    shown = check("192.0.2.7", sender_match="address")
+    assert shown.status == 1
+    assert "change: name the sender, such as --sender alice@example.com: without it, the null sender" in shown.out
+    assert "null_sender = permit" not in shown.out
+    assert "null_sender = permit" in check("192.0.2.7", "--sender", "", sender_match="address").out
+    assert check("192.0.2.7", "--sender", ALICE, sender_match="address").status == 0

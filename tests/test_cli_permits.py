@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -149,12 +150,93 @@ def test_a_condition_that_means_nothing_is_refused(
     assert redis.keys() == []
 
 
-def test_a_permit_without_a_user_is_nobodys(pbs: Pbs, redis: Redis) -> None:
-    assert is_one_error(pbs("permit", "192.0.2.7"), 64, "Missing option '--user'")
+def test_a_permit_needs_no_user(pbs: Pbs, table: LoginTable) -> None:
+    assert pbs("permit", "192.0.2.7", "--for", "90d") == Result(0, "192.0.2.7 may relay for 90d\n", "")
+    (entry,) = table.entries()
+    assert (entry.kind, entry.target, entry.record.user) == ("permit", "192.0.2.7", "")
+    assert reason(table, "192.0.2.7") == "permit"
+
+
+@pytest.mark.parametrize(
+    ("deny", "what", "ends"),
+    [
+        (["192.0.2.7"], "192.0.2.7", ["192.0.2.7"]),
+        (["192.0.2.0/24"], "192.0.2.0/24", ["192.0.2.0/24"]),
+        (["--all"], "everybody", ["--all"]),
+        (["scanner@example.com"], "scanner@example.com", ["scanner@example.com"]),
+    ],
+)
+def test_a_permit_of_what_is_denied_says_that_it_has_no_effect_yet(
+    pbs: Pbs, table: LoginTable, deny: list[str], what: str, ends: list[str]
+) -> None:
+    assert pbs("revoke", *deny, "--deny", "1h").status == 0
+    result = pbs("permit", "192.0.2.7", "--user", "scanner@example.com")
+    assert result.out == "192.0.2.7 is permitted for 8h, and may not relay while it is denied\n"
+    assert result.err == f"pbs-policy: {what} is denied: pbs-policy allow {' '.join(ends)}\n"
+    assert result.status == 0
+    assert reason(table, "192.0.2.7") in ("denied", "denied_user")
+    assert pbs("allow", *ends).status == 0
+    assert reason(table, "192.0.2.7") == "permit"
+
+
+def test_a_permit_of_what_the_file_of_denies_has_names_its_line(pbs: Pbs, tmp_path: Path) -> None:
+    (tmp_path / "denies").write_text("192.0.2.0/24  spam\nscanner@example.com\n")
+    given = ("--set", f"denies={tmp_path / 'denies'}", "permit", "192.0.2.7", "--user", "scanner@example.com")
+    assert pbs(*given).err == "".join(
+        f"pbs-policy: {what} is denied by {tmp_path / 'denies'}:{line}: take that line out\n"
+        for line, what in ((1, "192.0.2.0/24"), (2, "scanner@example.com"))
+    )
+
+
+# --- everybody
+
+
+@pytest.mark.parametrize("name", ["all", "ALL", " all "])
+@pytest.mark.parametrize("command", [["revoke"], ["revoke", "--deny", "10m"], ["allow"], ["permit"]])
+def test_everybody_is_meant_by_the_option_alone(pbs: Pbs, redis: Redis, command: list[str], name: str) -> None:
+    text = "not an IP address" if command == ["permit"] else "for everybody it is --all"
+    assert is_one_error(pbs(*command, name), 64, text)
     assert redis.keys() == []
 
 
+def test_what_check_advises_against_a_deny_of_everybody_ends_it(pbs: Pbs, table: LoginTable) -> None:
+    assert pbs("revoke", "--all", "--deny", "10m").out.startswith("denied: everybody for 10m\n")
+    login(table, "192.0.2.7", "alice@example.com")
+    shown = pbs("check", "192.0.2.7")
+    advised = re.search(r"`pbs-policy (allow [^`]*)`", shown.out)
+    assert shown.status == 1
+    assert advised
+    assert pbs(*advised[1].split()) == Result(0, "no longer denied: everybody\n", "")
+    assert pbs("check", "192.0.2.7").status == 0
+
+
+def test_a_deny_of_everybody_is_listed_as_that_for_people(pbs: Pbs) -> None:
+    pbs("revoke", "--all", "--deny", "10m")
+    assert pbs("denied").out.splitlines()[1].split()[0] == "everybody"
+    assert json.loads(pbs("denied", "--json").out)[0]["target"] == "all"
+    pbs("revoke", "192.0.2.7", "--deny", "10m")
+    assert pbs("allow", "192.0.2.7").err == "192.0.2.7 is still denied by the deny of everybody\n"
+
+
 # --- revoke
+
+
+@pytest.mark.parametrize("deny", [[], ["--deny", "1h"]])
+def test_logins_that_name_no_user_are_not_passed_over_in_silence(
+    pbs: Pbs, table: LoginTable, deny: list[str]
+) -> None:
+    login(table, "192.0.2.7", "alice@example.com")
+    login(table, "192.0.2.8", "bob@example.com")
+    assert pbs("revoke", "alice@example.com", *deny).err == ""
+    said = "not touched; alice@example.com may be among them: revoke the address, which pbs-policy list shows\n"
+    login(table, "198.51.100.8", "")
+    result = pbs("revoke", "alice@example.com", *deny)
+    assert (result.status, result.err) == (0, f"pbs-policy: 1 login names no user and was {said}")
+    login(table, "198.51.100.9", "")
+    assert pbs("revoke", "alice@example.com", *deny).err == f"pbs-policy: 2 logins name no user and were {said}"
+    assert {entry.target for entry in table.entries()} >= {"198.51.100.8", "198.51.100.9"}
+    assert pbs("revoke", "198.51.100.8").err == ""
+
 
 
 def test_what_is_revoked_is_gone_for_the_next_request(pbs: Pbs, table: LoginTable) -> None:

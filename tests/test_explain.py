@@ -403,8 +403,8 @@ def test_denies_are_told_with_their_reason_and_the_time_left(redis: Redis) -> No
     table.deny(None, "", LEFT + HOUR)
     assert refusal(table, Rules()) == (
         "denies",
-        "192.0.2.0/24 is denied: spam, 1h 30m left; all is denied: no reason given, 2h 30m left",
-        "`pbs-policy allow 192.0.2.0/24` and `pbs-policy allow all`",
+        "192.0.2.0/24 is denied: spam, 1h 30m left; everybody is denied: no reason given, 2h 30m left",
+        "`pbs-policy allow 192.0.2.0/24` and `pbs-policy allow --all`",
     )
 
 

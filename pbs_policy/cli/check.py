@@ -24,7 +24,7 @@ NOT_OK = 1
 
 @click.command()
 @click.argument("address", shell_complete=suggest_address)
-@click.option("--sender", default="", metavar="SENDER", help="MAIL FROM address, as in a request of Postfix.")
+@click.option("--sender", metavar="SENDER", help="MAIL FROM address; without it, the null sender's (bounces).")
 @click.option("--recipient", default="", metavar="RECIPIENT", help="RCPT TO address, for permits with recipients.")
 @click.option("--tls", is_flag=True, help="As over an encrypted SMTP session, for require_tls.")
 @click.option("--instance", default="", metavar="ID", help="The message, as in a request of Postfix, for caps.")
@@ -34,7 +34,7 @@ NOT_OK = 1
 def check(
     session: Session,
     address: str,
-    sender: str,
+    sender: str | None,
     recipient: str,
     tls: bool,
     instance: str,
@@ -59,7 +59,7 @@ def check(
     client = settings.addresses.parse(address)
     request = _make_request(
         client_address=address,
-        sender=sender,
+        sender=sender or "",
         recipient=recipient,
         encryption_protocol="TLSv1.3" if tls else "",
         instance=instance,
@@ -69,9 +69,21 @@ def check(
         _show(_answer_as_json(client, decision) if as_json else [_answer_as_text(client, decision)])
     else:
         explanation = explain(table, settings.rules, client, request, maps)
+        if sender is None:
+            explanation = _ask_for_sender(explanation)
         decision = explanation.decision
         _show(_as_json(explanation) if as_json else _as_text(explanation))
     return os.EX_OK if decision.action == OK else NOT_OK
+
+
+def _ask_for_sender(explanation: Explanation) -> Explanation:
+    """What to change, where the sender is refused that nobody has named: not the settings."""
+    change = "name the sender, such as --sender alice@example.com: without it, the null sender (of bounces) was tried"
+    rows = (
+        row._replace(change=change) if (row.rule, row.verdict) == ("senders", "refuse") else row
+        for row in explanation.rows
+    )
+    return explanation._replace(rows=tuple(rows))
 
 
 def _make_request(**attributes: str) -> Request:

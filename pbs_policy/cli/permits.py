@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pbs_policy.address import Target
     from pbs_policy.cap import Cap
     from pbs_policy.cli.who import Who
+    from pbs_policy.decision.denies import Denies
     from pbs_policy.table.listing import Deny
     from pbs_policy.table.login_table import LoginTable
 
@@ -78,7 +79,7 @@ def _domain(text: str) -> str:
 
 @click.command()
 @click.argument("who", metavar="ADDRESS|NETWORK", shell_complete=suggest_target)
-@click.option("--user", required=True, metavar="USER", callback=_checked(_user), shell_complete=suggest_user,
+@click.option("--user", metavar="USER", callback=_checked(_user), shell_complete=suggest_user,
               help="Whom it is for; shown in listings and logs, counted by max_recipients_per_user.")  # fmt: skip
 @click.option("--sender", "senders", multiple=True, metavar="SENDER", callback=_checked(_sender),
               help="Only for this MAIL FROM, or @example.com for a domain's; may be repeated.")  # fmt: skip
@@ -94,7 +95,7 @@ def _domain(text: str) -> str:
 def permit(
     session: Session,
     who: str,
-    user: str,
+    user: str | None,
     senders: tuple[str, ...],
     domains: tuple[str, ...],
     cap: Cap | None,
@@ -108,7 +109,7 @@ def permit(
 
     \b
     Example:
-      pbs-policy permit 192.0.2.7 --user scanner@example.com --for 90d
+      pbs-policy permit 192.0.2.7 --for 90d --note scanner
       pbs-policy permit 192.0.2.0/28 --user scanners@example.com --sender @example.com --cap 20/1h
     """
     from pbs_policy.duration import format_duration
@@ -117,9 +118,38 @@ def permit(
     settings, table = session.open_table()
     target = settings.addresses.parse_target(who)
     senders, domains = tuple(dict.fromkeys(senders)), tuple(dict.fromkeys(domains))
-    table.permit(target, Permit(int(table.now()), user, senders, domains, cap, note), seconds)
-    click.echo(f"{target.text} may relay for {format_duration(seconds)}")
+    table.permit(target, Permit(int(table.now()), user or "", senders, domains, cap, note), seconds)
+    obstacles = list(_denies_against(table, settings.load_denies(), target, user))
+    if obstacles:
+        click.echo(f"{target.text} is permitted for {format_duration(seconds)}, and may not relay while it is denied")
+    else:
+        click.echo(f"{target.text} may relay for {format_duration(seconds)}")
+    for obstacle in obstacles:
+        click.echo(f"pbs-policy: {obstacle}", err=True)
     _warn_of_crash(table)
+
+
+def _denies_against(table: LoginTable, of_file: Denies | None, target: Target, user: str | None) -> Iterator[str]:
+    """Which denies a permit of `target` does not get past, and what ends each."""
+    from pbs_policy.log import printable
+    from pbs_policy.table.keys import EVERYBODY
+
+    names = [target.text] if table.is_denied(target) else []
+    for each in [*names, *table.denied_around(target)]:
+        yield f"{_denied_name(each)} is denied: pbs-policy allow {'--all' if each == EVERYBODY else each}"
+    name = table.name(user) if user else b""
+    if name and table.is_user_denied(name):
+        yield f"{printable(user or '')} is denied: pbs-policy allow {printable(user or '')}"
+    if of_file:
+        for line in (of_file.of_target(target), of_file.of_user(name) if name else None):
+            if line:
+                yield f"{printable(line.target)} is denied by {line.place}: take that line out"
+
+
+def _denied_name(target: str) -> str:
+    from pbs_policy.table.keys import EVERYBODY
+
+    return "everybody" if target == EVERYBODY else target
 
 
 @click.command()
@@ -170,6 +200,8 @@ def revoke(
         click.echo(f"nothing to revoke for {name}")
     for each in gone:
         click.echo(f"revoked: {printable(each)}" + ("" if whom is None or whom.target else f" for {name}"))
+    if whom and not whom.target:
+        _warn_of_nameless(table, name)
     if whom and whom.target and seconds is None:
         for wider in table.permits_around(whom.target):
             click.echo(f"{name} may still relay by the permit for {wider.target}: revoke that, or --deny", err=True)
@@ -207,6 +239,18 @@ def _revoke(table: LoginTable, whom: Who | None) -> list[str]:
     return gone
 
 
+def _warn_of_nameless(table: LoginTable, name: str) -> None:
+    """Say so where logins tell no user: nobody knows whether they are this one's."""
+    progress = Progress()
+    entries = table.entries(progress=progress.add)
+    count = sum(1 for each in entries if each.kind == "login" and not each.record.user)
+    progress.clear()
+    if count:
+        logins = "1 login names no user and was" if count == 1 else f"{count:,} logins name no user and were"
+        what_to_do = "revoke the address, which pbs-policy list shows"
+        click.echo(f"pbs-policy: {logins} not touched; {name} may be among them: {what_to_do}", err=True)
+
+
 def _name(whom: Who | None) -> str:
     target: Target | None = whom.target if whom else None
     return target.text if target else whom.user if whom else "everybody"
@@ -220,7 +264,7 @@ def _left(row: Any) -> str:
 
 _DENY_COLUMNS = (
     Column("kind"),
-    Column("target", "DENIED"),
+    Column("target", "DENIED", lambda row: row["target"] if row["kind"] == "user" else _denied_name(row["target"])),
     Column("left", "LEFT", _left),
     Column("by", "BY"),
     Column("reason", "REASON"),
@@ -233,8 +277,8 @@ _DENY_COLUMNS = (
 def denied(session: Session, format_name: str) -> None:
     """Who is denied: addresses, networks and users, why, and for how long still.
 
-    "all" is everybody. A deny is an administrator's (`revoke --deny`), auto_deny's, or stands in the file of
-    `denies`: then its line is named.
+    Everybody is "all" in JSON and TSV. A deny is an administrator's (`revoke --deny`), auto_deny's, or stands in the
+    file of `denies`: then its line is named.
 
     \b
     Example:
@@ -291,7 +335,7 @@ def allow(session: Session, who: str | None, is_all: bool) -> int:
     found = table.allow_user(table.name(whom.user)) if whom and not target else table.allow(target)
     click.echo(f"no longer denied: {name}" if found else f"not denied: {name}")
     for wider in table.denied_around(target) if target else ():
-        click.echo(f"{name} is still denied by the deny of {wider}", err=True)
+        click.echo(f"{name} is still denied by the deny of {_denied_name(wider)}", err=True)
     if whom and of_file:
         still = of_file.of_target(whom.target) if whom.target else of_file.of_user(table.name(whom.user))
         if still:

@@ -31,7 +31,12 @@ def parse_who(settings: Settings, text: str) -> Who:
 
 
 def parse_one_or_all(settings: Settings, text: str | None, is_all: bool) -> Who | None:
-    """Whom `text` names; None for everybody (--all). Raises UsageError unless it is one of them."""
+    """Whom `text` names; None for everybody (--all). Raises UsageError unless it is one of them, also for the name
+    that listings and keys have for everybody: a deny of a user of that name would hold for nobody."""
+    from pbs_policy.table.keys import EVERYBODY
+
+    if text is not None and text.strip().lower() == EVERYBODY:
+        raise click.UsageError(f"{EVERYBODY} is no address, network or user: for everybody it is --all")
     if is_all == (text is not None):
         raise click.UsageError("expected an address, a network or a user, or else --all")
     return parse_who(settings, text) if text is not None else None

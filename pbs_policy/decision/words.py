@@ -23,7 +23,7 @@ from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import Request, first
-from pbs_policy.table.keys import GONE, NO_END
+from pbs_policy.table.keys import EVERYBODY, GONE, NO_END
 from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.users import names_of_user
@@ -293,11 +293,14 @@ class _Words:
         found = {key: value for key, value in asked if value is not None}
         left = self._read_left(list(found))
         shown = {_text(key.removeprefix(prefix)): key for key in found}
+        everybody = EVERYBODY if prefix == self._table.keys.deny_prefix else None
         saw = "; ".join(
-            f"{name} is denied: {_text(found[shown[name]]) or 'no reason given'}, {_left_of_deny(left[shown[name]])}"
+            f"{'everybody' if name == everybody else name} is denied: "
+            f"{_text(found[shown[name]]) or 'no reason given'}, {_left_of_deny(left[shown[name]])}"
             for name in _everybody_last(shown)
         )
-        return _row(step, saw, " and ".join(f"`pbs-policy allow {name}`" for name in _everybody_last(shown)))
+        allowed = ["--all" if name == everybody else name for name in _everybody_last(shown)]
+        return _row(step, saw, " and ".join(f"`pbs-policy allow {each}`" for each in allowed))
 
     def _end(self, step: Step) -> Row:
         if step.of is None:
@@ -383,7 +386,7 @@ def _maps_entry(sender: bytes) -> str:
 
 
 def _everybody_last(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: name == "all")
+    return sorted(names, key=lambda name: name == EVERYBODY)
 
 
 def _left_of_deny(left: int) -> str:

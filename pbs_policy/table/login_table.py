@@ -87,6 +87,17 @@ class LoginTable:
         """The permits of wider networks that hold `target`: they permit it too."""
         return list(self._listing.permits(self._around(target, self.keys.permit_networks)))
 
+    def is_denied(self, target: Target) -> bool:
+        """Whether exactly this address or network is denied, by an administrator or auto_deny."""
+        names = self._deny_names(target)
+        values, _ = self.read([key(name) for name in names for key in (self.keys.deny, self.keys.auto_deny)])
+        return any(value is not None for value in values)
+
+    def is_user_denied(self, user: bytes) -> bool:
+        """Whether a user is denied, as keys name them."""
+        values, _ = self.read([self.keys.deny_user(user)])
+        return values[0] is not None
+
     def denied_around(self, target: Target) -> list[str]:
         """The wider networks that hold `target` and are denied, and EVERYBODY where that is so."""
         if target.length:
