@@ -22,11 +22,20 @@ class Session:
     file: Path | None
     overrides: tuple[str, ...]
 
-    def load(self, tell: Callable[[str], object] = lambda _: None) -> tuple[Settings, dict[str, Value]]:
-        """The effective settings, each one's text and place; `tell` as in `settings.load`. Raises SettingsError."""
+    def load(self, tell: Callable[[str], object] | None = None) -> tuple[Settings, dict[str, Value]]:
+        """The effective settings, each one's text and place; `tell` as in `settings.load`, and of a package that is
+        missing for what they ask. Raises SettingsError."""
         from pbs_policy import settings
 
-        return settings.load(self.file, os.environ, self.overrides, tell)
+        if tell is None:
+            return settings.load(self.file, os.environ, self.overrides)
+        loaded = settings.load(self.file, os.environ, self.overrides, tell)
+        if loaded[0].metrics_listen:
+            from pbs_policy.metrics import lack
+
+            if said := lack():
+                tell(said)
+        return loaded
 
     def open_table(self) -> tuple[Settings, LoginTable]:
         """The settings and the login table they name. Nothing is sent to Redis yet. Raises SettingsError."""

@@ -103,6 +103,7 @@ CHECKS = {
     "service.answers": "the service answers on every listener, asked as Postfix asks",
     "service.version": "each running process of the service is of the version of this command",
     "service.observe_only": "the service permits, and does not only observe",
+    "service.metrics": "the Python packages are there that `metrics_listen` needs",
     "service.trial": "a login of the real script is permitted by the service, and no longer when it is gone",
     "use.gateways": "nobody logs in from this host's gateway or from an address of its own",
     "use.private_addresses": "no gateway or load balancer stands for many clients",

@@ -5,21 +5,11 @@ from __future__ import annotations
 import time
 
 from pbs_policy.log import Log
+from pbs_policy.metrics.exporter import Exporter
+from pbs_policy.metrics.exposition import About
 from pbs_policy.postfix.listener import listener_of
 from pbs_policy.service.sockets import open_at
 from pbs_policy.settings import Settings
-from pbs_policy.sources import SettingsError
-
-try:
-    from pbs_policy.metrics.exporter import Exporter
-    from pbs_policy.metrics.exposition import About
-except ImportError as missing:
-    raise SettingsError(
-        [
-            f"metrics_listen: the Python package prometheus-client is needed for it ({missing}): "
-            "pip install 'pbs-policy[metrics]', or apt-get install python3-prometheus-client"
-        ]
-    ) from missing
 
 _BACKLOG = 16
 """Connections that the kernel holds for us: whoever floods the place keeps others out for half a second."""

@@ -58,8 +58,13 @@ def _listen(
     return open_listeners(settings)
 
 
-def _open_metrics(settings: Settings, log: Log) -> Place:
-    """What answers at `metrics_listen`. Raises ListenError, and SettingsError where a package is missing."""
+def _open_metrics(settings: Settings, log: Log) -> Place | None:
+    """What answers at `metrics_listen`; None without the packages for it, which was said when the settings were
+    read. Raises ListenError."""
+    from pbs_policy.metrics import lack
+
+    if lack():
+        return None
     from pbs_policy.metrics.place import Place  # 60 ms, and 5 MB
 
     place = Place(settings, loop_name())

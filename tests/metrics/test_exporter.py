@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 
 from pbs_policy import __version__
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
+from pbs_policy.doctor.service import check_service
+from pbs_policy.settings import load
 from pbs_policy.store.redis_url import RedisUrl
 from tests.metrics.scrape import Scrape, get, metrics_listener
 from tests.service import CLI, SERVE, Service
@@ -178,12 +181,41 @@ def without_prometheus_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
 
-def test_without_prometheus_client_the_service_says_how_to_get_it(without_prometheus_client: None) -> None:
-    command = [*CLI, "--set", "listen=inet:127.0.0.1:0", "--set", "metrics_listen=inet:127.0.0.1:0", *SERVE]
+LACK = "metrics_listen: nothing answers there, the Python package prometheus-client is needed for it"
+
+
+@pytest.mark.usefixtures("without_prometheus_client")
+def test_without_prometheus_client_the_service_runs_and_says_how_to_get_it(start: Start) -> None:
+    service = start(metrics_listen="inet:127.0.0.1:0")
+    assert service.ask(ALICE) == "OK"
+    assert service.log().count(LACK) == 1
+    assert f"warning: the settings: {LACK}" in service.log()
+    assert "pip install 'pbs-policy[metrics]'" in service.log()
+
+
+@pytest.mark.usefixtures("without_prometheus_client")
+def test_a_reload_says_that_prometheus_client_is_missing_for_a_new_metrics_listen(start: Start) -> None:
+    service = start(metrics_listen="")
+    assert LACK not in service.log()
+    text = service.settings_file.read_text()
+    service.settings_file.write_text(text.replace("metrics_listen = ", "metrics_listen = inet:127.0.0.1:0"))
+    service.process.send_signal(signal.SIGHUP)
+    assert service.waits_to_log(f"warning: the settings: {LACK}")
+    assert service.waits_to_log("the settings were read anew")
+
+
+@pytest.mark.usefixtures("without_prometheus_client")
+def test_without_prometheus_client_config_and_doctor_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [*CLI, "--set", "metrics_listen=inet:127.0.0.1:10042", "config", "ttl"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 78
-    assert "metrics_listen: the Python package prometheus-client is needed for it" in done.stderr
-    assert "pip install 'pbs-policy[metrics]'" in done.stderr
+    assert (done.returncode, done.stdout) == (0, "ttl = 30m\n")
+    assert done.stderr.startswith(f"pbs-policy: warning: {LACK}")
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    settings, values = load(Path("/dev/null"), {}, ["listen=inet:127.0.0.1:1", "metrics_listen=inet:127.0.0.1:10042"])
+    finding = list(check_service(settings, values))[-1]
+    assert (finding.check, finding.level) == ("service.metrics", "warning")
+    assert finding.seen.startswith(LACK)
+    assert finding.mend.startswith("pip install 'pbs-policy[metrics]'")
 
 
 def test_without_metrics_prometheus_client_is_not_needed(without_prometheus_client: None, start: Start) -> None:
