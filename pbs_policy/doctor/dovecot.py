@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.dovecot.auth import passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hooks, service_behind, sockets
 
@@ -98,21 +99,17 @@ def _check_hook(config: DovecotConfig, hook: Hook, shared: bool) -> Iterator[Fin
         yield good("dovecot.chain", f"{SCRIPT} is the last script before the session", hook.place)
     if not hook.user or hook.user == "root":
         place = config.place(block, "user")
-        yield wrong("dovecot.user", f"service {hook.service} runs the script as root", place, "user = pbs-policy")
+        mend = "user = one who may do what all its scripts do, and not root" if hook.others else "user = pbs-policy"
+        yield wrong("dovecot.user", f"service {hook.service} runs the script as root", place, mend)
 
 
 def _check_proxy(config: DovecotConfig) -> Iterator[Finding]:
     """A proxied login opens no mailbox here, and runs neither script nor plugin."""
-    for line in config.effective:
-        block = " ".join(line.blocks)
-        if not block.startswith(("passdb", "auth_")):
-            continue
-        fields = line.value.split() if line.name in ("args", "default_fields", "override_fields") else []
-        if "fields" in block or "override_fields" in block:
-            fields = [f"{line.name}={line.value}"]
-        if any(word in ("proxy", "proxy_maybe") or word.startswith(("proxy=", "proxy_maybe=")) for word in fields):
+    for passdb in passdbs(config):
+        line = passdb.fields.get("proxy") or passdb.fields.get("proxy_maybe")
+        if line:
             seen = "passdb sets proxy: a proxied login runs no post-login script here, and is not recorded"
-            yield warning("dovecot.proxy", seen, config.place(line.blocks, line.name),
+            yield warning("dovecot.proxy", seen, line.place,
                           "record logins on the backends; login_trusted_networks there names this proxy")  # fmt: skip
             return
     yield good("dovecot.proxy", "no passdb of the configuration makes this host a proxy")
