@@ -14,28 +14,36 @@ def chained_by_hand(config: DovecotConfig, ours: dict[str, tuple[str, ...]]) -> 
 
     Raises InstallError, with the configuration to write, where a script of the site's runs without ours, or after it.
     """
-    hooks = {protocol: find_hook(config, protocol) for protocol in ours}
     services = {protocol: _post_login(config, protocol) for protocol in ours}
-    found = []
-    for protocol, hook in hooks.items():
+    found, wrong = [], []
+    for protocol in ours:
+        hook = find_hook(config, protocol)
         if not services[protocol] or (hook and not hook.others):
             continue  # nothing but what the drop-in may replace
-        if hook and hook.others and not hook.after and hook.recorded_service == protocol:
+        if hook and not hook.after and hook.recorded_service == protocol:
             found.append(hook)
-            continue
-        service = services[protocol]
-        sharing = [each for each in ours if services[each] == service]
-        runs, place = executable(config, protocol), config.place((f"service {protocol}",), "executable")
-        seen = f"{place}: service {protocol} has executable = {printable(runs)}: the drop-in would replace it, and "
-        seen += f"what service {printable(service)} runs would run no more"
-        if hook:
-            seen = f"{hook.place}: service {printable(service)} has executable = {executable(config, service)}"
-        seen += f". By hand: {'a service for each protocol, ' if len(sharing) > 1 else ''}our script last, since a "
-        seen += "login that a later script refuses is recorded by then"
-        written = "".join(_service(config, each, service, ours[each], len(sharing) > 1) for each in sharing)
+        else:
+            wrong.append(protocol)
+    if wrong:
+        shared = len(set(services.values())) < len(services)
+        meant = list(ours) if shared else wrong
+        written = "".join(_service(config, each, services[each], ours[each], shared) for each in meant)
         after = "# then install-hook --apply once more, which puts the script in place, and doveadm reload\n"
-        raise InstallError(seen, by_hand=written + after)
+        raise InstallError(_refusal(config, wrong[0], services[wrong[0]], shared), by_hand=written + after)
     return found
+
+
+def _refusal(config: DovecotConfig, protocol: str, service: str, shared: bool) -> str:
+    runs, place = executable(config, protocol), config.place((f"service {protocol}",), "executable")
+    seen = f"{place}: service {protocol} has executable = {printable(runs)}: the drop-in would replace it, and what "
+    seen += f"service {printable(service)} runs would run no more"
+    hook = find_hook(config, protocol)
+    if hook:
+        seen = f"{hook.place}: service {printable(service)} has executable = {printable(executable(config, service))}"
+    return (
+        f"{seen}. By hand: {'a service for each protocol, ' if shared else ''}our script last, since a login that a "
+        "later script refuses is recorded by then"
+    )
 
 
 def _post_login(config: DovecotConfig, protocol: str) -> str:

@@ -79,12 +79,9 @@ def test_a_script_of_the_sites_is_not_replaced(root: Path) -> None:
 @pytest.mark.parametrize("own", [("imap",), ("pop3",), ("imap", "pop3")], ids="-".join)
 def test_what_was_chained_by_hand_as_the_refusal_says_still_runs(root: Path, own: tuple[str, ...]) -> None:
     write(root, "/etc/dovecot/conf.d/20-own.conf", "".join(map(OWN.format, own)))
-    hints = ""
-    for protocol in own:
-        refused = install(root, "--apply")
-        assert refused.status == os.EX_CONFIG, protocol
-        hints += by_hand(refused)
-        write(root, BY_HAND, hints)
+    refused = install(root, "--apply")
+    assert refused.status == os.EX_CONFIG
+    write(root, BY_HAND, by_hand(refused))
     before = snapshot(root)
     assert install(root, "--apply").status == 0
     assert executables(root) == {
@@ -143,3 +140,15 @@ def test_who_runs_a_chain_and_may_not_read_the_settings_is_pointed_out(root: Pat
     write(root, "/etc/dovecot/conf.d/20-own.conf", SHARED)
     write(root, BY_HAND, by_hand(install(root)))
     assert "pbs-policy.conf: panel may not read it" in install(root).output
+
+
+def test_a_shared_service_with_ours_for_one_protocol_becomes_two(root: Path) -> None:
+    chained = f"/usr/local/bin/panel-postlogin {OURS} pop3"
+    write(root, "/etc/dovecot/conf.d/20-own.conf", SHARED.replace("/usr/local/bin/panel-postlogin", chained))
+    refused = install(root, "--apply")
+    assert refused.status == os.EX_CONFIG
+    write(root, BY_HAND, by_hand(refused))
+    assert install(root, "--apply").status == 0
+    assert executables(root) == {
+        each: f"script-login /usr/local/bin/panel-postlogin {OURS} {each}" for each in ("pop3", "imap")
+    }
