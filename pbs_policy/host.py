@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pbs_policy.demo.daemons import find_program
-from pbs_policy.trust import acting_as, read_trusted
+from pbs_policy.trust import Untrusted, acting_as, read_trusted
 
 _PROGRAM_SECONDS = 10.0  # postconf and doveconf answer in milliseconds; NFS may hold them
 
@@ -117,11 +117,13 @@ class Host:
             yield
 
     def read_as(self, user: str, path: str) -> bytes:
-        """The file's content, if this user may read it. Raises NotLookedAt where it cannot be read, also where
+        """The file's content, if this user may read it. Raises NotLookedAt where it cannot be read, Untrusted where
         everybody can change it."""
         with self.acting_as(user):
             try:
                 return read_trusted(self.locate(path))[0]
+            except Untrusted:
+                raise
             except OSError as error:
                 raise NotLookedAt(f"{path}: {error.strerror}") from None
 

@@ -17,7 +17,7 @@ import pytest
 from pbs_policy.address import ClientAddresses
 from pbs_policy.cli.transfer import _replacing
 from pbs_policy.doctor import Doctor, trial
-from pbs_policy.doctor.script import script_settings
+from pbs_policy.doctor.script import check_script, script_settings
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree
@@ -176,6 +176,18 @@ def test_the_script_of_a_trial_has_not_roots_terminal(place: Path) -> None:
     said = trial._run_script(TRIAL, CLIENT, hook_with(Path("/dev/null"), str(script)), Host())
     assert re.fullmatch(r"the script says: [0-9]+", said)
     assert int(said.split()[-1]) != os.getsid(0)
+
+
+def test_a_script_that_everybody_can_change_is_a_fault(place: Path) -> None:
+    script = place / "script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o777)
+    place.chmod(0o755)
+    settings, values = load(Path("/dev/null"))
+    findings = list(check_script([hook_with(Path("/dev/null"), str(script))], settings, values, Host()))
+    (finding,) = [each for each in findings if each.check == "dovecot.script"]
+    assert finding.level == "wrong"
+    assert finding.seen.startswith(f"others can change what each login runs: {script}: can be changed by everybody")
 
 
 def test_a_trial_is_not_made_where_everybody_can_change_its_folder(place: Path) -> None:

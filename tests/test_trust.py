@@ -17,7 +17,7 @@ from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.service.doubts import find_doubts
 from pbs_policy.settings import load
 from pbs_policy.sources import SettingsError
-from pbs_policy.trust import Untrusted, create_for, opened, read_trusted, temporary_folder
+from pbs_policy.trust import Untrusted, acting_as, create_for, opened, read_trusted, temporary_folder
 from tests.service import CLI, SERVE, Service
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -287,3 +287,16 @@ def test_a_file_for_another_user_is_new_and_theirs_alone(tmp_path: Path) -> None
         with pytest.raises(FileExistsError):
             create_for(os.geteuid(), tmp_path / name, b"for you")
     assert not (tmp_path / "victim").exists()
+
+
+@needs_root
+def test_root_has_the_rights_of_another_user_for_as_long_as_it_says(tmp_path: Path) -> None:
+    secret = make(tmp_path / "secret", 0o600)
+    rights = os.geteuid(), os.getegid(), os.getgroups()
+    with acting_as(NOBODY, NOBODY, [NOBODY]):
+        during = os.geteuid(), os.getegid(), os.getgroups()
+        with pytest.raises(PermissionError):
+            secret.read_bytes()
+    assert during == (NOBODY, NOBODY, [NOBODY])
+    assert (os.geteuid(), os.getegid(), os.getgroups()) == rights
+    assert secret.read_bytes() == b""

@@ -16,6 +16,7 @@ from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt
 from pbs_policy.settings import Settings
 from pbs_policy.sources import DEFAULT_FILE, SettingsError, Value
 from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.trust import Untrusted
 
 _SHARED = ("key_prefix", "ipv6_prefix", "redis_url", "sender_match", "user_domain", "services", "ttl", "never_record")
 _HARMLESS = ("ttl", "never_record")  # the service does not use the one, and applies the other by itself
@@ -62,7 +63,12 @@ def _check_files(hook: Hook, account: Account, host: Host) -> Iterator[Finding]:
         mend = f"install -D -m 755 -t {folder} pbs-postlogin"
         yield wrong("dovecot.script", f"{obstacle}: every login is refused", hook.place, mend)
         return
-    first = host.read_as(hook.user, hook.script).split(b"\n")[0].decode("utf-8", "replace")
+    try:
+        first = host.read_as(hook.user, hook.script).split(b"\n")[0].decode("utf-8", "replace")
+    except Untrusted as error:
+        seen = f"others can change what each login runs: {hook.script}: {error}"
+        yield wrong("dovecot.script", seen, hook.place, f"ls -ld {folder} {hook.script}")
+        return
     interpreter = first.removeprefix("#!").split()[0] if first.startswith("#!/") else ""
     if not interpreter or (obstacle := host.obstacle(account, interpreter, EXECUTE)):
         seen = obstacle or f"{hook.script} does not begin with #! and the path of Python"

@@ -156,7 +156,7 @@ def _run_script(trial: Trial, raw: str, hook: Hook, host: Host) -> str:
     except subprocess.TimeoutExpired:
         return f"the script did not end within {_SCRIPT_SECONDS:.0f} s"
     except Untrusted as error:
-        raise NotLookedAt(f"no folder to try it in: {error}") from None
+        raise NotLookedAt(f"not without danger: {error}") from None
     except OSError as error:
         return f"the script cannot be run: {error.strerror}"
     said = printable(done.stderr.decode("utf-8", "replace").strip())
