@@ -178,6 +178,7 @@ class Settings:
         return Rules(
             senders=SenderRules(self.sender_match, self.user_domain, self.recipient_delimiter, self.null_sender),
             services=self.services,
+            login_domains=frozenset(domain.encode("utf-8", "surrogateescape") for domain in self.login_domains),
             require_tls=self.require_tls,
             address_cap=self.max_recipients_per_address,
             user_cap=self.max_recipients_per_user,

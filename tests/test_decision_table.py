@@ -375,6 +375,29 @@ def test_only_logins_of_the_services_count(
     assert ask(table, replace(rules, services=frozenset(services.split()))) == expected
 
 
+@pytest.mark.parametrize(
+    ("user", "user_domain", "expected"),
+    [
+        (ALICE, "", ("OK", "login")),
+        ("Alice@EXAMPLE.com", "", ("OK", "login")),
+        ("alice", "example.com", ("OK", "login")),
+        ("alice", "", ("DUNNO", "domain_mismatch")),
+        ("alice", "victim.example", ("DUNNO", "domain_mismatch")),
+        ("alice@victim.example", "", ("DUNNO", "domain_mismatch")),
+        ("alice@sub.example.com", "", ("DUNNO", "domain_mismatch")),
+        ("@example.com", "", ("DUNNO", "domain_mismatch")),
+        ("", "example.com", ("DUNNO", "domain_mismatch")),  # Dovecot's last_login plugin records no user
+    ],
+)
+def test_only_logins_of_users_of_the_login_domains_count(
+    table: LoginTable, redis: Redis, user: str, user_domain: str, expected: tuple[str, str]
+) -> None:
+    redis.set(table.keys.login(ADDRESS), f"1700000000 pop3 {user}".rstrip(), ex=60)
+    rules = Rules(SenderRules("off", user_domain), login_domains=frozenset({b"example.com", b"example.net"}))
+    assert ask(table, rules) == expected
+    assert ask(table, Rules(SenderRules("off", user_domain))) == ("OK", "login")
+
+
 def test_a_login_of_no_known_service_counts_only_where_all_do(table: LoginTable, redis: Redis) -> None:
     redis.set(table.keys.login(ADDRESS), b"1700000000", ex=60)  # as Dovecot's last_login plugin writes it
     assert ask(table, OFF) == ("OK", "login")

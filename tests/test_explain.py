@@ -133,6 +133,7 @@ def some_rules(pick: random.Random, user_domain: str) -> Rules:
     return Rules(
         senders=SenderRules(pick.choice(matches), user_domain, pick.choice(["", "+"]), null_sender),
         services=pick.choice([frozenset(), frozenset(), frozenset({"pop3"})]),
+        login_domains=pick.choice([frozenset(), frozenset(), frozenset({b"example.com"})]),
         require_tls=pick.random() < 0.2,
         address_cap=pick.choice([None, Cap(5, HOUR)]),
         user_cap=pick.choice([None, Cap(2, HOUR)]),
@@ -183,8 +184,8 @@ def test_the_steps_say_what_the_decision_says_in_hundreds_of_stands(redis: Redis
             assert {step.verdict for step in behind} <= {"not asked"}, seed
             assert not any(step.change or step.reason for step in behind), seed
     reasons = {
-        "login", "permit", "no_login", "service_mismatch", "sender_mismatch", "recipient_mismatch", "no_tls",
-        "denied", "key_without_end", "denied_user", "cap", "observe_only",
+        "login", "permit", "no_login", "service_mismatch", "domain_mismatch", "sender_mismatch", "recipient_mismatch",
+        "no_tls", "denied", "key_without_end", "denied_user", "cap", "observe_only",
     }  # fmt: skip
     assert {reason for reason, number in seen.items() if number >= 3} == reasons, seen
 
@@ -365,6 +366,29 @@ def test_a_service_that_does_not_count(redis: Redis) -> None:
         "services",
         "logged in by a service not recorded, services = imap pop3",
         "record logins by the post-login script, which knows their service, or empty services",
+    )
+
+
+def test_a_user_whose_domain_does_not_count(redis: Redis) -> None:
+    table = table_of(redis)
+    rules = Rules(login_domains=frozenset({b"example.net", b"example.org"}))
+    log_in(table, "mallory@victim.example")
+    assert refusal(table, rules) == (
+        "domains",
+        "mallory@victim.example is logged in, login_domains = example.net example.org",
+        "if victim.example is a domain of yours, add it to login_domains, where the post-login script reads it too",
+    )
+    log_in(table, "alice")
+    assert refusal(table, rules) == (
+        "domains",
+        "alice is logged in, login_domains = example.net example.org",
+        "set user_domain, which completes users without a domain",
+    )
+    log_in(table, "")
+    assert refusal(table, rules) == (
+        "domains",
+        "a user not recorded is logged in, login_domains = example.net example.org",
+        "record logins by the post-login script, which knows their users, or empty login_domains",
     )
 
 

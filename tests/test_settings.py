@@ -185,6 +185,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
     assert loaded.rules == Rules(
         SenderRules("domain", "Example.com", "+-", "permit"),
         frozenset({"pop3", "imap"}),
+        login_domains=frozenset({b"example.com", b"example.net"}),
         require_tls=True,
         address_cap=Cap(200, 3600),
         user_cap=Cap(500, 86_400),

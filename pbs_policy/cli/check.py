@@ -187,6 +187,7 @@ WHY = {
     "permit": "may relay, permitted for",
     "no_login": "nobody is logged in from there, or it is too long ago",
     "service_mismatch": "there is a login, but by a service that does not count (services)",
+    "domain_mismatch": "there is a login, but of a user whose domain does not count (login_domains)",
     "sender_mismatch": "there is a login or permit, but not for the sender (sender_match)",
     "recipient_mismatch": "there is a permit, but not for the recipient",
     "no_tls": "the session is not encrypted (require_tls)",

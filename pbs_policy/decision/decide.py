@@ -24,6 +24,7 @@ from pbs_policy.decision.case import Case
 from pbs_policy.decision.rules import (
     DENIED,
     DENIED_USER,
+    DOMAIN_MISMATCH,
     KEY_WITHOUT_END,
     NO_LOGIN,
     NO_TLS,
@@ -133,6 +134,13 @@ def _services(case: Case, each: Candidate, _: Against) -> Decision | None:
     return SERVICE_MISMATCH if services and not each.permit and each.record.service not in services else None
 
 
+def _domains(case: Case, each: Candidate, _: Against) -> Decision | None:
+    """A login counts if its user is known, and of one of these domains."""
+    domains = case.rules.login_domains
+    is_out = domains and not each.permit and each.user.rpartition(b"@")[2] not in domains
+    return DOMAIN_MISMATCH if is_out else None
+
+
 def _recipients(case: Case, each: Candidate, _: Against) -> Decision | None:
     """A permit is for recipients of these domains."""
     permit = each.permit
@@ -168,7 +176,8 @@ def _user_denies(_: Case, each: Candidate, against: Against) -> Decision | None:
 
 _Rule: TypeAlias = Callable[[Case, Candidate, Against], Decision | None]
 _FROM_THE_REQUEST: tuple[tuple[str, _Rule], ...] = (
-    ("senders", _senders), ("services", _services), ("recipients", _recipients), ("require_tls", _require_tls),
+    ("senders", _senders), ("services", _services), ("domains", _domains), ("recipients", _recipients),
+    ("require_tls", _require_tls),
 )  # fmt: skip
 _FROM_THE_TABLE: tuple[tuple[str, _Rule], ...] = (
     ("denies", _denies), ("end", _end), ("user denies", _user_denies),

@@ -31,6 +31,7 @@ class Rules:
     auto_deny: int = 0
     on_unavailable: Literal["defer", "dunno"] = "defer"
     observe_only: bool = False
+    login_domains: frozenset[bytes] = frozenset()
 
 
 class Decision(NamedTuple):
@@ -54,6 +55,7 @@ NO_CLIENT_ADDRESS = Decision(DUNNO, "no_client_address")
 NO_LOGIN = Decision(DUNNO, "no_login")
 SENDER_MISMATCH = Decision(DUNNO, "sender_mismatch")
 SERVICE_MISMATCH = Decision(DUNNO, "service_mismatch")
+DOMAIN_MISMATCH = Decision(DUNNO, "domain_mismatch")
 RECIPIENT_MISMATCH = Decision(DUNNO, "recipient_mismatch")
 NO_TLS = Decision(DUNNO, "no_tls")
 KEY_WITHOUT_END = Decision(DUNNO, "key_without_end")
@@ -62,8 +64,8 @@ OVER_CAP = Decision(DUNNO, "cap")
 DENIED = Decision(DUNNO, "denied")
 
 FARTHEST_FIRST = (
-    NO_LOGIN, SENDER_MISMATCH, SERVICE_MISMATCH, RECIPIENT_MISMATCH, NO_TLS, KEY_WITHOUT_END, DENIED_USER, OVER_CAP,
-    DENIED,
+    NO_LOGIN, SENDER_MISMATCH, SERVICE_MISMATCH, DOMAIN_MISMATCH, RECIPIENT_MISMATCH, NO_TLS, KEY_WITHOUT_END,
+    DENIED_USER, OVER_CAP, DENIED,
 )  # fmt: skip
 """The refusals. Where several permissions are refused, the reason is that of the one that came nearest to OK."""
 

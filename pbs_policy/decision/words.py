@@ -32,8 +32,8 @@ MOST_OTHERS = 10
 """Users behind an address who are named; of the rest their number."""
 
 ORDER = (
-    "address", "permits", "logins", "senders", "services", "recipients", "require_tls", "denies", "end",
-    "user denies", "caps", "observe_only", "answer",
+    "address", "permits", "logins", "senders", "services", "domains", "recipients", "require_tls", "denies",
+    "end", "user denies", "caps", "observe_only", "answer",
 )  # fmt: skip
 """The rules, as they are asked."""
 
@@ -132,9 +132,9 @@ class _Words:
         named = tuple(others[:MOST_OTHERS])
         more = None if self._trouble else len(others) - len(named)
         phrase = {
-            "senders": self._senders, "services": self._services, "recipients": self._recipients,
-            "require_tls": self._require_tls, "denies": self._denies, "end": self._end,
-            "user denies": self._user_denies, "caps": self._caps,
+            "senders": self._senders, "services": self._services, "domains": self._domains,
+            "recipients": self._recipients, "require_tls": self._require_tls, "denies": self._denies,
+            "end": self._end, "user denies": self._user_denies, "caps": self._caps,
         }  # fmt: skip
         rows = [_address(client), self._permits_row(), self._logins_row(named, more)]
         rows += [
@@ -258,6 +258,22 @@ class _Words:
             else "record logins by the post-login script, which knows their service, or empty services"
         )
         return _row(step, f"logged in by {service or 'a service not recorded'}, {setting}", change)
+
+    def _domains(self, step: Step) -> Row:
+        domains = " ".join(sorted(map(_text, self._case.rules.login_domains)))
+        setting = f"login_domains = {domains}" if domains else "users of any domain count"
+        if not step.of or step.of.permit:
+            return _row(step, "a permit needs no login")
+        user = step.of.user
+        domain = _text(user.rpartition(b"@")[2]) if b"@" in user else ""
+        change = (
+            f"if {domain} is a domain of yours, add it to login_domains, where the post-login script reads it too"
+            if domain
+            else "set user_domain, which completes users without a domain"
+            if user
+            else "record logins by the post-login script, which knows their users, or empty login_domains"
+        )
+        return _row(step, f"{_text(user) or 'a user not recorded'} is logged in, {setting}", change)
 
     def _recipients(self, step: Step) -> Row:
         domains = step.of.permit.recipient_domains if step.of and step.of.permit else ()
