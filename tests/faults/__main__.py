@@ -3,6 +3,9 @@
 python -m tests.faults WORD       only the faults with WORD in their names, and no page
 python -m tests.faults --page     no faults: the page of what an interrupted run has seen
 python -m tests.faults --times    only times and memory, put into the page that there is: best on a quiet machine
+python -m tests.faults --floods   the same with what a flood of requests costs others
+python -m tests.faults --changed  the same with what comes of changed replies of Redis
+python -m tests.faults --anew WORD   only the faults with WORD in their names, put into the page that there is
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ from collections.abc import Callable, Sequence
 from benchmarks.figures import Bar
 from benchmarks.machine import fingerprint
 from pbs_policy.demo.daemons import DaemonError, missing
-from tests.faults import kept
+from tests.faults import flood, kept, lies
 from tests.faults.every import FAULTS, lacks
 from tests.faults.fault import LONG, Fault
 from tests.faults.observing import Seen, observe
-from tests.faults.page import PAGE, page, with_bars
+from tests.faults.page import CHANGED, FLOODS, PAGE, TIMES, page, with_bars, with_fault
 from tests.faults.stage import Stage, stage
 from tests.faults.timing import measure
 from tests.faults.watching import AWAY, GOES_ON, INBOUND, LOGIN, RELAY, STRANGER
@@ -61,13 +64,32 @@ def made() -> str:
     return f"{time.strftime('%Y-%m-%d', time.gmtime())}, `make faults`, {fingerprint()}, {load}."
 
 
-def measure_times() -> None:
-    """Measure times and memory anew, and put them into the page."""
+Measure = Callable[[Stage, Callable[[str], None]], list[Bar]]
+
+MEASURES: dict[str, tuple[str, Measure]] = {
+    "--times": (TIMES, lambda site, say: measure(site, REPETITIONS, say)),
+    "--floods": (FLOODS, flood.measure),
+    "--changed": (CHANGED, lies.measure),
+}
+
+
+def measure_anew(title: str, measure: Measure) -> None:
+    """Measure some of the bars anew, and put them into the page."""
     with stage() as site:
-        bars = measure(site, REPETITIONS, say)
+        bars = measure(site, say)
     for bar in bars:
         say(" | ".join(bar.row()))
-    PAGE.write_text(with_bars(PAGE.read_text(), bars, made()))
+    PAGE.write_text(with_bars(PAGE.read_text(), bars, title, made()))
+
+
+def observe_anew(word: str) -> None:
+    """Observe the faults with `word` in their names, and put them into the page."""
+    chosen = [each for each in FAULTS if word in each.name]
+    seen: dict[str, list[Seen]] = {each.name: [] for each in chosen}
+    with stage() as site:
+        run(site, chosen, seen, lambda _: None)
+    for each in chosen:
+        PAGE.write_text(with_fault(PAGE.read_text(), each, seen[each.name], made()))
 
 
 def observe_twice_at_most(site: Stage, fault: Fault) -> Seen | None:
@@ -98,10 +120,10 @@ def run(site: Stage, chosen: Sequence[Fault], seen: dict[str, list[Seen]], keep:
 
 def write_page(site: Stage, seen: dict[str, list[Seen]]) -> None:
     """Measure times and memory as well, and write the page."""
-    bars = count(seen) + measure(site, REPETITIONS, say)
+    bars = count(seen) + [bar for _, each in MEASURES.values() for bar in each(site, say)]
     for bar in bars:
         say(" | ".join(bar.row()))
-    PAGE.write_text(page(FAULTS, seen, bars, made(), made()))
+    PAGE.write_text(page(FAULTS, seen, bars, made()))
 
 
 def main(word: str = "") -> None:
@@ -122,7 +144,9 @@ def main(word: str = "") -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--times"]:
-        measure_times()
+    if len(sys.argv) == 2 and sys.argv[1] in MEASURES:
+        measure_anew(*MEASURES[sys.argv[1]])
+    elif len(sys.argv) == 3 and sys.argv[1] == "--anew":
+        observe_anew(sys.argv[2])
     else:
         main(*sys.argv[1:])

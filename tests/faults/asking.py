@@ -28,6 +28,9 @@ ANSWERS = ("OK", "DUNNO", "DEFER", "lost", "wrong")
 """`lost`: the connection ended without a reply. `wrong`: a reply that this protocol or this service does not have."""
 
 _RECORD = struct.Struct("<ddBB")
+RECORD_SIZE = _RECORD.size
+"""Bytes of the file for each answer."""
+
 _TICK = 0.002
 _REOPEN = 0.02  # seconds before a connection that could not be opened is tried again
 

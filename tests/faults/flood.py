@@ -5,19 +5,24 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.figures import Bar
 from pbs_policy.demo.daemons import wait_until
 from tests.faults.asking import MAY_RELAY, Asking
 from tests.faults.clients import LOGGED_IN
 from tests.faults.peers import peers
+from tests.faults.stage import Stage
 from tests.manager import Manager
 
 WATCHDOG = 30.0
 """Seconds, as in the unit: a sign of life each second."""
+
+SECONDS = 20.0
+"""Of a flood, where it is measured."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,23 @@ def flood(directory: Path, redis_url: str, how_many: int, seconds: float) -> Flo
     assert any(each.answer == "OK" and each.group == MAY_RELAY for each in asked), "nobody was permitted"
     silence = max(later - earlier for earlier, later in itertools.pairwise(moments))
     return Flooded(waited[int(len(waited) * 0.99)], waited[-1], len(waited), silence, harm)
+
+
+def measure(stage: Stage, say: Callable[[str], None]) -> list[Bar]:
+    """The bars on floods of a few and of many peers."""
+    bars = []
+    for how_many in (10, 150):
+        say(f"a flood of {how_many} connections")
+        directory = stage.directory / f"flood-{how_many}"
+        directory.mkdir()
+        seen = flood(directory, stage.redis.url, how_many, SECONDS)
+        what = f"{how_many} connections that wait for no answer"
+        waited = f"{seen.p99 * 1000:.1f} ms, the slowest of {seen.asked:,} {seen.slowest * 1000:.0f} ms"
+        bars += [
+            Bar(f"{what}: others' p99", "at most 20 ms", waited, seen.p99 <= 0.02 and not seen.harm),
+            Bar(f"{what}: the watchdog's longest silence", "at most 2 s", f"{seen.silence:.2f} s", seen.silence <= 2),
+        ]
+    return bars
 
 
 @contextmanager

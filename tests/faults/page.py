@@ -15,11 +15,13 @@ from tests.faults.watching import GOES_ON, INBOUND, LOGIN, RELAY, STRANGER
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 
 COLUMNS = (LOGIN, RELAY, STRANGER, INBOUND)
+_FIRST_ROW = "| fault | a login |"
 _HEAD = ["fault", "a login", "who is logged in relays", "a stranger", "mail for your own domain", "back after"]
 
 RARE = 0.05
 
-TIMES = "Times and memory: "
+TIMES, FLOODS, CHANGED = "Times and memory", "Floods", "Changed replies"
+"""What bars are measured together, each with a line that says when."""
 
 _TOP = """\
 # Faults
@@ -63,7 +65,7 @@ def outcomes_in(cell: str) -> frozenset[str]:
 def documented(text: str) -> dict[str, dict[str, frozenset[str]]]:
     """The table of a page: for each fault, what its columns say."""
     rows: dict[str, dict[str, frozenset[str]]] = {}
-    lines = text[text.index("| fault | a login") :].splitlines()[2:]
+    lines = text[text.index(_FIRST_ROW) :].splitlines()[2:]
     for line in lines:
         if not line.startswith("|"):
             break
@@ -106,20 +108,48 @@ def figures(faults: Sequence[Fault], seen: Mapping[str, Sequence[Seen]]) -> str:
     return table(head, found)
 
 
-def with_bars(text: str, bars: Iterable[Bar], times: str) -> str:
-    """The page with these bars measured anew, and `times` in place of what it says of their measurement."""
+def with_bars(text: str, bars: Iterable[Bar], title: str, made: str) -> str:
+    """The page with these bars measured anew, or for the first time, and what it says of their measurement."""
     for bar in bars:
-        old = re.findall(rf"^\| {re.escape(bar.what)} \|.*$", text, flags=re.MULTILINE)
-        if len(old) != 1:
-            raise ValueError(f"the page has {len(old)} rows for the bar: {bar.what}")
-        text = text.replace(old[0], "| " + " | ".join(bar.row()) + " |")
-    return re.sub(rf"^{TIMES}.*$", lambda _: TIMES + times, text, flags=re.MULTILINE)
+        row = "| " + " | ".join(bar.row()) + " |"
+        text = _with_row(text, f"| {bar.what} |", row, "| bar |")
+    line = f"{title}: {made}"
+    if re.search(rf"^{title}: ", text, flags=re.MULTILINE):
+        return re.sub(rf"^{title}: .*$", lambda _: line, text, flags=re.MULTILINE)
+    return f"{text}\n{line}\n"
+
+
+def with_fault(text: str, fault: Fault, seen: Sequence[Seen], made: str) -> str:
+    """The page with this fault observed anew, or for the first time, apart from the others."""
+    observed = {fault.name: seen}
+    text = _with_row(text, f"| **{fault.name}**: ", rows([fault], observed).splitlines()[-1], _FIRST_ROW)
+    text = _with_row(text, f"| {fault.name} |", figures([fault], observed).splitlines()[-1], "| fault | logins |")
+    line = f"Of these, {fault.name}: {made}"
+    return re.sub(rf"\n\nOf these, {fault.name}: .*", "", text).replace(
+        f"\n\n{TIMES}: ", f"\n\n{line}\n\n{TIMES}: "
+    )
+
+
+def _with_row(text: str, beginning: str, row: str, head: str) -> str:
+    """With `row` in place of the one with this beginning; else as the last one of the table with this head."""
+    lines = text.splitlines()
+    found = [number for number, line in enumerate(lines) if line.startswith(beginning)]
+    if len(found) > 1:
+        raise ValueError(f"the page has {len(found)} rows that begin with: {beginning}")
+    if found:
+        lines[found[0]] = row
+    else:
+        at = next(number for number, line in enumerate(lines) if line.startswith(head))
+        while lines[at].startswith("|"):
+            at += 1
+        lines.insert(at, row)
+    return "\n".join(lines) + "\n"
 
 
 def page(
-    faults: Sequence[Fault], seen: Mapping[str, Sequence[Seen]], bars: Sequence[Bar], made: str, times: str
+    faults: Sequence[Fault], seen: Mapping[str, Sequence[Seen]], bars: Sequence[Bar], made: str
 ) -> str:
-    """The whole page; `made` and `times`: when and on what faults and times were measured."""
+    """The whole page; `made`: when and on what."""
     kept = table(["bar", "wanted", "measured", "met"], [bar.row() for bar in bars], left=4)
     return "\n".join(
         [
@@ -139,8 +169,7 @@ def page(
             figures(faults, seen),
             "",
             f"Faults: {made}",
-            "",
-            TIMES + times,
+            *(f"\n{title}: {made}" for title in (TIMES, FLOODS, CHANGED)),
             "",
         ]
     )

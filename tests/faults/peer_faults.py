@@ -47,3 +47,10 @@ def garbage(stage: Stage, scale: Scale, _: Marks) -> Iterator[Again | None]:
     with peers("garbage", stage.service.listeners[0], scale.garbage) as did:
         yield None
     assert did["bytes"] >= scale.garbage
+
+
+@fault("a flood of requests", "150 connections that send requests without a pause, and wait for no answer")
+def flooded(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
+    with peers("flood", stage.service.listeners[0], 150) as did:
+        yield None
+    assert did["answers"] > 1_000, "hardly anything was answered"

@@ -31,7 +31,7 @@ class Proxy:
         """Pass on everything again. What was swallowed is lost: those connections are of no use any more."""
         self._silent.clear()
         for pair in self._pairs:
-            _close(*pair)
+            close(*pair)
 
     def __enter__(self) -> Self:
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -45,7 +45,7 @@ class Proxy:
         self._listening.close()
         self._thread.join()
         for pair in self._pairs:
-            _close(*pair)
+            close(*pair)
 
     def _accept(self) -> None:
         while True:
@@ -67,7 +67,7 @@ class Proxy:
         with suppress(OSError):
             while data := client.recv(65_536):
                 server.sendall(data)
-        _close(client, server)
+        close(client, server)
 
     def _pass_replies(self, server: socket.socket, client: socket.socket) -> None:
         is_mute = False
@@ -82,7 +82,7 @@ class Proxy:
                     client.sendall(data[: len(data) // 2])
                     break
                 client.sendall(data)
-        _close(client, server)
+        close(client, server)
 
     def _takes_cut(self) -> bool:
         with self._lock:
@@ -90,7 +90,8 @@ class Proxy:
         return taken
 
 
-def _close(*sockets: socket.socket) -> None:
+def close(*sockets: socket.socket) -> None:
+    """Close these, whatever is on its way."""
     for each in sockets:
         with suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)

@@ -18,8 +18,9 @@ from tests.faults import kept
 from tests.faults.asking import MAY_RELAY, Asked, Asking
 from tests.faults.every import FAULTS
 from tests.faults.fault import SHORT
+from tests.faults.lies import end_of_reply
 from tests.faults.observing import Seen, back_after
-from tests.faults.page import documented, in_words, outcomes_in, page, with_bars
+from tests.faults.page import FLOODS, TIMES, documented, in_words, outcomes_in, page, with_bars, with_fault
 from tests.faults.proxy import Proxy
 from tests.faults.timing import p99
 from tests.faults.watching import AWAY, GOES_ON, INBOUND, LOGIN, RELAY, STRANGER, Met
@@ -58,7 +59,7 @@ def test_each_wrong_ok_and_each_reply_that_is_none_counts() -> None:
 def test_the_page_can_be_read_back() -> None:
     all_seen = {each.name: [seen(*SOUND, lost_logins=0)] for each in FAULTS}
     all_seen[FAULTS[1].name].append(seen(*SOUND, (LOGIN, GOES_ON), lost_logins=1))
-    read = documented(page(FAULTS, all_seen, [], "today", "today"))
+    read = documented(page(FAULTS, all_seen, [], "today"))
     assert list(read) == [each.name for each in FAULTS]
     assert read[FAULTS[0].name] == {kind: set(counts) for kind, counts in seen(*SOUND).counts().items()}
     assert read[FAULTS[1].name][LOGIN] == {GOES_ON, "recorded", "not recorded"}
@@ -80,13 +81,24 @@ def test_what_was_seen_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
 def test_a_bar_measured_anew_takes_the_place_of_the_old_one() -> None:
     bars = [Bar("a bar", "at most 1", "2", False), Bar("another", "", "3", None)]
     all_seen = {each.name: [seen(*SOUND)] for each in FAULTS}
-    before = page(FAULTS, all_seen, bars, "today", "today")
-    after = with_bars(before, [Bar("a bar", "at most 1", "0", True)], "tomorrow")
-    assert "| a bar | at most 1 | 0 | yes |" in after
+    before = page(FAULTS, all_seen, bars, "today")
+    after = with_bars(before, [Bar("a bar", "at most 1", "0", True)], TIMES, "tomorrow")
+    assert "| a bar | at most 1 | 0 | yes |\n| another |" in after
     assert documented(after) == documented(before)
-    assert "Times and memory: tomorrow" in after
-    with pytest.raises(ValueError, match="0 rows for the bar: unheard of"):
-        with_bars(before, [Bar("unheard of", "", "", None)], "tomorrow")
+    assert f"{TIMES}: tomorrow" in after
+    assert f"{FLOODS}: today" in after
+
+
+def test_a_bar_and_a_fault_that_are_new_have_their_rows_at_the_ends() -> None:
+    all_seen = {each.name: [seen(*SOUND)] for each in FAULTS}
+    *others, new = FAULTS
+    before = page(others, all_seen, [Bar("a bar", "", "3", None)], "today")
+    after = with_bars(before, [Bar("another", "at most 1", "0", True)], TIMES, "tomorrow")
+    assert "| a bar |  | 3 | stated |\n| another | at most 1 | 0 | yes |\n\n" in after
+    for _ in range(2):
+        after = with_fault(after, new, [seen(*SOUND)], "tomorrow")
+        assert list(documented(after)) == [each.name for each in FAULTS]
+        assert after.count(f"| {new.name} |") == after.count(f"Of these, {new.name}: tomorrow") == 1
 
 
 def test_a_login_that_was_not_recorded_is_told_from_one_that_was() -> None:
@@ -213,3 +225,12 @@ class _Client:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"+OK\r\n", b"-ERR x\r\n", b":1\r\n", b"$3\r\na\r\n\r\n", b"$-1\r\n", b"*-1\r\n", b"*2\r\n$-1\r\n*1\r\n:1\r\n"],
+)
+def test_the_lying_proxy_sees_where_a_reply_ends(reply: bytes) -> None:
+    assert end_of_reply(reply + b":2\r\n") == len(reply)
+    assert all(end_of_reply(reply[:size]) == -1 for size in range(len(reply)))
