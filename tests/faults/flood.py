@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.figures import Bar
+from benchmarks.processes import PINNED, before_others, on_cores, place
 from pbs_policy.demo.daemons import wait_until
 from tests.faults.asking import MAY_RELAY, Asking
 from tests.faults.clients import LOGGED_IN
@@ -38,13 +39,15 @@ class Flooded:
 
 
 def flood(directory: Path, redis_url: str, how_many: int, seconds: float) -> Flooded:
-    """`how_many` connections that pipeline, for so long, at a service of their own on the table of `redis_url`."""
+    """`how_many` connections that pipeline, for so long, at a service of their own on the table of `redis_url`. The
+    service has a core of its own, and with those who ask it goes before all else: what else there is on this machine
+    would be seen in the waiting, and not the service."""
     settings = {"redis_url": redis_url, "log_decisions": "none"}
-    with Manager(directory, settings, watchdog=WATCHDOG) as service, _signs(service) as heard:
+    with before_others(), Manager(directory, settings, watchdog=WATCHDOG) as service, _signs(service) as heard:
+        place(service.pid, PINNED.server)
         listener = service.listeners[0]
         assert wait_until(lambda: service.ask(LOGGED_IN[0]) == "OK")
-        asking = Asking(listener, directory / "asked", rate=200, connections=10)
-        with asking:
+        with on_cores(PINNED.others), Asking(listener, directory / "asked", rate=200, connections=10) as asking:
             began = time.monotonic()
             with peers("flood", listener, how_many):
                 flooded = time.monotonic()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.figures import Bar
+from benchmarks.processes import before_others
 from pbs_policy.demo.daemons import wait_until
 from tests.faults.asking import RECORD_SIZE, Asking
 from tests.faults.clients import LOGGED_IN
@@ -169,13 +170,13 @@ class Told:
 def tell(directory: Path, redis_port: int, change: Change, answers: int) -> Told:
     """Ask a service of their own behind the proxy until there are so many answers."""
     # Of late replies, each connection has two or three a second.
-    rate, connections = (2_000, 1_000) if change is late else (2_000, 50)
+    connections = 1_000 if change is late else 50
     with LyingProxy(redis_port, change) as proxy:
         settings = {"redis_url": f"redis://127.0.0.1:{proxy.port}/0", "log_decisions": "none"}
-        with Service(directory, settings) as service:
+        with before_others(), Service(directory, settings) as service:
             assert wait_until(lambda: service.ask(LOGGED_IN[0]) == "OK")
             file = directory / "asked"
-            with Asking(service.listeners[0], file, rate=rate, connections=connections) as asking:
+            with Asking(service.listeners[0], file, rate=2_000, connections=connections) as asking:
                 proxy.lie()
                 enough = answers * RECORD_SIZE
                 assert wait_until(lambda: file.stat().st_size >= enough, seconds=600)

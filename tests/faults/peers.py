@@ -8,6 +8,7 @@ It says `ready` when all are there, goes on until standard input ends, and then 
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import select
@@ -171,6 +172,8 @@ def garbage(listener: Listener, how_many: int) -> dict[str, int]:
 def flood(listener: Listener, how_many: int) -> dict[str, int]:
     """Requests without a pause, and no waiting for answers, which are read and thrown away: a third is answered
     without Redis for its address, a third for want of one, and a third takes a round to Redis."""
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # behind those who measure
     kinds = [
         b"request=smtpd_access_policy\nclient_address=%s\n\n" % each * 2_000
         for each in (b"127.0.0.1", b"unknown", b"198.51.100.1")
