@@ -17,7 +17,7 @@ The post-login script stands alone and does the same in its own lines; the contr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -68,11 +68,13 @@ class ClientAddress(NamedTuple):
     excluded: str = ""
     host: str = ""
 
-    def names_denied(self, lengths: Iterable[tuple[int, int]]) -> list[str]:
+    def names_denied(self, lengths: Set[tuple[int, int]]) -> list[str]:
         """Under which names, besides `text`, a deny of this client may stand: the networks of `lengths` that hold the
         address itself, and where 6/128 is one of the lengths, the address. So what was written under another
         ipv6_prefix is found as well."""
-        host, lengths = self.host or self.text, list(lengths)
+        if not lengths:
+            return []  # nearly always
+        host = self.host or self.text
         names = [host] if (6, 128) in lengths else []
         return [name for name in (*names, *networks_of(host, lengths)) if name != self.text]
 

@@ -121,7 +121,7 @@ def test_each_role_can_do_its_work(
     assert "NOPERM" not in service.log()
     with Redis(port=server.port) as redis:
         kinds = {key.split(b":")[1] for key in redis.keys("pbs:*")}
-        assert kinds >= {b"login", b"cap", b"over", b"deny", b"use", b"stats"}
+        assert kinds >= {b"login", b"cap", b"over", b"auto-deny", b"use", b"stats"}
     settings = act_as("administrator", **rules)
     file = tmp_path / "administrator.conf"
     file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
@@ -213,7 +213,13 @@ REFUSED = {
         "SET pbs:permit:192.0.2.7 x EX 9",
         "HSET pbs:login:192.0.2.7 a b",
         "EXPIRE pbs:login:192.0.2.7 99999",
+        "SET pbs:deny:192.0.2.7 x EX 9",
+        "SET pbs:deny:all x EX 9",
+        "SET pbs:deny-user:alice@example.com x EX 9",
+        "SET pbs:networks:deny x EX 9",
         "PEXPIRE pbs:deny:192.0.2.7 1",
+        "PEXPIRE pbs:auto-deny:192.0.2.7 1",
+        "DEL pbs:deny:192.0.2.7",
         "GET other",
         "MGET pbs:login:192.0.2.7 other",
         "PUBLISH other x",

@@ -593,7 +593,7 @@ def test_a_service_denies_who_goes_over_twice_the_cap_for_every_service(
         assert services[1].ask(ADDRESS, instance="0") == "DUNNO"
         assert services[1].waits_to_log("reason=denied")
         assert services[0].waits_to_log("auto_deny")
-        assert 3500 < redis.ttl(f"{PREFIX}deny:{ADDRESS}") <= 3600
+        assert 3500 < redis.ttl(f"{PREFIX}auto-deny:{ADDRESS}") <= 3600
 
 
 def test_a_service_counts_what_would_have_been_under_observe_only(

@@ -401,7 +401,9 @@ class Machine(RuleBasedStateMachine):
             self.admin.deny_user(self.admin.name(name), "spam", seconds)
         else:
             self.admin.deny(None if name == "all" else target(name), "spam", seconds)
-        self.model.denies[complete(name) if name in USERS else name] = self.model.now + seconds
+        denied = complete(name) if name in USERS else name
+        # One that lasts longer stays.
+        self.model.denies[denied] = max(self.model.denies.get(denied, 0), self.model.now + seconds)
 
     @rule(
         address=addresses,

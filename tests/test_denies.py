@@ -12,14 +12,24 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from pbs_policy.address import ClientAddresses
 from pbs_policy.cli import run
-from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.decision.check import check
+from pbs_policy.decision.denies import Denies
+from pbs_policy.decision.rules import DEFER, DUNNO, OK, Rules
+from pbs_policy.decision.words import explain
+from pbs_policy.demo.daemons import PrivateRedis, wait_until
+from pbs_policy.postfix.protocol import Request, RequestParser
+from pbs_policy.postfix.query import serialise_request
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.listing import ADMINISTRATOR, AUTO_DENY
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
+from pbs_policy.table.records import Permit, Record
 from tests.commands import Pbs, Result, commands_on, is_one_error
+from tests.manager import Manager
+from tests.service import SERVE, Service
 from tests.stores import connect, table_on
 
 KEYS = Keys("pbs:")
@@ -229,3 +239,210 @@ def test_an_import_names_the_addresses_that_may_never_relay(pbs: Pbs, table: Log
     said = result.err.splitlines()
     assert said[0] == "pbs-policy: skipped: 127.0.0.1 may never relay here: loopback"
     assert said[20:] == ["pbs-policy: and more such addresses"]
+
+
+# --- what the decision makes of them
+
+
+def reason(
+    table: LoginTable,
+    address: str,
+    sender: str = "alice@example.com",
+    *,
+    ipv6_prefix: int = 128,
+    denies: Denies | None = None,
+    rules: Rules | None = None,
+) -> str:
+    """Why the service would permit or refuse this relay attempt; `check` says the same."""
+    data = serialise_request({"client_address": address, "sender": sender, "recipient": "bob@example.net"})
+    request = RequestParser().next_request(data)
+    assert isinstance(request, Request)
+    client = ClientAddresses(ipv6_prefix).parse(address)
+    decision = check(table, rules or Rules(), client, request, denies=denies)
+    explained = explain(table, rules or Rules(), client, request, denies=denies)
+    assert explained.decision.reason == decision.reason
+    assert [row.reason for row in explained.rows if row.verdict == "refuse"][:1] == (
+        [] if decision.action == OK else [decision.reason]
+    )
+    return decision.reason
+
+
+def log_in(table: LoginTable, address: str, user: str = "alice@example.com", *, ipv6_prefix: int = 128) -> None:
+    client = ClientAddresses(ipv6_prefix).parse(address).text
+    table.record_login(client, Record(int(table.now()), "imap", user), 3600)
+
+
+def deny(table: LoginTable, text: str, *, ipv6_prefix: int = 128, is_automatic: bool = False) -> None:
+    target = ClientAddresses(ipv6_prefix).parse_target(text)
+    table.deny(target, "spam", 3600, is_automatic=is_automatic)
+
+
+@pytest.mark.parametrize("is_automatic", [False, True])
+def test_a_deny_of_one_address_holds_for_it_when_ipv6_prefix_becomes_shorter(
+    table: LoginTable, is_automatic: bool
+) -> None:
+    deny(table, "2001:db8:1:2::7", is_automatic=is_automatic)
+    log_in(table, "2001:db8:1:2::7", ipv6_prefix=64)
+    assert reason(table, "2001:db8:1:2::7", ipv6_prefix=64) == "denied"
+    assert reason(table, "2001:db8:1:2::8", ipv6_prefix=64) == "login"
+
+
+@pytest.mark.parametrize("is_automatic", [False, True])
+def test_a_deny_of_a_clients_network_holds_for_all_of_it_when_ipv6_prefix_becomes_longer(
+    table: LoginTable, is_automatic: bool
+) -> None:
+    deny(table, "2001:db8:1:2::7", ipv6_prefix=64, is_automatic=is_automatic)
+    for address in ("2001:db8:1:2::7", "2001:db8:1:2::8", "2001:db8:1:3::7"):
+        log_in(table, address)
+    assert reason(table, "2001:db8:1:2::7") == "denied"
+    assert reason(table, "2001:db8:1:2::8") == "denied"
+    assert reason(table, "2001:db8:1:3::7") == "login"
+
+
+@pytest.mark.parametrize(("before", "after"), [(128, 64), (64, 128), (64, 56), (56, 64)])
+def test_a_denied_network_holds_whatever_ipv6_prefix_is(table: LoginTable, before: int, after: int) -> None:
+    deny(table, "2001:db8:1::/48", ipv6_prefix=before)
+    log_in(table, "2001:db8:1:2::7", ipv6_prefix=after)
+    assert reason(table, "2001:db8:1:2::7", ipv6_prefix=after) == "denied"
+
+
+def test_an_automatic_deny_and_an_administrators_each_hold_by_themselves(table: LoginTable, redis: Redis) -> None:
+    log_in(table, "192.0.2.7")
+    deny(table, "192.0.2.7", is_automatic=True)
+    assert reason(table, "192.0.2.7") == "denied"
+    deny(table, "192.0.2.7")
+    redis.delete(KEYS.auto_deny("192.0.2.7"))
+    assert reason(table, "192.0.2.7") == "denied"
+    redis.delete(KEYS.deny("192.0.2.7"))
+    assert reason(table, "192.0.2.7") == "login"
+
+
+def denies_of(tmp_path: Path, text: str, ipv6_prefix: int = 128) -> Denies:
+    file = tmp_path / "denies"
+    file.write_text(text)
+    return Denies.load(file, ClientAddresses(ipv6_prefix), "")
+
+
+@pytest.mark.parametrize("line", ["192.0.2.7", "192.0.2.0/24", "0.0.0.0/0"])
+def test_whom_the_file_denies_no_login_or_permit_lets_relay(table: LoginTable, tmp_path: Path, line: str) -> None:
+    denies = denies_of(tmp_path, f"{line} spam\n")
+    log_in(table, "192.0.2.7")
+    log_in(table, "2001:db8::7")
+    table.permit(ClientAddresses().parse_target("192.0.2.7"), Permit(int(table.now()), "scanner@example.com"), 3600)
+    assert reason(table, "192.0.2.7") == "permit"
+    assert reason(table, "192.0.2.7", denies=denies) == "denied"
+    assert reason(table, "2001:db8::7", denies=denies) == "login"
+
+
+def test_a_user_whom_the_file_denies_relays_from_nowhere_and_nobody_does_in_their_name(
+    table: LoginTable, tmp_path: Path
+) -> None:
+    denies = denies_of(tmp_path, "Alice@Example.com stolen\n")
+    log_in(table, "192.0.2.7", "alice@example.com")
+    log_in(table, "192.0.2.8", "bob@example.com")
+    assert reason(table, "192.0.2.7", denies=denies) == "denied_user"
+    assert reason(table, "192.0.2.7", "carol@example.com", denies=denies) == "denied_user"
+    assert reason(table, "192.0.2.8", "alice@example.com", denies=denies) == "denied_user"
+    assert reason(table, "192.0.2.8", "bob@example.com", denies=denies) == "login"
+
+
+def test_check_names_the_line_of_the_file_and_its_reason(pbs: Pbs, table: LoginTable, tmp_path: Path) -> None:
+    file = tmp_path / "denies"
+    file.write_text("192.0.2.7 spam since Monday\nalice@example.com stolen\n")
+    log_in(table, "192.0.2.7", "bob@example.com")
+    log_in(table, "192.0.2.8", "alice@example.com")
+    with_file = ("--set", f"denies={file}")
+    said = pbs(*with_file, "check", "192.0.2.7", "--sender", "bob@example.com")
+    assert said.status == 1
+    assert f"192.0.2.7 is denied: spam since Monday, {file}:1" in said.out
+    assert f"change: take line 1 out of {file}" in said.out
+    assert "(reason=denied)" in said.out
+    said = pbs(*with_file, "check", "192.0.2.8", "--sender", "bob@example.com")
+    assert f"alice@example.com is denied: stolen, {file}:2" in said.out
+    assert f"change: take line 2 out of {file}" in said.out
+    assert "(reason=denied_user)" in said.out
+    assert pbs(*with_file, "check", "-q", "192.0.2.7").status == 1
+
+
+# --- the service
+
+
+def asked(service: Service, address: str, sender: str = "alice@example.com") -> str:
+    return service.ask(address, sender=sender)
+
+
+def test_the_file_holds_while_redis_is_away_and_is_read_anew(
+    start_service: Callable[..., Service], own_redis: Callable[..., PrivateRedis], tmp_path: Path
+) -> None:
+    server = own_redis()
+    file = tmp_path / "denies"
+    file.write_text("192.0.2.7 spam\n")
+    with connect(RedisUrl.parse(server.url)) as redis:
+        for address in ("192.0.2.7", "192.0.2.8"):
+            redis.set(f"pbs:login:{address}", b"1763881234 imap alice@example.com", ex=600)
+    service = start_service(redis_url=server.url, denies=str(file))
+    assert (asked(service, "192.0.2.7"), asked(service, "192.0.2.8")) == (DUNNO, OK)
+    file.write_text("192.0.2.8 spam\nall\n")
+    assert service.waits_to_log(f"error: denies is not read anew, what it said before holds: {file}:2: 'all'")
+    assert (asked(service, "192.0.2.7"), asked(service, "192.0.2.8")) == (DUNNO, OK)
+    file.write_text("192.0.2.8 spam\nalice@example.com\n")
+    assert service.waits_to_log("info: denies was read anew")
+    assert wait_until(lambda: (asked(service, "192.0.2.7"), asked(service, "192.0.2.8")) == (DUNNO, DUNNO))
+    server.stop()
+    assert asked(service, "192.0.2.8") == DUNNO
+    assert wait_until(lambda: asked(service, "192.0.2.7") == DEFER)
+    assert service.log().count("denies is not read anew") == 1
+
+
+def test_the_service_does_not_start_on_a_faulty_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "denies"
+    file.write_text("192.0.2.7\nall\n!192.0.2.8\n")
+    assert run(["--set", f"denies={file}", *SERVE]) == os.EX_CONFIG
+    said = capsys.readouterr().err
+    assert f"denies: {file}:2: 'all'" in said
+    assert f"denies: {file}:3: '!192.0.2.8'" in said
+
+
+@pytest.mark.parametrize(("before", "after"), [(128, 64), (64, 128)])
+def test_a_deny_holds_over_a_reload_to_another_ipv6_prefix(
+    redis_server: PrivateRedis, tmp_path: Path, before: int, after: int
+) -> None:
+    address = "2001:db8:1:2::7"
+    settings = {"redis_url": redis_server.url, "ipv6_prefix": str(before)}
+    with connect(RedisUrl.parse(redis_server.url)) as redis, Manager(tmp_path, settings) as service:
+        for each in (address, "2001:db8:1:2::/64"):
+            redis.set(f"pbs:login:{each}", b"1763881234 imap bob@example.com", ex=600)
+        assert asked(service, address) == OK
+        deny(table_on(redis, "pbs:"), address, ipv6_prefix=before)
+        assert asked(service, address) == DUNNO
+        file = service.settings_file
+        file.write_text(file.read_text().replace(f"ipv6_prefix = {before}", f"ipv6_prefix = {after}"))
+        service.reload()
+        assert asked(service, address) == DUNNO
+        redis.flushall()
+        redis.set(f"pbs:login:{address if after == 128 else '2001:db8:1:2::/64'}", b"1763881234 imap bob", ex=600)
+        assert asked(service, address) == OK
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8:1:2::7"])
+def test_auto_deny_shortens_no_deny_of_an_administrator(
+    start_service: Callable[..., Service], redis_server: PrivateRedis, address: str
+) -> None:
+    client = ClientAddresses(64).parse(address).text
+    service = start_service(
+        redis_url=redis_server.url, max_recipients_per_address="1/1h", auto_deny="1m", ipv6_prefix="64"
+    )
+    with connect(RedisUrl.parse(redis_server.url)) as redis:
+        redis.set(f"pbs:login:{client}", b"1763881234 imap alice@example.com", ex=600)
+        redis.set(KEYS.auto_deny_networks, b"6/128", ex=30)
+        with service.connect() as connection:
+            answers = [connection.ask(address, instance=str(number)) for number in range(6)]
+        assert answers == [OK, *[DUNNO] * 5]
+        assert redis.get(KEYS.auto_deny(client)) == b"over twice its cap of 1/1h"
+        assert redis.exists(KEYS.deny(client)) == 0
+        lengths = redis.get(KEYS.auto_deny_networks)
+        assert lengths == (b"6/64 6/128" if ":" in address else b"6/128")
+        if ":" in address:
+            assert int(redis.ttl(KEYS.auto_deny_networks)) > int(redis.ttl(KEYS.auto_deny(client)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbs_policy.address import ClientAddresses
+from pbs_policy.address import ClientAddress, ClientAddresses
 from pbs_policy.changing_file import FileFault
 from pbs_policy.decision.denies import Denies
 from pbs_policy.service.reload import Configuration, Renewal
@@ -86,25 +86,25 @@ def test_the_narrowest_network_that_holds_an_address_denies_it(
 2001:db8:1::/48
 2001:db8::/32
 """)
-    found = denies.of_address(address)
+    found = denies.of_address(ClientAddress(address))
     assert (found and int(found.place.rpartition(":")[2])) == line
 
 
 def test_a_network_of_everybody_is_everybody(denies_of: DeniesOf) -> None:
-    assert denies_of("0.0.0.0/0 closed").of_address("192.0.2.7")
-    assert not denies_of("0.0.0.0/0 closed").of_address("2001:db8::7")
-    assert denies_of("::/0 closed").of_address("2001:db8::7")
+    assert denies_of("0.0.0.0/0 closed").of_address(ClientAddress("192.0.2.7"))
+    assert not denies_of("0.0.0.0/0 closed").of_address(ClientAddress("2001:db8::7"))
+    assert denies_of("::/0 closed").of_address(ClientAddress("2001:db8::7"))
 
 
 def test_an_ipv6_address_stands_for_what_names_the_client(denies_of: DeniesOf) -> None:
-    assert not denies_of("2001:db8:1:2::7").of_address("2001:db8:1:2::8")
-    assert denies_of("2001:db8:1:2::7", ipv6_prefix=64).of_address("2001:db8:1:2::8")
-    assert not denies_of("2001:db8:1:2::7", ipv6_prefix=64).of_address("2001:db8:1:3::7")
+    assert not denies_of("2001:db8:1:2::7").of_address(ClientAddress("2001:db8:1:2::8"))
+    assert denies_of("2001:db8:1:2::7", ipv6_prefix=64).of_address(ClientAddress("2001:db8:1:2::8"))
+    assert not denies_of("2001:db8:1:2::7", ipv6_prefix=64).of_address(ClientAddress("2001:db8:1:3::7"))
 
 
 def test_an_address_in_another_spelling_is_the_same(denies_of: DeniesOf) -> None:
-    assert denies_of("::ffff:192.0.2.7").of_address("192.0.2.7")
-    assert denies_of("2001:DB8:0:0::7").of_address("2001:db8::7")
+    assert denies_of("::ffff:192.0.2.7").of_address(ClientAddress("192.0.2.7"))
+    assert denies_of("2001:DB8:0:0::7").of_address(ClientAddress("2001:db8::7"))
 
 
 def test_users_are_folded_and_completed(denies_of: DeniesOf) -> None:
@@ -162,17 +162,17 @@ def test_a_changed_file_is_read_anew_and_a_faulty_one_is_not(denies_of: DeniesOf
     denies = denies_of("192.0.2.7")
     denies.file.write_text("192.0.2.8")
     assert denies.reload_if_changed()
-    assert not denies.of_address("192.0.2.7")
+    assert not denies.of_address(ClientAddress("192.0.2.7"))
     denies.file.write_text("192.0.2.9\nall")
     with pytest.raises(FileFault, match=r"/denies:2: 'all'"):
         denies.reload_if_changed()
     assert not denies.reload_if_changed()
-    assert denies.of_address("192.0.2.8")
-    assert not denies.of_address("192.0.2.9")
+    assert denies.of_address(ClientAddress("192.0.2.8"))
+    assert not denies.of_address(ClientAddress("192.0.2.9"))
     denies.file.unlink()
     with pytest.raises(FileFault, match="No such file"):
         denies.reload_if_changed()
-    assert denies.of_address("192.0.2.8")
+    assert denies.of_address(ClientAddress("192.0.2.8"))
 
 
 def test_a_file_that_everybody_can_change_by_now_is_not_read(denies_of: DeniesOf) -> None:
@@ -187,7 +187,7 @@ def test_a_file_that_everybody_can_change_by_now_is_not_read(denies_of: DeniesOf
 def test_a_large_file_costs_an_address_no_more_than_its_lengths(denies_of: DeniesOf) -> None:
     denies = denies_of("".join(f"198.51.{high}.{low}\n" for high in range(256) for low in range(256)))
     assert denies.content.lengths == frozenset()
-    assert denies.of_address("198.51.100.200")
+    assert denies.of_address(ClientAddress("198.51.100.200"))
 
 
 @settings(deadline=None)
@@ -217,8 +217,8 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, p
             assert denies.of_users([each.target.encode()])
         else:
             network = ip_network(each.target)
-            assert denies.of_address(str(network.network_address))
-            assert denies.of_address(str(network.broadcast_address))
+            assert denies.of_address(ClientAddress(str(network.network_address)))
+            assert denies.of_address(ClientAddress(str(network.broadcast_address)))
 
 
 # --- as a setting
@@ -244,7 +244,7 @@ def test_a_reload_with_another_ipv6_prefix_or_user_domain_reads_the_file_for_it(
     file.write_text(file.read_text() + "ipv6_prefix = 64\nuser_domain = example.com\n")
     after = Renewal.read(before, lambda: load(file)).configuration
     assert after.denies
-    assert after.denies.of_address("2001:db8:1:2::8")
+    assert after.denies.of_address(ClientAddress("2001:db8:1:2::8"))
     assert after.denies.of_users([b"alice@example.com"])
     file.write_text(file.read_text() + "ttl = 8h\n")
     assert Renewal.read(after, lambda: load(file)).configuration.denies is after.denies

@@ -55,7 +55,7 @@ def check(
     from pbs_policy.decision.words import explain
 
     settings, table = session.open_table()
-    maps = settings.load_sender_maps()
+    maps, denies = settings.load_sender_maps(), settings.load_denies()
     client = settings.addresses.parse(address)
     request = _make_request(
         client_address=address,
@@ -65,10 +65,10 @@ def check(
         instance=instance,
     )
     if quiet:
-        decision = check_relay(table, settings.rules, client, request, maps)
+        decision = check_relay(table, settings.rules, client, request, maps, denies)
         _show(_answer_as_json(client, decision) if as_json else [_answer_as_text(client, decision)])
     else:
-        explanation = explain(table, settings.rules, client, request, maps)
+        explanation = explain(table, settings.rules, client, request, maps, denies)
         if sender is None:
             explanation = _ask_for_sender(explanation)
         decision = explanation.decision

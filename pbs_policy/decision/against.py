@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
-from pbs_policy.address import networks_of
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.case import Case
 from pbs_policy.store.question import Procedure, Question
-from pbs_policy.table.networks import Lengths, parse_lengths
+from pbs_policy.table.networks import parse_lengths
 
 
 class Against(NamedTuple):
@@ -40,23 +39,35 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
     for each in standing:
         if each.user and each.user not in users:
             users.append(each.user)
-    asked = [keys.deny_networks, keys.deny(case.client), keys.deny_everybody, *map(keys.deny_user, users)]
+    asked = [
+        keys.deny_networks, keys.auto_deny_networks, keys.deny(case.client), keys.auto_deny(case.client),
+        keys.deny_everybody, *map(keys.deny_user, users),
+    ]  # fmt: skip
+    first_user, last_user = 5, len(asked)
     commands = [(b"PTTL", each.key) for each in standing]
     values, left = yield Question(asked, commands)
-    lengths: Lengths = frozenset()
-    while values[0] is not None and not (known := parse_lengths(values[0])) <= lengths:
+    while unasked := [key for key in _networks(case, values) if key not in asked]:
         # Networks are denied: of which lengths is known now. Everything is read anew, together with them.
-        lengths |= known
-        networks = networks_of(case.client, lengths)
-        asked = [*asked[: 3 + len(users)], *map(keys.deny, networks)]
+        asked = [*asked, *unasked]
         values, left = yield Question(asked, commands)
     times = {each.key: milliseconds for each, milliseconds in zip(standing, left, strict=True)}
-    if values.count(None) == len(values):  # nearly always
+    if case.denies is None and values.count(None) == len(values):  # nearly always
         return Against(asked, values, times)
-    last_user = 3 + len(users)
-    denied = {user for user, value in zip(users, values[3:last_user], strict=True) if value is not None}
-    is_address_denied = any(value is not None for value in (*values[1:3], *values[last_user:]))
+    denied = {user for user, value in zip(users, values[first_user:last_user], strict=True) if value is not None}
+    if case.denies is not None:
+        denied |= case.denies.of_users(users)
+    is_address_denied = any(value is not None for value in (*values[2:first_user], *values[last_user:]))
     return Against(asked, values, times, is_address_denied, denied, _is_sender_denied(own, mapped, denied))
+
+
+def _networks(case: Case, values: Sequence[bytes | None]) -> list[bytes]:
+    """The keys of the client's denies by the lengths that are in use; `values` begins with the two keys of those."""
+    if values[0] is None and values[1] is None:
+        return []
+    keys, names = case.table_keys, case.client_address.names_denied
+    return [
+        *map(keys.deny, names(parse_lengths(values[0]))), *map(keys.auto_deny, names(parse_lengths(values[1]))),
+    ]  # fmt: skip
 
 
 def _is_sender_denied(own: Sequence[bytes], mapped: Sequence[bytes], denied: Set[bytes]) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
+from pbs_policy.address import Target
 from pbs_policy.cap import Cap
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.case import Case
@@ -23,6 +24,7 @@ from pbs_policy.decision.rules import OVER_CAP, Decision, Step, Trace
 from pbs_policy.postfix.protocol import first, only
 from pbs_policy.store.question import Command, Procedure, Question
 from pbs_policy.table.keys import NO_END
+from pbs_policy.table.networks import parse_lengths, serialise_lengths
 
 
 class Count(NamedTuple):
@@ -65,10 +67,22 @@ def _refuse(case: Case, each: Candidate, over: Count, verdict: Verdict) -> Proce
     rules = case.rules
     if verdict.is_twice and over.is_address and rules.auto_deny and not rules.observe_only:
         reason = f"over twice its cap of {over.cap}"
-        deny = case.table_keys.deny(case.client)
-        yield Question((), [(b"SET", deny, reason.encode(), b"EX", b"%d" % rules.auto_deny)])
+        yield from _deny(case, reason.encode())
         warning = f"{over.what} is {reason} recipients: denied (auto_deny)"
     return OVER_CAP._replace(by=each, warning=warning)
+
+
+def _deny(case: Case, reason: bytes) -> Procedure[None]:
+    """Deny the address, beside whatever an administrator denies; an IPv6 address after the length it is found by."""
+    keys, seconds = case.table_keys, case.rules.auto_deny
+    commands: list[Command] = [(b"SET", keys.auto_deny(case.client), reason, b"EX", b"%d" % seconds)]
+    length = Target(case.client).deny_length
+    if length:
+        values, (left,) = yield Question([keys.auto_deny_networks], [(b"PTTL", keys.auto_deny_networks)])
+        lengths = serialise_lengths(parse_lengths(values[0]) | {length})
+        longest = max(seconds + 2, left // 1000)
+        commands.insert(0, (b"SET", keys.auto_deny_networks, lengths, b"EX", b"%d" % longest))
+    yield Question((), commands)
 
 
 def counts_of(case: Case, each: Candidate) -> Sequence[Count]:

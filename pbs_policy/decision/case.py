@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pbs_policy.address import ClientAddress
+from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.rules import Rules
 from pbs_policy.decision.sender import Maps, names_to_match, own_names
 from pbs_policy.postfix.protocol import Request, first, only
@@ -18,7 +19,10 @@ class Case:
     each of `names` from there, the permit of each of `networks`. It holds whatever the decision depends on, so that a
     reload in the middle changes nothing."""
 
-    __slots__ = ("_only_looks", "client", "keys", "names", "networks", "request", "rules", "table_keys")
+    __slots__ = (
+        "_only_looks", "client", "client_address", "denies", "keys", "names", "networks", "request", "rules",
+        "table_keys",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -29,6 +33,7 @@ class Case:
         maps: Maps | None = None,
         networks: Sequence[str] = (),
         *,
+        denies: Denies | None = None,
         only_looks: bool = False,
     ) -> None:
         """`networks` are those with this client in them that may have a permit; with `only_looks` no cap counts this
@@ -37,6 +42,8 @@ class Case:
         Raises ProtocolError where the request names its sender twice and sender_match wants to know it.
         """
         self.client = client.text
+        self.client_address = client
+        self.denies = denies
         self.request = request
         self.rules = rules
         self.table_keys = table_keys

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pbs_policy.address import ClientAddress, networks_of
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.decide import decide, decide_at_once
-from pbs_policy.decision.rules import Decision, Rules, Trace, observed, refuse_excluded
+from pbs_policy.decision.denies import Denies
+from pbs_policy.decision.rules import Decision, Rules, Trace, observed, refuse_unasked
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.postfix.protocol import Request
 from pbs_policy.store.question import carry_out
@@ -14,23 +15,27 @@ from pbs_policy.table.networks import parse_lengths
 
 
 def check(
-    table: LoginTable, rules: Rules, client: ClientAddress, request: Request, maps: SenderMaps | None = None
+    table: LoginTable,
+    rules: Rules,
+    client: ClientAddress,
+    request: Request,
+    maps: SenderMaps | None = None,
+    denies: Denies | None = None,
 ) -> Decision:
     """What the service would answer `client` now to `request`, in the same rounds and by the same rules.
 
     Raises StoreUnavailable where the service would answer that it cannot tell.
     """
-    if client.excluded:
-        decision = refuse_excluded(client)
-    else:
-        case = make_case(table, rules, client, request, maps)
+    decision = refuse_unasked(client, denies)
+    if decision is None:
+        case = make_case(table, rules, client, request, maps, denies)
         found, _ = table.read(case.keys)
         decision = decide_at_once(found) or carry_out(decide(case, found), table.ask)
     return observed(decision) if rules.observe_only else decision
 
 
 def trace(table: LoginTable, case: Case) -> tuple[Decision, Trace]:
-    """The same for an address that is not excluded, with what each rule said."""
+    """The same for an address that is not refused unasked, with what each rule said."""
     found, _ = table.read(case.keys)
     steps: Trace = []
     decision = carry_out(decide(case, found, steps), table.ask)
@@ -38,9 +43,14 @@ def trace(table: LoginTable, case: Case) -> tuple[Decision, Trace]:
 
 
 def make_case(
-    table: LoginTable, rules: Rules, client: ClientAddress, request: Request, maps: SenderMaps | None = None
+    table: LoginTable,
+    rules: Rules,
+    client: ClientAddress,
+    request: Request,
+    maps: SenderMaps | None = None,
+    denies: Denies | None = None,
 ) -> Case:
     """The relay attempt as the service puts it together. Raises StoreUnavailable."""
     (lengths,), _ = table.read([table.keys.permit_networks])
     networks = networks_of(client.text, parse_lengths(lengths))
-    return Case(client, request, rules, table.keys, maps, networks, only_looks=True)
+    return Case(client, request, rules, table.keys, maps, networks, denies=denies, only_looks=True)

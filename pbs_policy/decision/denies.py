@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pbs_policy.address import ClientAddresses, Target, looks_like_address, networks_of
+from pbs_policy.address import ClientAddress, ClientAddresses, Target, looks_like_address, networks_of
 from pbs_policy.changing_file import ChangingFile, raise_faults
 from pbs_policy.decision.sender import is_text
 from pbs_policy.log import printable
@@ -66,17 +66,18 @@ class Denies(ChangingFile[_Content]):
         denies.reload_if_changed()
         return denies
 
-    def of_address(self, address: str) -> FileDeny | None:
-        """What denies a client address (canonical, and not widened): itself, or the narrowest network it is in."""
+    def of_address(self, client: ClientAddress) -> FileDeny | None:
+        """What denies a client: its address, or the narrowest network that holds it."""
         targets, lengths, _ = self.content
-        names = (address, *networks_of(address, lengths))
+        host = client.host or client.text
+        names = (host, *networks_of(host, lengths))
         return next((targets[name] for name in names if name in targets), None)
 
     def of_target(self, target: Target) -> FileDeny | None:
         """What denies the whole of an address or network."""
         targets, lengths, _ = self.content
         if target.length is None:
-            return self.of_address(target.host or target.text.partition("/")[0])
+            return self.of_address(ClientAddress(target.text.partition("/")[0], host=target.host))
         version, bits = target.length
         names = networks_of(target.text.partition("/")[0], (each for each in lengths if each <= (version, bits)))
         return next((targets[name] for name in names if name in targets), None)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from pbs_policy.address import ClientAddress
 from pbs_policy.cap import Cap
 from pbs_policy.decision.candidate import Candidate
+from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.sender import SenderRules
 from pbs_policy.table.records import Record
 
@@ -94,6 +95,14 @@ def nearer(one: Decision, other: Decision) -> Decision:
 def refuse_excluded(client: ClientAddress) -> Decision:
     """The answer for an address that no login can permit (`client.excluded`), without asking the table."""
     return Decision(DUNNO, client.excluded)
+
+
+def refuse_unasked(client: ClientAddress, denies: Denies | None) -> Decision | None:
+    """The answer that needs nothing from the table: the address can never relay, or the file of denies has it, which
+    therefore holds also while Redis is away."""
+    if client.excluded:
+        return refuse_excluded(client)
+    return DENIED if denies is not None and denies.of_address(client) else None
 
 
 def unavailable(rules: Rules) -> Decision:

@@ -17,7 +17,8 @@ from pbs_policy.decision.against import Against
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.caps import Count, Verdict
 from pbs_policy.decision.case import Case
-from pbs_policy.decision.rules import OK, Decision, Rules, Step, Trace
+from pbs_policy.decision.denies import Denies, FileDeny
+from pbs_policy.decision.rules import OK, Decision, Rules, Step, Trace, refuse_unasked
 from pbs_policy.decision.sender import unquote_sender
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.duration import format_duration
@@ -68,16 +69,23 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    table: LoginTable, rules: Rules, client: ClientAddress, request: Request, maps: SenderMaps | None = None
+    table: LoginTable,
+    rules: Rules,
+    client: ClientAddress,
+    request: Request,
+    maps: SenderMaps | None = None,
+    denies: Denies | None = None,
 ) -> Explanation:
     """What the service would answer `client` now to `request`, and what each rule saw.
 
     Raises StoreUnavailable, and ProtocolError where `request` names an attribute twice that counts.
     """
-    if client.excluded:
-        decision = check.check(table, rules, client, request, maps)
-        return Explanation(client, decision, _in_order([_address(client), _answer(decision)]))
-    case = check.make_case(table, rules, client, request, maps)
+    if refuse_unasked(client, denies):
+        decision = check.check(table, rules, client, request, maps, denies)
+        of_file = denies.of_address(client) if denies and not client.excluded else None
+        rows = [_address(client), *([_file_deny(of_file, decision)] if of_file else []), _answer(decision)]
+        return Explanation(client, decision, _in_order(rows))
+    case = check.make_case(table, rules, client, request, maps, denies)
     decision, trace = check.trace(table, case)
     return _Words(table, case, maps, trace, decision).explanation(client)
 
@@ -293,30 +301,40 @@ class _Words:
         return _row(step, saw, "have the client use STARTTLS, or set require_tls = no")
 
     def _denies(self, step: Step) -> Row:
-        return self._deny_row(step, self._table.keys.deny_prefix)
+        keys = self._table.keys
+        return self._deny_row(step, (keys.deny_prefix, keys.auto_deny_prefix))
 
     def _user_denies(self, step: Step) -> Row:
-        return self._deny_row(step, self._table.keys.deny_user_prefix)
+        of_file = [deny for user in sorted(step.saw.users) if (deny := self._of_file(user))]
+        return self._deny_row(step, (self._table.keys.deny_user_prefix,), of_file)
 
-    def _deny_row(self, step: Step, prefix: bytes) -> Row:
+    def _of_file(self, user: bytes) -> FileDeny | None:
+        return self._case.denies.of_user(user) if self._case.denies else None
+
+    def _deny_row(self, step: Step, prefixes: tuple[bytes, ...], of_file: Sequence[FileDeny] = ()) -> Row:
         """The denies that were looked for, or those that refuse."""
         against: Against = step.saw
-        asked = [(key, value) for key, value in zip(against.asked, against.values, strict=True)
-                 if key.startswith(prefix)]  # fmt: skip
+        asked = [
+            (_without(prefixes, key), key, value)
+            for key, value in zip(against.asked, against.values, strict=True)
+            if key.startswith(prefixes)
+        ]
+        asked.sort(key=lambda each: (each[0] == EVERYBODY, each[0]))
         if step.refusal is None:
-            names = _everybody_last(_text(key.removeprefix(prefix)) for key, _ in asked)
+            names = dict.fromkeys(name for name, _, _ in asked)
             return _row(step, f"none against {', '.join(names)}" if names else "no user to deny")
-        found = {key: value for key, value in asked if value is not None}
-        left = self._read_left(list(found))
-        shown = {_text(key.removeprefix(prefix)): key for key in found}
-        everybody = EVERYBODY if prefix == self._table.keys.deny_prefix else None
-        saw = "; ".join(
-            f"{'everybody' if name == everybody else name} is denied: "
-            f"{_text(found[shown[name]]) or 'no reason given'}, {_left_of_deny(left[shown[name]])}"
-            for name in _everybody_last(shown)
-        )
-        allowed = ["--all" if name == everybody else name for name in _everybody_last(shown)]
-        return _row(step, saw, " and ".join(f"`pbs-policy allow {each}`" for each in allowed))
+        everybody = self._table.keys.deny_everybody
+        found = [(name, key, value) for name, key, value in asked if value is not None]
+        left = self._read_left([key for _, key, _ in found])
+        said = [
+            f"{'everybody' if key == everybody else name} is denied: {_text(value) or 'no reason given'}, "
+            f"{_left_of_deny(left[key])}"
+            for name, key, value in found
+        ]
+        allowed = dict.fromkeys("--all" if key == everybody else name for name, key, _ in found)
+        said += map(_file_deny_text, of_file)
+        changes = [*(f"`pbs-policy allow {each}`" for each in allowed), *map(_taking_out, of_file)]
+        return _row(step, "; ".join(said), " and ".join(changes))
 
     def _end(self, step: Step) -> Row:
         if step.of is None:
@@ -362,6 +380,23 @@ def _address(client: ClientAddress) -> Row:
     return Row("address", "refuse", f"{client.text} may never relay: {client.excluded}", change, client.excluded)
 
 
+def _file_deny(deny: FileDeny, decision: Decision) -> Row:
+    return Row("denies", "refuse", _file_deny_text(deny), _taking_out(deny), decision.reason)
+
+
+def _file_deny_text(deny: FileDeny) -> str:
+    return f"{printable(deny.target)} is denied: {deny.reason or 'no reason given'}, {deny.place}"
+
+
+def _taking_out(deny: FileDeny) -> str:
+    file, _, line = deny.place.rpartition(":")
+    return f"take line {line} out of {file}"
+
+
+def _without(prefixes: tuple[bytes, ...], key: bytes) -> str:
+    return _text(next(key.removeprefix(each) for each in prefixes if key.startswith(each)))
+
+
 def _observe_only(rules: Rules) -> Row:
     if rules.observe_only:
         return Row("observe_only", "refuse", "observe_only = yes: DUNNO always", "set observe_only = no")
@@ -399,10 +434,6 @@ def _maps_entry(sender: bytes) -> str:
         except ValueError:
             continue
     return ""
-
-
-def _everybody_last(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: name == EVERYBODY)
 
 
 def _left_of_deny(left: int) -> str:

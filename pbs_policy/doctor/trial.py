@@ -136,8 +136,8 @@ def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]
         raise NotLookedAt(f"the service does not answer: {printable(str(error))}") from None
     if not settings.observe_only:
         return action, printable(action)
-    maps = settings.load_sender_maps()
-    would_be = check(table, settings.rules, trial.client, as_request(request[:-1]), maps).would_be
+    maps, denies = settings.load_sender_maps(), settings.load_denies()
+    would_be = check(table, settings.rules, trial.client, as_request(request[:-1]), maps, denies).would_be
     return would_be, f"{printable(action)}, and without observe_only {would_be}"
 
 

@@ -180,8 +180,8 @@ class Connection(asyncio.BufferedProtocol):
             self._client = _UNKNOWN
             self._reply(rules.NO_CLIENT_ADDRESS)  # `unknown`, after XCLIENT
             return
-        if client.excluded:
-            self._reply(rules.refuse_excluded(client))
+        if refusal := rules.refuse_unasked(client, server.denies):
+            self._reply(refusal)
             return
         case = self._case = server.case(client, request)
         self._busy = True

@@ -104,7 +104,7 @@ class PolicyServer:
     def case(self, client: ClientAddress, request: Request) -> Case:
         """What is to be decided on `request`. Raises ProtocolError (`case.Case`)."""
         networks = networks_of(client.text, self.permit_lengths) if self.permit_lengths else ()
-        return Case(client, request, self.rules, self.keys, self.maps, networks)
+        return Case(client, request, self.rules, self.keys, self.maps, networks, denies=self.denies)
 
     def note_use(self, usage: Usage, client: str, request: Request, decision: Decision) -> None:
         """Count for the report a recipient that was let through, unless somebody only asked."""

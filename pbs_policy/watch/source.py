@@ -93,7 +93,7 @@ class Source:
             for name in names:
                 if name.startswith((keys.login_prefix, keys.permit_prefix)):
                     found.add(name)
-                elif name.startswith((keys.deny_prefix, keys.deny_user_prefix)):
+                elif name.startswith((keys.deny_prefix, keys.deny_user_prefix, keys.auto_deny_prefix)):
                     denies.add(name)
             if cursor == b"0":
                 # Those of whole domains say nothing that a user's does not.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pbs_policy import settings
-from pbs_policy.address import ClientAddresses
+from pbs_policy.address import ClientAddress, ClientAddresses
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.demo.daemons import find_program
@@ -83,7 +83,7 @@ def test_a_settings_snippet_is_loaded(snippet: Snippet, tmp_path: Path) -> None:
 def test_a_denies_snippet_is_loaded(snippet: Snippet, tmp_path: Path) -> None:
     file = tmp_path / "denies"
     file.write_text(snippet.text)
-    assert Denies.load(file, ClientAddresses(), "").of_address("192.0.2.7")
+    assert Denies.load(file, ClientAddresses(), "").of_address(ClientAddress("192.0.2.7"))
 
 
 @of("sender_maps")
