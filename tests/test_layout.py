@@ -20,7 +20,6 @@ NEVER = {
     "table": ["service", "metrics", "settings", *ABOVE],
     "decision": ["service", "metrics", "settings", *ABOVE],
     "service": ABOVE,
-    "metrics": ABOVE,
 }
 
 

@@ -31,9 +31,9 @@ class Session:
             return settings.load(self.file, os.environ, self.overrides)
         loaded = settings.load(self.file, os.environ, self.overrides, tell)
         if loaded[0].metrics_listen:
-            from pbs_policy.metrics import lack
+            from pbs_policy.extras import why_no_metrics
 
-            if said := lack():
+            if said := why_no_metrics():
                 tell(said)
         return loaded
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from pbs_policy.decision.rules import DUNNO
 from pbs_policy.doctor.finding import AS_ROOT, Finding, good, warning, where, wrong
+from pbs_policy.extras import why_no_metrics
 from pbs_policy.log import printable
-from pbs_policy.metrics import lack
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.query import ask
 from pbs_policy.settings import Settings
@@ -28,7 +28,7 @@ def check_service(settings: Settings, values: Mapping[str, Value]) -> Iterator[F
         yield warning("service.observe_only", "observe_only = yes: the service permits nobody, and logs who it would",
                       where(values["observe_only"]), "observe_only = no, when you have seen enough")  # fmt: skip
     if settings.metrics_listen:
-        place, said = where(values["metrics_listen"]), lack()
+        place, said = where(values["metrics_listen"]), why_no_metrics()
         seen, _, cure = said.partition("): ")
         yield (
             warning("service.metrics", f"{seen})", place, f"{cure}; then restart the service")

@@ -26,7 +26,7 @@ from pbs_policy.table.keys import Keys
 from pbs_policy.table.usage import Usage
 
 if TYPE_CHECKING:
-    from pbs_policy.metrics.exporter import Exporter
+    from pbs_policy.metrics import Metrics
 
 DRAIN_TIME = 0.8
 """Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
@@ -47,14 +47,14 @@ class Process:
         service: Service,
         logins: tuple[str, Login],
         listening: Sequence[socket.socket],
-        exporter: Exporter | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        """`exporter` where there are metrics."""
+        """`metrics` where they are asked for."""
         self._service = service
         self._log = service.log
         self._password, self._sentinel_login = logins
         self._listening = listening
-        self._exporter = exporter
+        self._metrics = metrics
         self._server: PolicyServer
         self._lookups: Lookups
 
@@ -73,7 +73,7 @@ class Process:
         service, configuration = self._service, self._service.configuration
         settings = configuration.settings
         keys = Keys(settings.key_prefix)
-        latency = self._exporter.latency if self._exporter else None
+        latency = self._metrics.latency if self._metrics else None
         lookups = self._lookups = Lookups(
             settings.redis_url, settings.redis_user, self._password, keys.probe, self._log, settings.redis_tls,
             latency, self._sentinel_login,
@@ -83,14 +83,14 @@ class Process:
             settings.rules, settings.addresses, keys, lookups, self._log, settings.log_decisions,
             configuration.maps, usage, latency, configuration.denies,
         )  # fmt: skip
-        server.most_connections = _descriptors_for_peers()
+        server.most_connections = _descriptors_for_peers() - (self._metrics.most_open if self._metrics else 0)
         await lookups.open()
         upkeep = Upkeep(server)
         await upkeep.look()
         keeping_up = asyncio.create_task(upkeep.run())
         servers = [await accept(server, each) for each in self._listening]
-        if self._exporter:
-            self._exporter.start(server, lambda: upkeep.watchers)
+        if self._metrics:
+            self._metrics.start(server, lambda: upkeep.watchers)
         hangup = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, hangup.set)
         tasks = [asyncio.create_task(each) for each in (server.sweep(), self._beat(), self._reload(hangup))]
@@ -109,8 +109,8 @@ class Process:
             task.cancel()
         upkeep.stop()
         await asyncio.wait([keeping_up], timeout=_WRITE_TIME)
-        if self._exporter:
-            await self._exporter.stop()
+        if self._metrics:
+            await self._metrics.stop()
         await lookups.close()
         self._log.write_now()
 

@@ -6,15 +6,17 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pbs_policy.metrics.exposition import About, render
-from pbs_policy.metrics.numbers import Numbers
+from pbs_policy.log import Log
+from pbs_policy.metrics import Numbers
+from pbs_policy.store.latency import Latency
 
 DOCS = Path(__file__).parents[2] / "docs"
 MONITORING = DOCS / "monitoring"
@@ -32,8 +34,13 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def exported() -> str:
-    numbers = Numbers({"decisions OK login": 1.0}, {"redis_sets": 1.0})
-    return render(numbers, About(time.time(), "uvloop")).decode()
+    lookups = SimpleNamespace(connections=1, in_flight=0, circuit_is_open=False)
+    server: Any = SimpleNamespace(counts={}, connections=set(), lookups=lookups, latency=Latency(), log=Log())
+    numbers = Numbers(server, lambda: 0, "uvloop")
+    numbers.redis_sets = 1
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(numbers)
+    return generate_latest(registry).decode()
 
 
 def exported_names() -> set[str]:

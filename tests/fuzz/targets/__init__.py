@@ -18,7 +18,7 @@ from pbs_policy import sources
 from pbs_policy.settings import Settings
 from pbs_policy.settings import load as load_file
 
-TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log", "activation", "http")
+TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log", "activation")
 
 TOO_MANY = re.compile(rb"[*%~>|]\+?[0-9]{7}")
 """A list announced with so many items costs hiredis its memory, and seconds: that is known, and not looked for."""

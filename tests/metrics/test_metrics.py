@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import pytest
 from pbs_policy import __version__
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.doctor.service import check_service
+from pbs_policy.metrics import MOST
 from pbs_policy.settings import load
 from pbs_policy.store.redis_url import RedisUrl
 from tests.metrics.scrape import Scrape, get, metrics_listener
@@ -175,26 +178,30 @@ def test_a_port_that_is_taken_is_an_error(start: Start) -> None:
     assert (done.returncode, "cannot listen on" in done.stderr) == (71, True)
 
 
-@pytest.fixture
-def without_prometheus_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "prometheus_client.py").write_text("raise ImportError('hidden by the test')\n")
+# --- without the extra ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["aiohttp", "prometheus_client"])
+def missing(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One of the packages that metrics need is not installed."""
+    (tmp_path / f"{request.param}.py").write_text("raise ImportError('hidden by the test')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    return str(request.param)
 
 
-LACK = "metrics_listen: nothing answers there, the Python package prometheus-client is needed for it"
+LACK = "metrics_listen: nothing answers there, a Python package is missing ("
 
 
-@pytest.mark.usefixtures("without_prometheus_client")
-def test_without_prometheus_client_the_service_runs_and_says_how_to_get_it(start: Start) -> None:
+def test_without_a_package_the_service_runs_and_says_how_to_get_it(missing: str, start: Start) -> None:
     service = start(metrics_listen="inet:127.0.0.1:0")
     assert service.ask(ALICE) == "OK"
     assert service.log().count(LACK) == 1
     assert f"warning: the settings: {LACK}" in service.log()
-    assert "pip install 'pbs-policy[metrics]'" in service.log()
+    assert "pip install 'pbs-policy[metrics]', or apt-get install python3-aiohttp" in service.log()
+    assert "metrics and health at" not in service.log()
 
 
-@pytest.mark.usefixtures("without_prometheus_client")
-def test_a_reload_says_that_prometheus_client_is_missing_for_a_new_metrics_listen(start: Start) -> None:
+def test_a_reload_says_which_package_is_missing_for_a_new_metrics_listen(missing: str, start: Start) -> None:
     service = start(metrics_listen="")
     assert LACK not in service.log()
     text = service.settings_file.read_text()
@@ -204,13 +211,12 @@ def test_a_reload_says_that_prometheus_client_is_missing_for_a_new_metrics_liste
     assert service.waits_to_log("the settings were read anew")
 
 
-@pytest.mark.usefixtures("without_prometheus_client")
-def test_without_prometheus_client_config_and_doctor_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_package_config_and_doctor_say_so(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*CLI, "--set", "metrics_listen=inet:127.0.0.1:10042", "config", "ttl"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "ttl = 30m\n")
     assert done.stderr.startswith(f"pbs-policy: warning: {LACK}")
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     settings, values = load(Path("/dev/null"), {}, ["listen=inet:127.0.0.1:1", "metrics_listen=inet:127.0.0.1:10042"])
     finding = list(check_service(settings, values))[-1]
     assert (finding.check, finding.level) == ("service.metrics", "warning")
@@ -218,5 +224,52 @@ def test_without_prometheus_client_config_and_doctor_say_so(monkeypatch: pytest.
     assert finding.mend.startswith("pip install 'pbs-policy[metrics]'")
 
 
-def test_without_metrics_prometheus_client_is_not_needed(without_prometheus_client: None, start: Start) -> None:
-    assert start(metrics_listen="").ask(ALICE) == "OK"
+def test_where_no_metrics_are_wanted_the_packages_are_not_needed(missing: str, start: Start) -> None:
+    service = start(metrics_listen="")
+    assert service.ask(ALICE) == "OK"
+    assert "warning: " not in service.log()
+
+
+def test_what_metrics_need_is_not_loaded_where_none_are_wanted(start: Start) -> None:
+    service = start(metrics_listen="")
+    assert service.ask(ALICE) == "OK"
+    assert "aiohttp" not in Path(f"/proc/{service.process.pid}/maps").read_text()
+
+
+# --- peers that want to harm ---------------------------------------------------------------------------------------
+
+
+def test_forty_slow_clients_keep_no_probe_waiting(start: Start) -> None:
+    """They begin a request and never finish it; a load balancer would take a service that says nothing for dead."""
+    service = start()
+    with ExitStack() as stack:
+        for number in range(40):
+            slow = stack.enter_context(socket.create_connection(address_of(service), 10))
+            slow.sendall((b"", b"G", b"GET /healthz HTTP/1.1\r\nX: ")[number % 3])
+        for _ in range(8):
+            began = time.monotonic()
+            assert get(service, "/healthz") == (200, "turns\n")
+            assert time.monotonic() - began < 1
+        assert service.ask(ALICE) == "OK"
+
+
+def test_more_slow_clients_than_there_are_places_make_room(start: Start) -> None:
+    service = start()
+    with ExitStack() as stack:
+        for _ in range(2 * MOST):
+            stack.enter_context(socket.create_connection(address_of(service), 10)).sendall(b"G")
+        assert get(service, "/healthz") == (200, "turns\n")
+        open_now = [each for each in Path(f"/proc/{service.process.pid}/fd").iterdir() if is_socket(each)]
+        assert len(open_now) < MOST + 20, "no more are open than there are places, and what the service has itself"
+
+
+def is_socket(descriptor: Path) -> bool:
+    try:
+        return str(descriptor.readlink()).startswith("socket:")
+    except FileNotFoundError:
+        return False
+
+
+def address_of(service: Service) -> tuple[str, int]:
+    listener = metrics_listener(service)
+    return listener.host, listener.port
