@@ -99,9 +99,13 @@ class Host:
         return Owned(found.st_mode, found.st_uid, found.st_gid)
 
     def read(self, path: str) -> bytes:
-        """The file's content. Raises NotLookedAt where it cannot be read."""
+        """The file's content. Raises NotLookedAt where it cannot be read, or is no file: a configuration may name a
+        FIFO that another user has made, and nobody ever writes to."""
         try:
-            return self.locate(path).read_bytes()
+            with open(self.locate(path), "rb", opener=_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise NotLookedAt(f"{path}: is not a file")
+                return file.read()
         except OSError as error:
             raise NotLookedAt(f"{path}: {error.strerror}") from None
 
@@ -146,6 +150,10 @@ class Host:
                     f"{account.name} may not {_verb(each, path, need)} {each} (mode {stat.S_IMODE(owned.mode):04o})"
                 )
         return ""
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _allows(owned: Owned, account: Account, bits: int) -> bool:

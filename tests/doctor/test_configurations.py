@@ -221,6 +221,13 @@ def test_dovecots_times_are_read(text: str, seconds: int | None) -> None:
     assert parse_seconds(text) == seconds
 
 
+def test_what_a_configuration_names_and_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "users")
+    for name in ("users", "."):
+        with pytest.raises(NotLookedAt, match=r"is not a file|Is a directory"):
+            Host().read(str(tmp_path / name))
+
+
 SOMEBODY = Account("somebody", 4711, 4712, frozenset({4712, 4713}))
 
 
