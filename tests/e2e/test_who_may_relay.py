@@ -163,6 +163,24 @@ def test_a_deny_of_an_address_or_network_or_everybody_outranks_a_later_login(
     assert offer(site.postfix, ALICE, [f"carol@{LOCAL_DOMAIN}"]) == [250, 250], "mail for us is nobody's relaying"
 
 
+def test_whom_the_file_of_denies_has_relays_no_more_and_again_when_the_line_is_out(
+    install: Callable[..., Site], tmp_path: Path
+) -> None:
+    file = tmp_path / "denies"
+    file.write_text("# nobody yet\n")
+    site = install(denies=str(file))
+    log_in(site, ALICE)
+    log_in(site, BOB, OTHER)
+    assert (relay(site), relay(site, BOB, OTHER)) == (250, 250)
+    file.write_text(f"{ADDRESS} spam\n{BOB} stolen\n")
+    assert wait_until(lambda: (relay(site), relay(site, BOB, OTHER)) == (554, 554))
+    log_in(site, ALICE)
+    log_in(site, BOB, OTHER)
+    assert (relay(site), relay(site, BOB, OTHER)) == (554, 554)
+    file.write_text("# nobody any more\n")
+    assert wait_until(lambda: (relay(site), relay(site, BOB, OTHER)) == (250, 250))
+
+
 @pytest.mark.parametrize(("match", "same_domain"), [("address", 554), ("domain", 250)])
 def test_a_foreign_sender_is_refused_whoever_is_logged_in(
     install: Callable[..., Site], match: str, same_domain: int
