@@ -18,7 +18,10 @@ from pbs_policy.sources import DEFAULT_FILE, SettingsError, Value
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.trust import Untrusted
 
-_SHARED = ("key_prefix", "ipv6_prefix", "redis_url", "sender_match", "user_domain", "services", "ttl", "never_record")
+_SHARED = (
+    "key_prefix", "ipv6_prefix", "redis_url", "sender_match", "user_domain", "login_domains", "services", "ttl",
+    "never_record",
+)  # fmt: skip
 _HARMLESS = ("ttl", "never_record")  # the service does not use the one, and applies the other by itself
 
 

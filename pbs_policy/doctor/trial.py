@@ -1,8 +1,9 @@
 """The whole trial: the real script records a login, the service permits it, the login goes, the service does not.
 
 The client is a random address of a documentation network (RFC 5737, RFC 3849), from which no packet ever comes, and
-the user is a random name of example.invalid: nobody real is permitted by it. The script reads its own settings file
-with one line added, a `ttl` of a few seconds, so that even a trial that is killed leaves nothing for longer.
+the user is a random name of example.invalid, or of one of the login_domains: nobody real is permitted by it. The
+service is told that somebody only asks, so neither caps nor report count it. The script reads its own settings file with
+one line added, a `ttl` of a few seconds, so that even a trial that is killed leaves nothing for longer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Account, Host, NotLookedAt
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import as_request
-from pbs_policy.postfix.query import ask_once, serialise_request
+from pbs_policy.postfix.query import ask_once, only_looking, serialise_request
 from pbs_policy.settings import Settings
 from pbs_policy.sources import DEFAULT_FILE, SettingsError
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
@@ -60,7 +61,8 @@ def check_trial(hook: Hook, settings: Settings, table: LoginTable, host: Host) -
         except (NotLookedAt, StoreUnavailable) as error:
             yield not_looked_at("service.trial", f"{name}: {error}", hook.place)
             continue
-        trial = Trial(client, f"doctor-{secrets.token_hex(8)}@example.invalid")
+        domain = min(settings.login_domains, default="example.invalid")
+        trial = Trial(client, f"doctor-{secrets.token_hex(8)}@{domain}")
         try:
             yield from _try(trial, raw, name, hook, settings, table, host)
         except (NotLookedAt, StoreUnavailable, SettingsError) as error:
@@ -129,7 +131,7 @@ def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]
         "recipient": "postmaster@example.net",
         "encryption_protocol": "TLSv1.3" if settings.require_tls else "",
     }
-    request = serialise_request(attributes)
+    request = only_looking(serialise_request(attributes))
     try:
         action = ask_once(settings.listen[0], request).action
     except OSError as error:

@@ -82,6 +82,7 @@ def logins_in(redis: Redis) -> list[bytes | str]:
         {"key_prefix": "mail-"},
         {"require_tls": "yes"},
         {"services": "pop3"},
+        {"login_domains": "example.net, example.org"},
         {"ttl": "8h"},
     ],
     ids=str,
