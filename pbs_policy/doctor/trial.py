@@ -2,8 +2,8 @@
 
 The client is a random address of a documentation network (RFC 5737, RFC 3849), from which no packet ever comes, and
 the user is a random name of example.invalid, or of one of the login_domains: nobody real is permitted by it. The
-service is told that somebody only asks, so neither caps nor report count it. The script reads its own settings file with
-one line added, a `ttl` of a few seconds, so that even a trial that is killed leaves nothing for longer.
+service is told that somebody only asks, so neither caps nor report count it. The script reads its own settings file
+with one line added, a `ttl` of a few seconds, so that even a trial that is killed leaves nothing for longer.
 """
 
 from __future__ import annotations
