@@ -15,17 +15,19 @@ from benchmarks.figures import Bar, Section, median, milliseconds, percent, rati
 from benchmarks.filling import LOGGED_IN, NOT_LOGGED_IN, RUN
 from benchmarks.load import Disturbances, Load, Measured, seeded
 from benchmarks.processes import PINNED, cpu_seconds, place
+from pbs_policy import metrics
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 
 NOBODY, HALF = "nobody logged in", "every second logged in"
 OFF, ON = "without metrics", "with metrics"
 SCRAPES = 60
-"""At 32 a second at the most: two seconds."""
+"""No more than are served at once."""
 NO_LOG = "log_decisions = none"
 PAIRS = 3
 """Of services, with and without metrics, for each figure: where a process happens to have its data in memory makes it
 faster or slower than the next one of the same program, by some per cent and for as long as it runs."""
+MOST_A_SECOND = int(metrics.MOST / metrics.PLACE_KEPT)
 MOST = 1.03
 """Times the processor time for a request that it may be with metrics."""
 
@@ -67,7 +69,7 @@ def run(bench: Bench) -> Section:
     scrape = median(scrapes)
     section.blocks.append(
         f"A scrape costs the service {milliseconds(scrape)} ms, every 15 s {scrape / 15:.3%} of a core; "
-        f"the 32 a second that it answers at the most, {percent(scrape * 32)}."
+        f"the {MOST_A_SECOND} a second that it answers at the most, {percent(scrape * MOST_A_SECOND)}."
     )
     section.blocks.append("### A line of log for each OK")
     with _syslog(bench.directory / "log") as path:

@@ -6,8 +6,8 @@ from importlib import import_module
 
 
 def why_no_metrics() -> str:
-    """Why nothing answers at `metrics_listen`, and what to do; "" where nothing is missing. It imports the packages, so
-    it takes 0.4 s: to be asked where `metrics_listen` is set."""
+    """Why nothing answers at `metrics_listen`, and what to do; "" where nothing is missing. It imports the packages:
+    0.4 s, to be spent only where `metrics_listen` is set."""
     try:
         for package in ("aiohttp", "prometheus_client"):
             import_module(package)
