@@ -85,6 +85,8 @@ def temporary_folder(group: int | None = None) -> Iterator[Path]:
     import tempfile
 
     with opened(Path(tempfile.gettempdir()), os.O_PATH, for_root=True) as above:
+        if above.doubts and os.geteuid() == 0:
+            raise Untrusted(above.doubts[0])
         folder = Path(tempfile.mkdtemp(prefix="pbs-"))
         try:
             if group is not None and os.geteuid() == 0:
@@ -121,7 +123,7 @@ def give_to_group(folder: Opened, name: str, group: int) -> None:
 @contextmanager
 def acting_as(user: int, group: int, groups: Iterable[int]) -> Iterator[None]:
     """As root: have the rights of that user, and no others, for as long as the context lasts. The whole process has
-    them, and the user can neither signal nor trace it. Anybody else than root stays who he is."""
+    them, and the user can neither signal nor trace it. Who is not root keeps their own rights."""
     if os.geteuid() != 0 or user == 0:
         yield
         return
@@ -192,7 +194,7 @@ class _Judge:
     for_root: bool
     doubts: list[str] = field(default_factory=list)
     _replaceable: str = ""  # who can replace what is in the folder that we are in
-    _shared: str = ""  # who can add to it, and replace only what is his own (the sticky bit)
+    _shared: str = ""  # who can add to it, and replace only what is their own (the sticky bit)
 
     def content(self, status: os.stat_result, place: str) -> None:
         """Who can write to a file, or to a folder."""
@@ -203,7 +205,7 @@ class _Judge:
         elif mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid()):
             writers, cure = f"the group {_group(status.st_gid)}", "chmod g-w"
         is_sticky = stat.S_ISDIR(status.st_mode) and bool(mode & stat.S_ISVTX)
-        owner = "" if _is_ours(status) else user_name(status.st_uid)
+        owner = "" if _is_ours(status) else _user(status.st_uid)
         self._shared = writers if is_sticky else ""
         self._replaceable = owner or ("" if is_sticky else writers)
         if writers and not is_sticky:
@@ -214,7 +216,7 @@ class _Judge:
     def entry(self, status: os.stat_result, place: str) -> None:
         """Who has put it into a folder where others may put things as well."""
         if self._shared and not _is_ours(status):
-            owner = user_name(status.st_uid)
+            owner = _user(status.st_uid)
             self._say(place, f"belongs to {owner}, and stands where {self._shared} may put files", True)
 
     def link(self, place: str) -> None:
@@ -234,8 +236,8 @@ def _is_ours(status: os.stat_result) -> bool:
     return status.st_uid in (0, os.geteuid())
 
 
-def user_name(number: int) -> str:
-    """The user of this number, as people call him."""
+def _user(number: int) -> str:
+    """The name of the user with this number."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:

@@ -190,9 +190,11 @@ def test_a_script_that_everybody_can_change_is_a_fault(place: Path) -> None:
     assert finding.seen.startswith(f"others can change what each login runs: {script}: can be changed by everybody")
 
 
-def test_a_trial_is_not_made_where_everybody_can_change_its_folder(place: Path) -> None:
-    place.chmod(0o777)
-    with pytest.raises(NotLookedAt, match=r"can be changed by everybody \(mode 0777\): chmod o-w$"):
+@pytest.mark.parametrize(("mode", "who"), [(0o777, "everybody"), (0o775, "the group nogroup")])
+def test_a_trial_is_not_made_where_others_can_change_its_folder(place: Path, mode: int, who: str) -> None:
+    place.chmod(mode)
+    os.chown(place, 0, NOBODY)
+    with pytest.raises(NotLookedAt, match=rf"can be changed by {who} \(mode 0{mode:o}\): chmod [og]-w$"):
         trial._run_script(TRIAL, CLIENT, hook_with(Path("/dev/null")), Host())
 
 
