@@ -31,7 +31,7 @@ _FILES = (
     "redis_password_file = /password\nredis_user = hook\nredis_url = redis://127.0.0.1/3",
     "key_prefix = {pbs}:\nredis_password_file = /password\nredis_url = redis+cluster://127.0.0.1,[::1]:7000",
     "sentinel_password_file = /password\nredis_url = redis+sentinel://127.0.0.1,[::1]/mymaster/3",
-    "redis_url = redis://127.0.0.1,[::1]:7000", "login_domains = Example.com\nuser_domain = example.com",
+    "login_domains = Example.com\nuser_domain = example.com",
 )  # fmt: skip
 
 _OTHERS = [
