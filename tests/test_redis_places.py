@@ -172,7 +172,8 @@ def locked(
             "unix": f"unix://{server.socket_path}?db=3",
             "tls": f"rediss://127.0.0.1:{port}/3",
         }[request.param]
-        return Locked(server, url, {"redis_tls_ca_file": str(certificates.authority)})
+        trusted = {"redis_tls_ca_file": str(certificates.authority)} if request.param == "tls" else {}
+        return Locked(server, url, trusted)
 
     return start
 
