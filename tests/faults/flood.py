@@ -22,7 +22,7 @@ from tests.manager import Manager
 WATCHDOG = 30.0
 """Seconds, as in the unit: a sign of life each second."""
 
-SECONDS = 20.0
+SECONDS = 15.0
 """Of a flood, where it is measured."""
 
 
