@@ -113,6 +113,7 @@ class Lookups:
             self._line.close()
             self._take_back(self._line)
         self._connector.close()
+        self._alarm.stop()
         while self._waiting:
             self._waiting.popleft().fail()
 
