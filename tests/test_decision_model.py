@@ -65,7 +65,8 @@ ADDRESSES = ("192.0.2.7", "192.0.2.8", "2001:db8::7")
 NETWORKS = ("192.0.0.0/16", "192.0.2.0/24", "192.0.2.6/31", "2001:db8::/32")
 USERS = ("alice@example.com", "Bob@example.com", "carol@example.net", "dave", "")
 SENDERS = ("alice@example.com", "bob@EXAMPLE.com", "sales@example.org", "dave@example.com", "alice+lists@example.com",
-           "Carol@example.net", "x@example.net", "mallory@example.com", "", "dave", "a@b@example.com")  # fmt: skip
+           "Carol@example.net", "x@example.net", "mallory@example.com", "", "dave", "a@b@example.com",
+           "alice@example.com.", "alice%example.com", "example.com!alice", "bob@example")  # fmt: skip
 MAPS = {"sales@example.org": ("alice@example.com", "dave@example.com"), "@example.net": ("bob@example.com",)}
 RECIPIENTS = ("one@example.org", "two@example.org", "three@example.com", "four@example.com")
 
@@ -135,6 +136,13 @@ class Model:
     def is_denied(self, name: str) -> bool:
         return self.denies.get(name, 0) > self.now
 
+    def is_any_user_denied(self) -> bool:
+        return any(end > self.now for name, end in self.denies.items() if "@" in name)
+
+    def is_refused(self, user: str) -> bool:
+        """Whether this user's logins give nothing: denied, or not known where that would have to be known."""
+        return self.is_denied(user) if user else bool(self.rules.user_cap) or self.is_any_user_denied()
+
     def is_address_denied(self, address: str) -> bool:
         wider = [each for each in NETWORKS if ip_address(address) in ip_network(each)]
         return any(self.is_denied(each) for each in ("all", address, *wider))
@@ -152,7 +160,7 @@ class Model:
         which networks the server knows that there are permits."""
         if (self.rules.require_tls and not tls) or self.is_address_denied(address):
             return "DUNNO", ""
-        if self.is_sender_denied(sender):
+        if self.is_sender_denied(sender) or (self.is_any_user_denied() and not is_certain(sender)):
             return "DUNNO", ""
         was_capped = False
         for name, permit in self.held_permits(address):
@@ -170,7 +178,7 @@ class Model:
     def is_sender_denied(self, sender: str) -> bool:
         """Whether the sender names a denied user, and nobody else."""
         name = sender.lower()
-        if name.count("@") != 1:
+        if not is_sound(name):
             return False
         bare, domain = name.replace("+lists", ""), name[name.index("@") :]
         mapped = MAPS.get(name) or MAPS.get(bare) or MAPS.get(domain) or ()
@@ -191,10 +199,10 @@ class Model:
         live = [user for user, _ in self.live_logins(address)]
         rules = self.rules.senders
         name = sender.lower()
-        is_sound = name.count("@") == 1
+        sound = is_sound(name)
         if rules.match == "off" or (not sender and rules.null_sender == "permit"):
             tried, fitting = live[:1], live
-        elif not is_sound:
+        elif not sound:
             tried = fitting = []
         else:
             bare, domain = name.replace("+lists", ""), name[name.index("@") :]
@@ -204,10 +212,10 @@ class Model:
                 tried = [*fitting[:1], *mapped]
             else:
                 tried = fitting = [*(each for each in (name, bare) if each in live), *mapped]
-        if is_sound and any(self.is_denied(user) for user in tried):
-            # Who came after him is denied: in his own name he still relays.
+        if sound and any(self.is_refused(user) for user in tried):
+            # Who came after them is refused: in their own name they still relay.
             tried = [*tried, *(each for each in (name, name.replace("+lists", "")) if each in fitting)]
-        return [user for user in dict.fromkeys(tried) if not self.is_denied(user)]
+        return [user for user in dict.fromkeys(tried) if not self.is_refused(user)]
 
     def caps_of(self, address: str, user: str) -> list[tuple[str, Cap]]:
         caps = [
@@ -247,10 +255,20 @@ def is_within(target: str, network: str) -> bool:
     return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # the same, as just seen
 
 
+def is_sound(sender: str) -> bool:
+    """Whether a sender has one mailbox and one domain."""
+    return sender.count("@") == 1 and not sender.endswith(".") and not set("%!") & set(sender)
+
+
+def is_certain(sender: str) -> bool:
+    """Whether Postfix can send it on under no other name."""
+    return not sender or (is_sound(sender) and "." in sender.partition("@")[2])
+
+
 def permit_holds(permit: Permit, sender: str, recipient: str) -> bool:
     if permit.senders:
         name = sender.lower()
-        if name.count("@") != 1:
+        if not is_sound(name):
             return False
         if not {name, name.replace("+lists", ""), name[name.index("@") :]} & {*permit.senders}:
             return False
@@ -354,6 +372,9 @@ class Machine(RuleBasedStateMachine):
 
     def pass_time(self, seconds: int) -> None:
         advance(self.redis, seconds)
+        mark = self.admin.keys.user_denies
+        if self.redis.pttl(mark) < 3_000:  # it outlives the last deny by 2 s, which is less than a step
+            self.redis.delete(mark)
         self.model.now += seconds
 
     @rule(logins=logins)

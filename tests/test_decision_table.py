@@ -31,7 +31,7 @@ from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.shipped import shipped
-from pbs_policy.store.question import carry_out
+from pbs_policy.store.question import Answer, Question, carry_out
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit
@@ -713,6 +713,122 @@ def test_the_second_look_matches_no_sender_whom_sender_match_does_not(
     table.permit(target(ADDRESS), Permit(1, user=BOB), 60)
     table.deny_user(table.name(BOB), "spam", 60)
     assert ask(table, rules, sender=sender)[0] == "DUNNO"
+
+
+# --- names that are not certain, and users who are not known
+
+
+UNCERTAIN = [
+    "alice@example.com.", "alice%example.com", "example.com!alice", "alice", "alice@example", "a@b@example.com",
+    "alice@[192.0.2.1]", "alice@b\u00fccher.example", "alice@xn--bcher-kva.example", "alice@example.XN--P1AI",
+    "\u00e4lice@example.com", 'al"ice@example.com', "al ice@example.com", "@example.com", "alice@",
+    "alice@.example.com", f"{'a' * 320}@example.com",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sender", UNCERTAIN)
+@pytest.mark.parametrize("is_permit", [False, True])
+def test_while_any_user_is_denied_nobody_relays_in_a_name_that_is_not_certain(
+    table: LoginTable, log_in: Callable[..., None], sender: str, is_permit: bool
+) -> None:
+    log_in(BOB)
+    if is_permit:
+        table.permit(target(ADDRESS), Permit(1), 60)
+    assert ask(table, OFF, sender=sender)[0] == "OK"
+    table.deny_user(table.name(CAROL), "spam", 60)
+    assert ask(table, OFF, sender=sender) == ("DUNNO", "sender_uncertain")
+    for certain in (BOB, "dave@sub.example.org", "d'o+x_y@example.net", ""):
+        assert ask(table, OFF, sender=certain)[0] == "OK"
+    table.allow_user(table.name(CAROL))
+    assert ask(table, OFF, sender=sender)[0] == "OK"
+
+
+@pytest.mark.parametrize("recipient", [
+    "x%elsewhere.example@example.net", "elsewhere.example!x@example.net", "x@elsewhere.example@example.net",
+    "x@example.net.", "@example.net", "x@", "x\x7f@example.net",
+])  # fmt: skip
+def test_a_recipient_that_postfix_would_route_is_in_no_permitted_domain(table: LoginTable, recipient: str) -> None:
+    table.permit(target(ADDRESS), Permit(1, recipient_domains=("example.net", "example.net.")), 60)
+    assert ask(table, OFF, recipient="x@example.net") == ("OK", "permit")
+    assert ask(table, OFF, recipient=recipient) == ("DUNNO", "recipient_mismatch")
+
+
+@pytest.mark.parametrize("value", ["1700000000", "1700000000 imap", "1700000000 imap @example.com"])
+def test_a_login_without_a_user_fails_user_rules(
+    table: LoginTable, redis: Redis, log_in: Callable[..., None], value: str
+) -> None:
+    log_in(BOB)
+    redis.set(table.keys.login(ADDRESS), value, ex=60)  # as Dovecot's last_login plugin writes it
+    assert ask(table, OFF, sender=CAROL) == ("OK", "login")
+    assert ask(table, replace(OFF, user_cap=Cap(5, 60)), sender=CAROL) == ("DUNNO", "user_unknown")
+    assert ask(table, replace(OFF, address_cap=Cap(5, 60)), sender=CAROL) == ("OK", "login")
+    table.deny_user(table.name(ALICE), "spam", 60)
+    assert ask(table, OFF, sender=CAROL) == ("DUNNO", "user_unknown")
+    assert ask(table, OFF, sender=BOB) == ("OK", "login"), "whose own login is there beside it"
+    table.permit(target(ADDRESS), Permit(1), 60)
+    assert ask(table, OFF, sender=CAROL) == ("OK", "permit"), "a permit is for an address"
+
+
+def test_the_mark_of_denied_users_lasts_as_long_as_the_longest_of_their_denies(
+    table: LoginTable, redis: Redis
+) -> None:
+    mark = table.keys.user_denies
+    assert not table.allow_user(b"alice@example.com")
+    assert redis.get(mark) is None
+    table.deny_user(b"alice@example.com", "spam", 100)
+    table.deny_user(b"bob@example.com", "spam", 1000)
+    table.deny_user(b"alice@example.com", "spam", 50)
+    table.deny(target(ADDRESS), "spam", 5000)
+    assert redis.get(mark) == b"1"
+    assert 1000 <= redis.ttl(mark) <= 1002
+    assert table.allow_user(b"bob@example.com")
+    assert 98 <= redis.ttl(mark) <= 102
+    assert table.allow_user(b"alice@example.com")
+    assert redis.get(mark) is None
+
+
+# --- what can refuse is read no earlier than what permits
+
+
+class Flickering:
+    """A table that is emptied before one round, and put back before another: never a login without its deny."""
+
+    def __init__(self, redis: Redis, table: LoginTable, away: int) -> None:
+        self._redis, self._table, self._away = redis, table, away
+        self._all = {key: redis.dump(key) or b"" for key in redis.scan_iter()}
+        self.rounds = 1
+
+    def ask(self, question: Question) -> Answer:
+        if self.rounds == self._away:
+            self._redis.flushall()
+        elif self.rounds == self._away + 1:
+            for key, value in self._all.items():
+                self._redis.restore(key, 60_000, value)
+        self.rounds += 1
+        return self._table.ask(question)
+
+
+@pytest.mark.parametrize("away", [1, 2, 3])
+@pytest.mark.parametrize("against", ["address", "network", "everybody", "user", "cap"])
+def test_a_table_that_is_emptied_and_put_back_permits_nobody_who_was_always_refused(
+    redis: Redis, log_in: Callable[..., None], against: str, away: int
+) -> None:
+    table = table_on(redis, PREFIX)
+    log_in(ALICE)
+    table.deny(target("192.0.2.8/31"), "another network", 60)
+    rules = replace(OFF, address_cap=Cap(1, 60))
+    if against == "user":
+        table.deny_user(table.name(ALICE), "spam", 60)
+    elif against == "cap":
+        redis.sadd(table.keys.counted(f"address:{ADDRESS}".encode())[0], 1)
+        redis.expire(table.keys.counted(f"address:{ADDRESS}".encode())[0], 60)
+    else:
+        names = {"address": ADDRESS, "network": "192.0.2.0/24", "everybody": ""}
+        table.deny(target(names[against]) if names[against] else None, "spam", 60)
+    case = make_case(table, rules, ClientAddresses().parse(ADDRESS), as_request(request(ADDRESS, sender=ALICE)))
+    found, _ = table.read(case.keys)
+    flickering = Flickering(redis, table, away)
+    assert carry_out(decide(case, found), flickering.ask).action == "DUNNO"
 
 
 # --- caps and observe_only, as far as a look can tell: counting is in test_caps.py

@@ -123,6 +123,7 @@ def some_stand(pick: random.Random, table: LoginTable, user_domain: str) -> None
     for user in (ALICE, BOB, DAVE, "dave@example.net"):
         if pick.random() < 0.2:
             put(table, f"pbs:deny-user:{user}", "stolen password", HOUR)
+            put(table, table.keys.user_denies, "1", HOUR)
     fill(table, b"address:" + ADDRESS.encode(), pick.choice([0, 4, 4, 5, 6]))
     fill(table, b"user:" + ALICE.encode(), pick.choice([0, 0, 2]))
 
@@ -185,7 +186,8 @@ def test_the_steps_say_what_the_decision_says_in_hundreds_of_stands(redis: Redis
             assert not any(step.change or step.reason for step in behind), seed
     reasons = {
         "login", "permit", "no_login", "service_mismatch", "domain_mismatch", "sender_mismatch", "recipient_mismatch",
-        "no_tls", "denied", "key_without_end", "denied_user", "cap", "observe_only",
+        "no_tls", "denied", "key_without_end", "user_unknown", "sender_uncertain", "denied_user", "cap",
+        "observe_only",
     }  # fmt: skip
     assert {reason for reason, number in seen.items() if number >= 3} == reasons, seen
 

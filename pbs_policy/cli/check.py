@@ -192,6 +192,8 @@ WHY = {
     "recipient_mismatch": "there is a permit, but not for the recipient",
     "no_tls": "the session is not encrypted (require_tls)",
     "denied": "an administrator's deny stands against it",
+    "user_unknown": "the login does not say whose it is, while users are denied or capped",
+    "sender_uncertain": "a user is denied, and the sender could be another spelling of their name",
     "denied_user": "a deny stands against",
     "key_without_end": "its key in Redis has no end, and is not honoured",
     "cap": "over the cap, by the login or permit of",

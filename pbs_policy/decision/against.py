@@ -17,7 +17,8 @@ from pbs_policy.table.networks import parse_lengths
 
 class Against(NamedTuple):
     """What was read in the last round. `values` are those under the keys `asked`; `left` is the milliseconds of each
-    permission, by its key; `users` are those who are denied, among all whom the attempt concerns."""
+    permission, by its key; `users` are those who are denied, among all whom the attempt concerns; and
+    `is_any_user_denied`, whomever it concerns."""
 
     asked: Sequence[bytes] = ()
     values: Sequence[bytes | None] = ()
@@ -25,6 +26,7 @@ class Against(NamedTuple):
     is_address_denied: bool = False
     users: Set[bytes] = frozenset()
     is_sender_denied: bool = False
+    is_any_user_denied: bool = False
 
 
 NOTHING = Against()
@@ -40,10 +42,10 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
         if each.user and each.user not in users:
             users.append(each.user)
     asked = [
-        keys.deny_networks, keys.auto_deny_networks, keys.deny(case.client), keys.auto_deny(case.client),
-        keys.deny_everybody, *map(keys.deny_user, users),
+        keys.deny_networks, keys.auto_deny_networks, keys.user_denies, keys.deny(case.client),
+        keys.auto_deny(case.client), keys.deny_everybody, *map(keys.deny_user, users),
     ]  # fmt: skip
-    first_user, last_user = 5, len(asked)
+    first_user, last_user = 6, len(asked)
     commands = [(b"PTTL", each.key) for each in standing]
     values, left = yield Question(asked, commands)
     while unasked := [key for key in _networks(case, values) if key not in asked]:
@@ -56,8 +58,10 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
     denied = {user for user, value in zip(users, values[first_user:last_user], strict=True) if value is not None}
     if case.denies is not None:
         denied |= case.denies.of_users(users)
-    is_address_denied = any(value is not None for value in (*values[2:first_user], *values[last_user:]))
-    return Against(asked, values, times, is_address_denied, denied, _is_sender_denied(own, mapped, denied))
+    is_any_denied = bool(denied) or values[2] is not None or (case.denies is not None and case.denies.has_users)
+    is_address_denied = any(value is not None for value in (*values[3:first_user], *values[last_user:]))
+    is_sender_denied = _is_sender_denied(own, mapped, denied)
+    return Against(asked, values, times, is_address_denied, denied, is_sender_denied, is_any_denied)
 
 
 def _networks(case: Case, values: Sequence[bytes | None]) -> list[bytes]:

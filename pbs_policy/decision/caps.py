@@ -20,7 +20,7 @@ from pbs_policy.address import Target
 from pbs_policy.cap import Cap
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.case import Case
-from pbs_policy.decision.rules import OVER_CAP, Decision, Step, Trace
+from pbs_policy.decision.rules import NO_LOGIN, OVER_CAP, Decision, Step, Trace
 from pbs_policy.postfix.protocol import first, only
 from pbs_policy.store.question import Command, Procedure, Question
 from pbs_policy.table.keys import NO_END
@@ -40,13 +40,14 @@ class Count(NamedTuple):
 class Verdict(NamedTuple):
     """`over` is the cap that refuses, None where all let it through. `is_first`: of this period; `is_twice`: more
     were refused by now than the cap lets through. `sizes` and `left`, of a look: how many each has counted, and the
-    milliseconds until its period ends."""
+    milliseconds until its period ends. `has_ended`: the permission, by the same round that counted."""
 
     over: Count | None = None
     is_first: bool = False
     is_twice: bool = False
     sizes: Sequence[int] = ()
     left: Sequence[int] = ()
+    has_ended: bool = False
 
 
 def refuse_over_cap(
@@ -54,8 +55,10 @@ def refuse_over_cap(
 ) -> Procedure[Decision | None]:
     """What the caps say against a permission, once it is counted, or looked at (`Case.only_looks`)."""
     who = member(first(case.request, b"instance"), only(case.request, b"recipient"))
-    verdict = yield from (peek(counts, who) if case.only_looks else count(counts, who))
-    refusal = None if verdict.over is None else (yield from _refuse(case, each, verdict.over, verdict))
+    verdict = yield from (peek(counts, who, each.key) if case.only_looks else count(counts, who, each.key))
+    refusal = NO_LOGIN if verdict.has_ended else None
+    if verdict.over is not None:
+        refusal = yield from _refuse(case, each, verdict.over, verdict)
     if trace is not None:
         trace.append(Step("caps", each, refusal, (counts, verdict)))
     return refusal
@@ -115,26 +118,27 @@ def member(instance: bytes, recipient: bytes) -> bytes:
     return b"%d" % int.from_bytes(digest, signed=True)
 
 
-def peek(counts: Sequence[Count], who: bytes) -> Procedure[Verdict]:
+def peek(counts: Sequence[Count], who: bytes, permission: bytes) -> Procedure[Verdict]:
     """What `count` would say of the recipient `who`, without counting it."""
     commands: list[Command] = []
     for each in counts:
         commands += [(b"SCARD", each.key), (b"SISMEMBER", each.key, who), (b"PTTL", each.key)]
-    replies = (yield Question((), commands)).replies
+    *replies, time_left = (yield Question((), [*commands, (b"PTTL", permission)])).replies
     sizes, members, left = replies[::3], replies[1::3], replies[2::3]
     looked_at = zip(counts, sizes, members, strict=True)
     over = next((each for each, size, is_member in looked_at if size + (not is_member) > each.cap.limit), None)
-    return Verdict(over, sizes=sizes, left=left)
+    return Verdict(over, sizes=sizes, left=left, has_ended=time_left <= 0)
 
 
-def count(counts: Sequence[Count], who: bytes) -> Procedure[Verdict]:
-    """Count the recipient `who` (`member`), unless a cap refuses it; then it is counted by none of them."""
+def count(counts: Sequence[Count], who: bytes, permission: bytes) -> Procedure[Verdict]:
+    """Count the recipient `who` (`member`), unless a cap refuses it; then it is counted by none of them. How long
+    the `permission` lasts is read in the same round: else an emptied table could pass for a cap with room."""
     commands: list[Command] = []
     for each in counts:
         commands += [
             (b"SADD", each.key, who), (b"SCARD", each.key), (b"PTTL", each.key), (b"SCARD", each.over_key)
         ]  # fmt: skip
-    replies = (yield Question((), commands)).replies
+    *replies, time_left = (yield Question((), [*commands, (b"PTTL", permission)])).replies
     seen = [replies[at : at + 4] for at in range(0, len(replies), 4)]
     # Also where `who` was a member before: it may have been added by this very question, on a connection since lost.
     refusing = [size > each.cap.limit for each, (_, size, _, _) in zip(counts, seen, strict=True)]
@@ -154,4 +158,4 @@ def count(counts: Sequence[Count], who: bytes) -> Procedure[Verdict]:
         if refuses:
             is_new = each.over_key in noted
             return Verdict(each, is_first=is_new and over_size == 0, is_twice=over_size + is_new > each.cap.limit)
-    return Verdict()
+    return Verdict(has_ended=time_left <= 0)

@@ -31,13 +31,15 @@ from pbs_policy.decision.rules import (
     OK,
     RECIPIENT_MISMATCH,
     SENDER_MISMATCH,
+    SENDER_UNCERTAIN,
     SERVICE_MISMATCH,
+    USER_UNKNOWN,
     Decision,
     Step,
     Trace,
     nearer,
 )
-from pbs_policy.decision.sender import is_among, is_within
+from pbs_policy.decision.sender import is_among, is_certain, is_within
 from pbs_policy.postfix.protocol import only
 from pbs_policy.store.question import Procedure, Question
 from pbs_policy.table.keys import NO_END
@@ -53,7 +55,7 @@ def decide(case: Case, found: Sequence[bytes | None], trace: Trace | None = None
     nearest, held = find_permissions(case, found, trace)
     weighed: set[bytes] = set()
     while held:
-        standing = []
+        standing, is_for_its_user = [], False
         for each in held:
             refusal = _ask_rules(_FROM_THE_REQUEST, case, each, NOTHING, trace)
             if refusal is None:
@@ -70,8 +72,9 @@ def decide(case: Case, found: Sequence[bytes | None], trace: Trace | None = None
             if refusal is None:
                 return Decision(OK, "permit" if each.permit else "login", each, against.left[each.key] / 1000)
             nearest = nearer(nearest, refusal)
-        weighed.update(each.user for each in standing)
-        held = [] if against.users.isdisjoint(weighed) else (yield from _find_own_logins(case, weighed))
+            is_for_its_user |= refusal.reason == USER_UNKNOWN.reason or each.user in against.users
+        weighed.update(each.user for each in standing if not each.permit)
+        held = (yield from _find_own_logins(case, weighed)) if is_for_its_user else []
     return nearest
 
 
@@ -103,8 +106,8 @@ def find_permissions(
 
 
 def _find_own_logins(case: Case, weighed: set[bytes]) -> Procedure[list[Candidate]]:
-    """The logins of the sender's own user from this address, which were not weighed yet: a denied user was the last
-    to log in, and the sender, who may have been here before, is not denied with them."""
+    """The logins of the sender's own user from this address, which were not weighed yet: a denied or unknown
+    user was the last to log in, and the sender, who may have been here before, is not refused with them."""
     own, _ = case.sender_names()
     names = [name for name in own if name not in weighed]
     if case.rules.senders.match == "address" or not names:
@@ -167,11 +170,23 @@ def _end(_: Case, each: Candidate, against: Against) -> Decision | None:
     return KEY_WITHOUT_END if left == NO_END else NO_LOGIN
 
 
-def _user_denies(_: Case, each: Candidate, against: Against) -> Decision | None:
-    """Neither the user whose permission it is nor the one whom the envelope sender names is denied."""
+def _user(case: Case, each: Candidate, against: Against) -> Decision | None:
+    """A login says whose it is, where users are counted or any is denied: it could be theirs."""
+    if each.user or each.permit or not (case.rules.user_cap or against.is_any_user_denied):
+        return None
+    return USER_UNKNOWN
+
+
+def _user_denies(case: Case, each: Candidate, against: Against) -> Decision | None:
+    """Neither the user whose permission it is nor the one whom the envelope sender names is denied. While any user
+    is, it must be certain whom the sender names: Postfix may send the message on in another name."""
     if each.user in against.users:
         return DENIED_USER._replace(by=each)
-    return DENIED_USER if against.is_sender_denied else None
+    if against.is_sender_denied:
+        return DENIED_USER
+    if against.is_any_user_denied and not is_certain(only(case.request, b"sender")):
+        return SENDER_UNCERTAIN
+    return None
 
 
 _Rule: TypeAlias = Callable[[Case, Candidate, Against], Decision | None]
@@ -180,7 +195,7 @@ _FROM_THE_REQUEST: tuple[tuple[str, _Rule], ...] = (
     ("require_tls", _require_tls),
 )  # fmt: skip
 _FROM_THE_TABLE: tuple[tuple[str, _Rule], ...] = (
-    ("denies", _denies), ("end", _end), ("user denies", _user_denies),
+    ("denies", _denies), ("end", _end), ("user", _user), ("user denies", _user_denies),
 )  # fmt: skip
 
 

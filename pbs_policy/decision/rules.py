@@ -60,13 +60,15 @@ DOMAIN_MISMATCH = Decision(DUNNO, "domain_mismatch")
 RECIPIENT_MISMATCH = Decision(DUNNO, "recipient_mismatch")
 NO_TLS = Decision(DUNNO, "no_tls")
 KEY_WITHOUT_END = Decision(DUNNO, "key_without_end")
+USER_UNKNOWN = Decision(DUNNO, "user_unknown")
+SENDER_UNCERTAIN = Decision(DUNNO, "sender_uncertain")
 DENIED_USER = Decision(DUNNO, "denied_user")
 OVER_CAP = Decision(DUNNO, "cap")
 DENIED = Decision(DUNNO, "denied")
 
 FARTHEST_FIRST = (
     NO_LOGIN, SENDER_MISMATCH, SERVICE_MISMATCH, DOMAIN_MISMATCH, RECIPIENT_MISMATCH, NO_TLS, KEY_WITHOUT_END,
-    DENIED_USER, OVER_CAP, DENIED,
+    USER_UNKNOWN, SENDER_UNCERTAIN, DENIED_USER, OVER_CAP, DENIED,
 )  # fmt: skip
 """The refusals. Where several permissions are refused, the reason is that of the one that came nearest to OK."""
 

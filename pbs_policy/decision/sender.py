@@ -29,6 +29,10 @@ LONGEST_SENDER = 320
 _DOMAIN = rb"[a-zA-Z0-9_\x80-\xff-]+(?:\.[a-zA-Z0-9_\x80-\xff-]+)*"
 _is_domain = re.compile(_DOMAIN).fullmatch
 _match_sender = re.compile(rb"[^\x00-\x1f\x7f@%!]+(@" + _DOMAIN + rb")").fullmatch
+# Local parts that need no quotes, and domains of which there is one spelling.
+_is_certain = re.compile(
+    rb"[a-zA-Z0-9#$&'*+/=?^_`{|}~.-]+@(?:(?![xX][nN]--)[a-zA-Z0-9_-]+\.)+(?![xX][nN]--)[a-zA-Z0-9_-]+"
+).fullmatch
 _match_quoted = re.compile(rb'"((?:[^"\\@]|\\[^@])+)"(@[^"]*)?', re.DOTALL).fullmatch
 _is_unquoted = re.compile(rb'[^\s"(),:;<>\[\\\]]+').fullmatch
 # What nearly every sender in a file is, within LONGEST_SENDER: it needs no second look.
@@ -120,9 +124,18 @@ def is_among(sender: bytes, senders: Sequence[str], rules: SenderRules) -> bool:
 
 
 def is_within(recipient: bytes, domains: Sequence[str]) -> bool:
-    """Whether a recipient is in one of `domains` (folded)."""
-    _, at, domain = recipient.rpartition(b"@")
-    return bool(at) and domain.lower() in {each.encode("utf-8", "surrogateescape") for each in domains}
+    """Whether a recipient is in one of `domains` (folded). One that Postfix would route elsewhere is in none."""
+    found = judge(recipient)
+    return found is not None and found[1][1:].lower() in {each.encode("utf-8", "surrogateescape") for each in domains}
+
+
+def is_certain(sender: bytes) -> bool:
+    """Whether a sender names nobody but the user of this very address, whatever Postfix makes of it.
+
+    Not so where Postfix rewrites (a trailing dot, "%", "!", a missing domain or one without a dot, quotes), nor where
+    there are other spellings of the same (letters that are not ASCII, A-labels). The null sender names nobody.
+    """
+    return not sender or (len(sender) <= LONGEST_SENDER and _is_certain(sender) is not None)
 
 
 def sender_is_user(sender: bytes, user: bytes, rules: SenderRules, maps: Maps | None) -> bool:

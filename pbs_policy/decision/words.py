@@ -18,7 +18,7 @@ from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.caps import Count, Verdict
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.denies import Denies, FileDeny
-from pbs_policy.decision.rules import OK, Decision, Rules, Step, Trace, refuse_unasked
+from pbs_policy.decision.rules import OK, SENDER_UNCERTAIN, Decision, Rules, Step, Trace, refuse_unasked
 from pbs_policy.decision.sender import unquote_sender
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.duration import format_duration
@@ -34,7 +34,7 @@ MOST_OTHERS = 10
 
 ORDER = (
     "address", "permits", "logins", "senders", "services", "domains", "recipients", "require_tls", "denies",
-    "end", "user denies", "caps", "observe_only", "answer",
+    "end", "user", "user denies", "caps", "observe_only", "answer",
 )  # fmt: skip
 """The rules, as they are asked."""
 
@@ -142,7 +142,7 @@ class _Words:
         phrase = {
             "senders": self._senders, "services": self._services, "domains": self._domains,
             "recipients": self._recipients, "require_tls": self._require_tls, "denies": self._denies,
-            "end": self._end, "user denies": self._user_denies, "caps": self._caps,
+            "end": self._end, "user": self._user, "user denies": self._user_denies, "caps": self._caps,
         }  # fmt: skip
         rows = [_address(client), self._permits_row(), self._logins_row(named, more)]
         rows += [
@@ -300,6 +300,14 @@ class _Words:
         saw = f"require_tls = yes, the session is {'encrypted' if version else 'not encrypted'}"
         return _row(step, saw, "have the client use STARTTLS, or set require_tls = no")
 
+    def _user(self, step: Step) -> Row:
+        each = step.of
+        if each is None or each.permit or each.user:
+            return _row(step, _text(each.user) if each and each.user else "none recorded")
+        why = "a cap counts users" if self._case.rules.user_cap else "a user is denied, who could be this one"
+        saw = f"the login does not say whose it is, and {why}" if step.refusal else "none recorded"
+        return _row(step, saw, "record logins by the post-login script, which knows their users")
+
     def _denies(self, step: Step) -> Row:
         keys = self._table.keys
         return self._deny_row(step, (keys.deny_prefix, keys.auto_deny_prefix))
@@ -314,6 +322,10 @@ class _Words:
     def _deny_row(self, step: Step, prefixes: tuple[bytes, ...], of_file: Sequence[FileDeny] = ()) -> Row:
         """The denies that were looked for, or those that refuse."""
         against: Against = step.saw
+        if step.refusal is not None and step.refusal.reason == SENDER_UNCERTAIN.reason:
+            sender = _text(first(self._case.request, b"sender"))
+            saw = f"a user is denied, and {sender} could be another spelling of their name"
+            return _row(step, saw, "have the client send from a full address such as alice@example.com")
         asked = [
             (_without(prefixes, key), key, value)
             for key, value in zip(against.asked, against.values, strict=True)

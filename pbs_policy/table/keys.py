@@ -10,6 +10,7 @@
     auto-deny:<client_address>         the same for an address, written by the service (auto_deny)
     networks:permit, networks:deny,    the prefix lengths in use among the networks of permits and denies, and among
     networks:auto-deny                 all IPv6 addresses that are denied
+    users:deny                         there while any user is denied: nobody whose name is uncertain relays then
     cap:<counted>, over:<counted>      whom a cap has let through, and whom it has refused (`caps`)
     use:<YYYYMMDD>                     one day's sums for the report (`usage`)
     stats:<YYYYMMDDHHMM>               one minute's numbers, service:<host>:<pid> one process' (`stats`)
@@ -47,6 +48,7 @@ class Keys:
         self.permit_networks = self.prefix + b"networks:permit"
         self.deny_networks = self.prefix + b"networks:deny"
         self.auto_deny_networks = self.prefix + b"networks:auto-deny"
+        self.user_denies = self.prefix + b"users:deny"
         self.stats_prefix = self.prefix + b"stats:"
         self.service_prefix = self.prefix + b"service:"
         self.watching = self.prefix + b"watching"

@@ -164,7 +164,10 @@ class LoginTable:
     def deny_user(self, user: bytes, reason: str, ttl: float, *, replaces: bool = False) -> float | None:
         """Refuse for `ttl` seconds what a user's logins and permits give; `user` as keys name it (`name`). As with
         `deny`, one that lasts longer stays."""
-        return self._write_deny(self.keys.deny_user(user), reason, ttl, replaces)
+        self._mark_user_denies(ttl)
+        stays = self._write_deny(self.keys.deny_user(user), reason, ttl, replaces)
+        self._mark_user_denies(ttl)  # whoever has ended the last deny meanwhile may have taken the mark away
+        return stays
 
     def _write_deny(self, key: bytes, reason: str, ttl: float, replaces: bool) -> float | None:
         stays: float | None = None
@@ -190,7 +193,27 @@ class LoginTable:
 
     def allow_user(self, user: bytes) -> bool:
         """End the deny of a user; whether there was one."""
-        return bool(self._delete([self.keys.deny_user(user)]))
+        was_denied = bool(self._delete([self.keys.deny_user(user)]))
+        self._write_watched(self.keys.user_denies, [], lambda _: self._mark_of_what_is_left())
+        return was_denied
+
+    def _mark_user_denies(self, ttl: float) -> None:
+        """Make known that a user is denied, for longer than the deny lasts."""
+        key = self.keys.user_denies
+
+        def command(replies: Sequence[int]) -> Command | None:
+            return None if replies[0] == NO_END else (b"SET", key, b"1", b"EX", b"%d" % max(int(ttl) + 2, replies[0]))
+
+        self._write_watched(key, [(b"TTL", key)], command)
+
+    def _mark_of_what_is_left(self) -> Command | None:
+        """What makes the mark last as long as the denies of users do."""
+        key = self.keys.user_denies
+        left = [each.left for each in self.denies() if each.kind == "user"]
+        if not left:
+            return (b"DEL", key)
+        longest = max(float("inf") if each is None else each for each in left)
+        return None if longest == float("inf") else (b"SET", key, b"1", b"EX", b"%d" % (int(longest) + 2))
 
     def denies(self, *, progress: Progress = lambda _count: None) -> Iterator[Deny]:
         """Every deny, in no order, read as it goes."""
