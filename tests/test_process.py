@@ -1,14 +1,17 @@
-"""The event loop of a process that answers: what goes wrong in it and concerns no request."""
+"""The process that answers: what goes wrong in its event loop and concerns no request, and its end."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.service import Service
+from tests.service import SERVE, Service
 
 # Python runs this at its start: once the process serves, something fails in a turn of its loop.
 _FAILS = r"""
@@ -37,3 +40,23 @@ def test_a_fault_that_nobody_waits_for_is_one_line_of_the_log(
     assert lines[1].startswith("error: event loop: Exception in callback ")
     assert lines[1].endswith(r"ValueError('two\nlines') (sitecustomize.py:5)")
     assert "Traceback" not in service.log()
+
+
+def test_a_signal_that_comes_with_readiness_ends_it_in_order() -> None:
+    with tempfile.TemporaryDirectory(prefix="pbs-") as directory:
+        path = Path(directory) / "policy"
+        program = (
+            "import os, signal\n"
+            "from pbs_policy.cli import main\n"
+            "from pbs_policy.service.service import Service\n"
+            "announce = Service.announce\n"
+            "def announce_and_end(self):\n"
+            "    announce(self)\n"
+            "    os.kill(os.getpid(), signal.SIGTERM)\n"
+            "Service.announce = announce_and_end\n"
+            f"main(['-c', '/dev/null', '--set', 'listen=unix:{path}', *{SERVE!r}])\n"
+        )
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.endswith("info: stopped\n")
+        assert not path.exists()
