@@ -346,6 +346,14 @@ def test_a_user_whom_the_file_denies_relays_from_nowhere_and_nobody_does_in_thei
     assert reason(table, "192.0.2.8", "bob@example.com", denies=denies) == "login"
 
 
+def test_where_the_file_denies_a_user_an_uncertain_sender_is_refused(table: LoginTable, tmp_path: Path) -> None:
+    denies = denies_of(tmp_path, "alice@example.com stolen\n")
+    log_in(table, "192.0.2.8", "bob@example.com")
+    for sender in ("alice@example.com.", "alice%example.com", "example.com!alice", "alice"):
+        assert reason(table, "192.0.2.8", sender, denies=denies) == "sender_uncertain", sender
+        assert reason(table, "192.0.2.8", sender) == "login", sender
+
+
 def test_check_names_the_line_of_the_file_and_its_reason(pbs: Pbs, table: LoginTable, tmp_path: Path) -> None:
     file = tmp_path / "denies"
     file.write_text("192.0.2.7 spam since Monday\nalice@example.com stolen\n")
