@@ -57,7 +57,12 @@ class Line(asyncio.Protocol):
         return reply
 
     def send(self, batch: Batch) -> None:
-        """Ask a batch. On a connection that is just being lost it waits to be taken back with the others."""
+        """Ask a batch. On a connection that is just being lost it waits to be taken back with the others.
+
+        It asks for another number of values than the one before it, so that their replies cannot be mixed up.
+        """
+        if self.in_flight and batch.keys and len(batch.keys) == len(self.in_flight[-1].keys):
+            batch.keys.append(batch.keys[-1])
         self.in_flight.append(batch)
         if self._transport.is_closing():
             return

@@ -85,6 +85,36 @@ def test_the_connection_is_given_up_and_what_is_in_flight_is_asked_on_another(
     run(story())
 
 
+@pytest.mark.parametrize("change", ["doubled", "swapped"])
+def test_the_reply_to_the_neighbour_in_flight_is_no_answer(run: Run, change: str) -> None:
+    """Both ask for as many values as the other."""
+
+    async def story() -> None:
+        server = Server({b"a": b"1", b"b": b"2"})
+        held: list[bytes] = []
+
+        def script(peer: Peer, command: list[bytes]) -> None:
+            if peer.number or b"good" in command:
+                server.answer(peer, command)
+                return
+            held.append(server.reply(command))
+            if len(held) == 2:
+                first, second = held
+                peer.transport.write(second + first if change == "swapped" else first + first)
+
+        server.script = script
+        async with server.running() as url, session(url) as asking:
+            await asking.ask([b"good"])
+            first = asking.ask([b"a"])
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            second = asking.ask([b"b"])
+            assert [await first, await second] == [([b"1"], []), ([b"2"], [])]
+            assert len(server.peers) == 2
+
+    run(story())
+
+
 def test_what_gets_an_impossible_reply_twice_is_unavailable(run: Run) -> None:
     async def story() -> None:
         server = Server({b"good": b"1"})
