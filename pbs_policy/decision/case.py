@@ -1,14 +1,16 @@
-"""One relay attempt: who asks for what, under which rules, and where its permissions would stand."""
+"""One relay attempt: who asks for what, under which rules, and the permissions that stand in the table for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from pbs_policy.address import ClientAddress
+from pbs_policy.decision.candidate import Candidate, login_under, permit_under
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.rules import Rules
 from pbs_policy.decision.sender import Maps, names_to_match, own_names
 from pbs_policy.postfix.protocol import Request, first, only
+from pbs_policy.store.question import Procedure, Question
 from pbs_policy.table.keys import Keys
 
 _ONLY_LOOKS = b"pbs_only_looks"  # an attribute that `pbs-policy query` and `replay` send (`query.only_looking`)
@@ -76,3 +78,38 @@ class Case:
 def only_asks(request: Request) -> bool:
     """Whether the request itself says that nobody relays, somebody asks whether he might."""
     return bool(first(request, _ONLY_LOOKS))
+
+
+def find_permissions(
+    case: Case, found: Sequence[bytes | None]
+) -> tuple[list[Candidate], list[Candidate], Candidate | None]:
+    """The permits and the logins that may be the answer, each best first, given the values `found` under the case's
+    `keys`; and the last login from the address, whoever it is of."""
+    keys, client, domain = case.keys, case.client, case.rules.senders.user_domain
+    permits = [permit_under(client, keys[0], found[0], domain)]
+    if case.networks:
+        first_network = len(keys) - len(case.networks)
+        under = zip(case.networks, keys[first_network:], found[first_network:], strict=True)
+        permits += [permit_under(network, key, value, domain) for network, key, value in under]
+    last = login_under(client, keys[1], found[1], domain)
+    logins = [last]
+    if case.names is not None:
+        last_name = 2 + len(case.names)
+        under_names = zip(keys[2:last_name], found[2:last_name], strict=True)
+        logins = [login_under(client, key, value, domain) for key, value in under_names]
+    return [each for each in permits if each], [each for each in logins if each], last
+
+
+def find_own_logins(case: Case, weighed: set[bytes]) -> Procedure[list[Candidate]]:
+    """The logins of the sender's own user from this address, which were not weighed yet: a denied or unknown user was
+    the last to log in, and the sender, who may have been here before, is not refused with them."""
+    own, _ = case.sender_names()
+    names = [name for name in own if name not in weighed]
+    if case.rules.senders.match == "address" or not names:
+        return []  # what the sender names was looked for at once
+    weighed.update(names)
+    keys = [case.table_keys.login(case.client, name) for name in names]
+    values, _ = yield Question(keys)
+    domain = case.rules.senders.user_domain
+    logins = [login_under(case.client, key, value, domain) for key, value in zip(keys, values, strict=True)]
+    return [each for each in logins if each is not None]

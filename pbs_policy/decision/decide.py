@@ -7,9 +7,8 @@ refused, the reason is that of the one that came nearest to OK. Nothing here say
 
 Nothing here talks to Redis either: `decide` yields questions (`store.question`). Its caller asks what a decision
 begins with (`Case.keys`); where nothing stands there, `decide_at_once` knows the answer to nearly every stranger.
-What can refuse and the time that a permission has left are read together, and in the last round: a permission that
-was read before the denies could be one that never stood without its deny. Only the caps come later, since they
-count.
+What can refuse is read together with the time that each permission has left (`against`). Only the caps come later,
+since they count.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from pbs_policy.decision.against import NOTHING, Against, read_against
-from pbs_policy.decision.candidate import Candidate, login_under, permit_under
+from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.caps import counts_of, refuse_over_cap
-from pbs_policy.decision.case import Case
+from pbs_policy.decision.case import Case, find_own_logins, find_permissions
 from pbs_policy.decision.rules import (
     DENIED,
     DENIED_USER,
@@ -41,7 +40,7 @@ from pbs_policy.decision.rules import (
 )
 from pbs_policy.decision.sender import is_among, is_certain, is_within
 from pbs_policy.postfix.protocol import only
-from pbs_policy.store.question import Procedure, Question
+from pbs_policy.store.question import Procedure
 from pbs_policy.table.keys import NO_END
 
 
@@ -52,7 +51,14 @@ def decide_at_once(found: Sequence[bytes | None]) -> Decision | None:
 
 def decide(case: Case, found: Sequence[bytes | None], trace: Trace | None = None) -> Procedure[Decision]:
     """The decision on `case`, given the values `found` under its `keys`; what each rule said goes into `trace`."""
-    nearest, held = find_permissions(case, found, trace)
+    permits, logins, last = find_permissions(case, found)
+    held = permits + logins
+    nearest = SENDER_MISMATCH if last is not None and case.names is not None else NO_LOGIN
+    if trace is not None:
+        trace.append(Step("permits", None, None, permits))
+        trace.append(Step("logins", last, NO_LOGIN if nearest is NO_LOGIN and not held else None))
+        if nearest is SENDER_MISMATCH and not held:
+            trace.append(Step("senders", None, nearest))
     weighed: set[bytes] = set()
     while held:
         standing, is_for_its_user = [], False
@@ -74,50 +80,8 @@ def decide(case: Case, found: Sequence[bytes | None], trace: Trace | None = None
             nearest = nearer(nearest, refusal)
             is_for_its_user |= refusal.reason == USER_UNKNOWN.reason or each.user in against.users
         weighed.update(each.user for each in standing if not each.permit)
-        held = (yield from _find_own_logins(case, weighed)) if is_for_its_user else []
+        held = (yield from find_own_logins(case, weighed)) if is_for_its_user else []
     return nearest
-
-
-def find_permissions(
-    case: Case, found: Sequence[bytes | None], trace: Trace | None
-) -> tuple[Decision, list[Candidate]]:
-    """The refusal where nothing else is left; and every login and permit that may be the answer, best first."""
-    keys, client, domain = case.keys, case.client, case.rules.senders.user_domain
-    held = [permit_under(client, keys[0], found[0], domain)]
-    if case.networks:
-        first = len(keys) - len(case.networks)
-        under = zip(case.networks, keys[first:], found[first:], strict=True)
-        held += [permit_under(network, key, value, domain) for network, key, value in under]
-    last = login_under(client, keys[1], found[1], domain)
-    if case.names is None:
-        held.append(last)
-    else:
-        last_name = 2 + len(case.names)
-        under_names = zip(keys[2:last_name], found[2:last_name], strict=True)
-        held += [login_under(client, key, value, domain) for key, value in under_names]
-    refusal = SENDER_MISMATCH if last is not None and case.names is not None else NO_LOGIN
-    permissions = [each for each in held if each is not None]
-    if trace is not None:
-        trace.append(Step("permits", None, None, [each for each in permissions if each.permit]))
-        trace.append(Step("logins", last, NO_LOGIN if refusal is NO_LOGIN and not permissions else None))
-        if refusal is SENDER_MISMATCH and not permissions:
-            trace.append(Step("senders", None, refusal))
-    return refusal, permissions
-
-
-def _find_own_logins(case: Case, weighed: set[bytes]) -> Procedure[list[Candidate]]:
-    """The logins of the sender's own user from this address, which were not weighed yet: a denied or unknown
-    user was the last to log in, and the sender, who may have been here before, is not refused with them."""
-    own, _ = case.sender_names()
-    names = [name for name in own if name not in weighed]
-    if case.rules.senders.match == "address" or not names:
-        return []  # what the sender names was looked for at once
-    weighed.update(names)
-    keys = [case.table_keys.login(case.client, name) for name in names]
-    values, _ = yield Question(keys)
-    domain = case.rules.senders.user_domain
-    logins = [login_under(case.client, key, value, domain) for key, value in zip(keys, values, strict=True)]
-    return [each for each in logins if each is not None]
 
 
 # --- the rules. A login has matched its sender already: it was looked for under the names that the sender permits.
