@@ -48,7 +48,7 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
     first_user, last_user = 6, len(asked)
     commands = [(b"PTTL", each.key) for each in standing]
     values, left = yield Question(asked, commands)
-    while unasked := [key for key in _networks(case, values) if key not in asked]:
+    while (values[0] or values[1]) and (unasked := [key for key in _networks(case, values) if key not in asked]):
         # Networks are denied: of which lengths is known now. Everything is read anew, together with them.
         asked = [*asked, *unasked]
         values, left = yield Question(asked, commands)
@@ -66,8 +66,6 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
 
 def _networks(case: Case, values: Sequence[bytes | None]) -> list[bytes]:
     """The keys of the client's denies by the lengths that are in use; `values` begins with the two keys of those."""
-    if values[0] is None and values[1] is None:
-        return []
     keys, names = case.table_keys, case.client_address.names_denied
     return [
         *map(keys.deny, names(parse_lengths(values[0]))), *map(keys.auto_deny, names(parse_lengths(values[1]))),

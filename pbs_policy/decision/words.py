@@ -4,6 +4,8 @@ administrator can change.
 Whether a rule refuses is said by the trace of `decide`, and by nothing here. The rows follow one permission through
 the rules: the one that is the answer, or whose refusal is. What only serves to be shown (who else is logged in, how
 long a deny lasts) is read afterwards. Nothing is counted, nothing written.
+
+It is longer than other files because every rule has its words here, and nowhere else.
 """
 
 from __future__ import annotations
