@@ -68,6 +68,17 @@ def test_the_readme_and_the_changelog_speak_of_this_version() -> None:
     assert f"## {__version__}" in (TOP / "CHANGELOG.md").read_text()
 
 
+def test_each_promise_names_tests_that_there_are() -> None:
+    promised = (TOP / "SECURITY.md").read_text().partition("## What is not promised")[0]
+    promises = re.split(r"^- (?=\*\*)", promised, flags=re.MULTILINE)[1:]
+    assert promises
+    for promise in promises:
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", promise)
+        assert named, promise
+        for file, function in named:
+            assert f"def {function or 'test_'}" in (TOP / file).read_text(), f"{file}: {function}"
+
+
 def test_the_links_in_the_documents_lead_somewhere() -> None:
     for document in [*TOP.glob("*.md"), *TOP.glob("*/*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
