@@ -1,7 +1,8 @@
 """What stands against relaying: read in one round, together with the time that each permission has left.
 
-A permission that was read before the denies could be one that never stood without its deny. So where a first look
-says that networks are denied, everything is read once more together with those networks' denies.
+A permission that is read after the denies could be one that never stood without its deny. So the times are read first
+in each round (`store/batch.py`), and where a first look says that networks are denied, everything is read once more
+together with those networks' denies.
 """
 
 from __future__ import annotations

@@ -60,21 +60,24 @@ class Batch:
         self.further = 0  # of `asks`, those with which no request began
 
     def request(self) -> bytes:
-        """The commands: one MGET for all values, and those that were asked for."""
+        """The commands that were asked for, and one MGET for all values. MGET comes last: a permission's PTTL is read
+        before the denies, so that whatever somebody writes in between can only refuse."""
         parts = [pack(command) for command in self.commands]
         if self.keys:
-            parts.insert(0, pack((b"MGET", *self.keys)))
+            parts.append(pack((b"MGET", *self.keys)))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def take(self, reply: Any) -> bool:
         """Keep the next reply; whether it is the last one. Raises Impossible, Elsewhere."""
-        replies = self.replies
-        number = len(replies) - bool(self.keys)
-        is_given = check_values(reply, len(self.keys)) if number < 0 else check_reply(self.commands[number], reply)
+        replies, commands = self.replies, self.commands
+        number = len(replies)
+        is_given = (
+            check_reply(commands[number], reply) if number < len(commands) else check_values(reply, len(self.keys))
+        )
         if not is_given:
             self.refused = True
         replies.append(reply)
-        return number + 1 == len(self.commands)
+        return len(replies) == len(commands) + bool(self.keys)
 
     def begin_again(self) -> None:
         """All is asked once more, on another connection."""
@@ -85,12 +88,12 @@ class Batch:
     def answer(self, report: Callable[[str], None]) -> None:
         """Hand the replies to those who asked. An error of MGET makes all of them "unavailable", that of another
         command the one whose it was."""
-        values: Any = self.replies[0] if self.keys else []
+        values: Any = self.replies[-1] if self.keys else []
         if isinstance(values, Exception):
             report(f"{ANSWERS}{values}")
             self.fail()
             return
-        replies = self.replies[bool(self.keys) :]
+        replies = self.replies
         answering, latency = self.answering, self.latency
         if latency is not None:
             latency.begun = self.begun

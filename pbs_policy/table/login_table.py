@@ -50,12 +50,12 @@ class LoginTable:
         return complete_user(user, self._user_domain) or user.lower()
 
     def ask(self, question: Question) -> Answer:
-        """The answer to a decision's question."""
+        """The answer to a decision's question, in the order in which the service asks it (`store/batch.py`)."""
         commands = [*question.commands]
         if question.keys:
-            commands.insert(0, (b"MGET", *question.keys))
+            commands.append((b"MGET", *question.keys))
         replies = self.redis.ask(commands)
-        return Answer(replies.pop(0) if question.keys else (), replies)
+        return Answer(replies.pop() if question.keys else (), replies)
 
     def read(self, keys: Iterable[bytes], ends: Iterable[bytes] = ()) -> tuple[list[bytes | None], list[int]]:
         """The values of `keys` (None: not found), and the milliseconds left of each of `ends` (NO_END, GONE)."""

@@ -66,8 +66,8 @@ def test_the_connection_is_given_up_and_what_is_in_flight_is_asked_on_another(
                 return
             held.append(command)
             if len(held) == 5:
-                wrong = b"*1\r\n$5\r\nwrong\r\n:60000\r\n"
-                peer.transport.write((b"" if name == b"MGET" else b"*1\r\n$5\r\nwrong\r\n") + reply + wrong * 2)
+                wrong = b":60000\r\n*1\r\n$5\r\nwrong\r\n"
+                peer.transport.write((b"" if name == b"PTTL" else b":60000\r\n") + reply + wrong * 2)
 
         server.script = script
         async with server.running() as url, session(url) as asking:
