@@ -13,9 +13,10 @@ from benchmarks.figures import CannotRun
 from benchmarks.filling import fill
 from benchmarks.policy_client import PolicyClient
 from benchmarks.processes import Programs
-from pbs_policy.demo.daemons import PrivateRedis, missing
+from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.service import PrivateService
+from pbs_policy.programs import missing
 from pbs_policy.store.connect import connect
 from pbs_policy.store.redis_url import RedisUrl
 

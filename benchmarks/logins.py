@@ -11,8 +11,9 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Bar, Section, median, milliseconds, spread, table
 from benchmarks.filling import LOGGED_IN
 from benchmarks.processes import cpu_seconds
-from pbs_policy.demo.daemons import PrivateRedis, find_program
+from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.dovecot import PrivateDovecot, dovecot_version, pop3_login
+from pbs_policy.programs import find_program
 from pbs_policy.shipped import shipped
 from pbs_policy.store.connect import connect
 from pbs_policy.store.redis_url import RedisUrl

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.figures import table
 from benchmarks.processes import CORES, SOURCES
 from pbs_policy import __version__
-from pbs_policy.demo.daemons import find_program
+from pbs_policy.programs import find_program
 
 _UNKNOWN = "not installed"
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from benchmarks.figures import CannotRun
 from benchmarks.policy_client import PolicyClient
-from pbs_policy.demo.daemons import PrivateDaemon, find_program
+from pbs_policy.demo.daemons import PrivateDaemon
 from pbs_policy.demo.ports import free_port
+from pbs_policy.programs import find_program
 
 SOURCES = Path(__file__).parent
 _FIRST = -19  # as a priority

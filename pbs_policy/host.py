@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from pbs_policy.demo.daemons import find_program
+from pbs_policy.programs import find_program
 from pbs_policy.trust import Untrusted, acting_as, read_trusted
 
 _PROGRAM_SECONDS = 10.0  # postconf and doveconf answer in milliseconds; NFS may hold them

@@ -17,7 +17,8 @@ import hypothesis
 import pytest
 from redis import Redis
 
-from pbs_policy.demo.daemons import PrivateRedis, find_program, missing
+from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.programs import find_program, missing
 from pbs_policy.store.redis_url import RedisUrl
 from tests import patience
 from tests.certificates import Authority, Certificates

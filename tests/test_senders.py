@@ -29,8 +29,8 @@ from pbs_policy.decision.sender import (
     unquote_sender,
 )
 from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps
-from pbs_policy.demo.daemons import missing
 from pbs_policy.demo.postfix import PrivatePostfix
+from pbs_policy.programs import missing
 from pbs_policy.table.users import complete_user, names_of_user
 
 ADDRESS = SenderRules("address")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.demo.daemons import find_program, wait_until
+from pbs_policy.demo.daemons import wait_until
+from pbs_policy.programs import find_program
 from tests.docs.private_root import CHECKOUT, PrivateRoot
 from tests.pages import TOP
 

@@ -4,7 +4,7 @@ The law of this file, and of `postfix.py` and `dovecot.py` beside it: a temporar
 their own, no system service touched, gone afterwards. Nothing sleeps for a fixed time: everything is polled
 against a deadline, and a daemon that does not come up raises `DaemonError` with the tail of its own log.
 
-This file holds what all of them share (what is missing, readiness, the end of a process), and Redis.
+This file holds what all of them share (readiness, the end of a process), and Redis.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from typing import Self
 
 from pbs_policy.demo.ports import free_port
 from pbs_policy.postfix.listener import LONGEST_PATH
+from pbs_policy.programs import find_program, missing
 from pbs_policy.trust import temporary_folder
 
 START_SECONDS = 40.0
@@ -34,42 +34,9 @@ STOP_SECONDS = 20.0
 
 POLL_SECONDS = 0.01
 
-# An ordinary user's PATH often lacks these, and Postfix and Dovecot live in them.
-SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-
-_PROGRAMS = {
-    "redis": (("redis-server", "valkey-server"), "redis-server", False),
-    "iproute2": (("ip",), "iproute2", True),
-    "openssl": (("openssl",), "openssl", False),
-    "postfix": (("postconf",), "postfix", True),
-    "dovecot": (("dovecot",), "dovecot-pop3d dovecot-imapd", True),
-}
-
 
 class DaemonError(Exception):
     """A private daemon did not start, or is not running. The text ends with the tail of its log."""
-
-
-def find_program(*names: str) -> str | None:
-    """Return the path of the first of these programs that is installed, or None."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS])
-    return next((found for name in names if (found := shutil.which(name, path=path))), None)
-
-
-def missing(*names: str) -> str | None:
-    """Say what is missing to run these daemons ("redis", "postfix", "dovecot"), or None if nothing is.
-
-    The sentence serves as a test's skip message and as an error of the command line. Postfix and Dovecot
-    start their processes under other users, which only root can do. Raises KeyError for any other name.
-    """
-    lacks = []
-    for name in names:
-        programs, packages, needs_root = _PROGRAMS[name]
-        if find_program(*programs) is None:
-            lacks.append(f"{name} is not installed: apt-get install {packages}")
-        elif needs_root and os.geteuid() != 0:
-            lacks.append(f"a private {name} needs root: it starts its processes under other users")
-    return "; ".join(lacks) or None
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = START_SECONDS) -> bool:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbs_policy.demo.conversation import Conversation
-from pbs_policy.demo.daemons import DaemonError, OpenPlace, find_program, missing
+from pbs_policy.demo.daemons import DaemonError, OpenPlace
 from pbs_policy.demo.ports import free_port, greets, has_ipv6
+from pbs_policy.programs import find_program, missing
 
 USER = "alice@example.com"
 # It guards an empty mailbox on the loopback interface.

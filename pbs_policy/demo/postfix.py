@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbs_policy.demo.conversation import Conversation
-from pbs_policy.demo.daemons import DaemonError, OpenPlace, find_program, missing
+from pbs_policy.demo.daemons import DaemonError, OpenPlace
 from pbs_policy.demo.ports import free_port, greets, has_ipv6
+from pbs_policy.programs import find_program, missing
 
 LOCAL_DOMAIN = "local.example"
 """The domain that the private Postfix takes mail for; any other recipient is a relay attempt."""

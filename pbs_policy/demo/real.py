@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbs_policy.demo import story
-from pbs_policy.demo.daemons import DaemonError, PrivateRedis, missing
+from pbs_policy.demo.daemons import DaemonError, PrivateRedis
 from pbs_policy.demo.dovecot import PrivateDovecot, imap_login, pop3_login
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import PrivatePostfix, attempt_relay
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.demo.story import Say, Seen
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.programs import missing
 from pbs_policy.shipped import shipped
 from pbs_policy.trust import temporary_folder
 

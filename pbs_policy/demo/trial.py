@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pbs_policy.demo import story
-from pbs_policy.demo.daemons import DaemonError, PrivateRedis, missing
+from pbs_policy.demo.daemons import DaemonError, PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.demo.story import Say, Seen
 from pbs_policy.postfix.query import ask
+from pbs_policy.programs import missing
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
 from pbs_policy.store.connect import connect

@@ -14,7 +14,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbs_policy.demo.daemons import find_program, missing
 from pbs_policy.dovecot.auth import lets_everybody_in, passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot, read_setting
 from pbs_policy.dovecot.last_login import plugin_protocols
@@ -27,6 +26,7 @@ from pbs_policy.install.plan import Plan, Wanted
 from pbs_policy.install.record import Record
 from pbs_policy.install.undo import Removal
 from pbs_policy.log import printable
+from pbs_policy.programs import find_program, missing
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
 from pbs_policy.sources import DEFAULT_FILE

@@ -8,7 +8,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbs_policy.demo.daemons import find_program
 from pbs_policy.install.files import InstallError
 from pbs_policy.log import printable
 from pbs_policy.postfix.postconf_output import (
@@ -18,6 +17,7 @@ from pbs_policy.postfix.postconf_output import (
     parse_overrides,
     parse_pairs,
 )
+from pbs_policy.programs import find_program
 
 
 @dataclass(frozen=True, slots=True)

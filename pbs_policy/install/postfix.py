@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from pbs_policy.demo.daemons import find_program
 from pbs_policy.install.conflicts import CHECK, RELAY, Server, refuse_conflicts, submission_notes
 from pbs_policy.install.files import Account, FileState, InstallError, Tree, read_state, useradd
 from pbs_policy.install.plan import Change, Folder, Plan
@@ -31,6 +30,7 @@ from pbs_policy.install.restrictions import (
 )
 from pbs_policy.log import printable
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.programs import find_program
 from pbs_policy.shipped import shipped
 from pbs_policy.sources import logical_lines
 from pbs_policy.trust import temporary_folder

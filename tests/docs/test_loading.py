@@ -15,8 +15,8 @@ from pbs_policy import settings
 from pbs_policy.address import ClientAddress, ClientAddresses
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.demo.daemons import find_program
 from pbs_policy.demo.dovecot import dovecot_version
+from pbs_policy.programs import find_program
 from tests.conftest import need
 from tests.pages import TOP, Snippet, every_snippet
 

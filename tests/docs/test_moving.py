@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.demo.daemons import find_program
 from pbs_policy.demo.postfix import PrivatePostfix, attempt_relay
+from pbs_policy.programs import find_program
 from tests.conftest import need
 from tests.install.support import POSTFIX, run
 from tests.pages import TOP, snippets

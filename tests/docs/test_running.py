@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pbs_policy.demo.daemons import find_program, wait_until
+from pbs_policy.demo.daemons import wait_until
+from pbs_policy.programs import find_program
 from tests.conftest import need
 from tests.docs.private_root import PrivateRoot
 from tests.docs.wheels import fetch

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from pbs_policy.demo.daemons import find_program
 from pbs_policy.doctor import CHECKS
+from pbs_policy.programs import find_program
 from tests.doctor.installation import Case, captured, cases, live, runs_doveconf
 
 BROKEN, SOUND = cases("broken"), cases("sound")

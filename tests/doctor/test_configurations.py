@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.demo.daemons import find_program
 from pbs_policy.doctor.postfix import is_at
 from pbs_policy.doctor.postfix_config import (
     PolicyCheck,
@@ -23,6 +22,7 @@ from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, Line, parse
 from pbs_policy.dovecot.last_login import parse_seconds
 from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt, Output
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.programs import find_program
 
 LISTS = st.text(alphabet="ab ,{}=\t\n", max_size=60)
 

@@ -20,10 +20,11 @@ from typing import Any
 
 import pytest
 
-from pbs_policy.demo.daemons import DaemonError, PrivateRedis, find_program, missing, wait_until
+from pbs_policy.demo.daemons import DaemonError, PrivateRedis, wait_until
 from pbs_policy.demo.dovecot import PrivateDovecot, dovecot_version, imap_login, pop3_login
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import PrivatePostfix, attempt_relay
+from pbs_policy.programs import find_program, missing
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = "192.0.2.7"
@@ -311,9 +312,9 @@ def test_a_redis_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pbs_policy.demo.daemons.find_program", lambda *_: None)
+    monkeypatch.setattr("pbs_policy.programs.find_program", lambda *_: None)
     assert missing("postfix") == "postfix is not installed: apt-get install postfix"
-    monkeypatch.setattr("pbs_policy.demo.daemons.find_program", lambda *_: "/usr/sbin/program")
+    monkeypatch.setattr("pbs_policy.programs.find_program", lambda *_: "/usr/sbin/program")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert missing("redis") is None
     assert "needs root" in str(missing("redis", "dovecot"))

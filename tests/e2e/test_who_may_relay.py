@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
-from pbs_policy.demo.daemons import PrivateRedis, find_program, wait_until
+from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.dovecot import PASSWORD, pop3_login
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import LOCAL_DOMAIN, PrivatePostfix
 from pbs_policy.demo.real import Site, installation
 from pbs_policy.demo.service import PrivateService
+from pbs_policy.programs import find_program
 from pbs_policy.shipped import shipped
 from tests.conftest import need
 from tests.patience import patient_script

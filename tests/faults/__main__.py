@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.figures import Bar
 from benchmarks.machine import fingerprint
-from pbs_policy.demo.daemons import DaemonError, missing
+from pbs_policy.demo.daemons import DaemonError
+from pbs_policy.programs import missing
 from tests.faults import flood, kept, lies
 from tests.faults.every import FAULTS, lacks
 from tests.faults.fault import LONG, Fault

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 
-from pbs_policy.demo.daemons import find_program
+from pbs_policy.programs import find_program
 from tests.faults import peer_faults, redis_faults, service_faults
 from tests.faults.fault import Fault
 from tests.faults.peers import TCP_REPAIR

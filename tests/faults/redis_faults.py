@@ -11,8 +11,9 @@ from pathlib import Path
 from redis import Redis, RedisError
 from redis.exceptions import ResponseError
 
-from pbs_policy.demo.daemons import PrivateDaemon, PrivateRedis, find_program, wait_until
+from pbs_policy.demo.daemons import PrivateDaemon, PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
+from pbs_policy.programs import find_program
 from tests.faults.clients import fill
 from tests.faults.fault import Again, Marks, Scale, collecting
 from tests.faults.proxy import Proxy

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from redis import Redis
 
-from pbs_policy.demo.daemons import PrivateRedis, find_program
+from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.real import Site, installation
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.postfix.query import ask
+from pbs_policy.programs import find_program
 from tests.faults.clients import RELAYING, fill
 
 DISK = "8m"
