@@ -115,7 +115,7 @@ SCENES = {
         *of("docs/tutorial.md", 4),
         *of("docs/tutorial.md", 11, 12),
     ],
-    "the hook": of("dovecot-hooks/README.md", 1, 2, 4),
+    "the hook": of("dovecot-hooks/README.md", 1, 3, 5),
 }
 """Which snippets run one after the other: some need what those before them have done."""
 
