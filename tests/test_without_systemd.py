@@ -78,6 +78,7 @@ def test_runit_starts_reloads_and_replaces_it(place: PrivateRoot) -> None:
     assert processes(place) == []
 
 
+@pytest.mark.long
 def test_openrc_starts_reloads_and_replaces_it(place: PrivateRoot) -> None:
     if find_program("openrc-run") is None:
         pytest.skip("openrc is not installed: apt-get install openrc")

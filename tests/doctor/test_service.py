@@ -148,6 +148,7 @@ def test_addresses_that_are_never_recorded_are_not_tried(try_login: Try) -> None
     assert [each.level for each in findings] == ["not looked at", "not looked at"]
 
 
+@pytest.mark.long
 def test_a_user_who_may_not_delete_waits_for_the_end(
     try_login: Try, server: PrivateRedis, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

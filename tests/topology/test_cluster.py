@@ -37,7 +37,7 @@ def test_all_find_the_slots_master_from_any_node(clients: Clients, cluster: Call
 NAMED = ("--cluster-announce-hostname", "localhost", "--cluster-preferred-endpoint-type", "hostname")
 
 
-@pytest.mark.parametrize("speaks", ["plainly", "TLS, by name"])
+@pytest.mark.parametrize("speaks", ["plainly", pytest.param("TLS, by name", marks=pytest.mark.long)])
 def test_after_the_masters_death_all_go_on_with_its_replica(
     speaks: str, clients: Clients, cluster: Callable[..., Cluster], certificates: Certificates
 ) -> None:
@@ -85,6 +85,7 @@ def test_over_tls_all_are_served_but_by_nodes_that_are_not_of_our_authority(
     clients.assert_not_recorded("")  # it may have no time left to say more, with three to shake hands with
 
 
+@pytest.mark.long
 def test_three_masters_without_a_replica_defer_while_one_is_down_and_go_on_when_it_is_back(
     clients: Clients, cluster: Callable[..., Cluster]
 ) -> None:
@@ -103,6 +104,7 @@ def test_three_masters_without_a_replica_defer_while_one_is_down_and_go_on_when_
     assert clients.check().status == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("covers", ["all or nothing", "what is left"])
 def test_a_master_of_slots_that_are_not_ours_takes_all_with_it_unless_the_cluster_is_told_otherwise(
     covers: str, clients: Clients, cluster: Callable[..., Cluster]

@@ -123,6 +123,7 @@ def collect(service: Service, until: Callable[[], bool]) -> set[str]:
     return answers
 
 
+@pytest.mark.long
 def test_a_master_whose_link_is_cut_is_left_for_the_elected_one_and_never_asked_again(site: Site) -> None:
     service = site.service("mail")
     assert service.ask(ALICE) == DUNNO

@@ -135,7 +135,10 @@ def pair(own_redis: Callable[..., PrivateRedis]) -> Callable[..., tuple[PrivateR
     return start
 
 
-@pytest.mark.parametrize(("end", "speaks"), [("killed", "plainly"), ("stopped", "plainly"), ("killed", "TLS")])
+@pytest.mark.parametrize(
+    ("end", "speaks"),
+    [("killed", "plainly"), pytest.param("stopped", "plainly", marks=pytest.mark.long), ("killed", "TLS")],
+)
 def test_after_a_failover_all_go_on_with_the_new_master(
     end: str,
     speaks: str,
