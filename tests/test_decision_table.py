@@ -802,10 +802,21 @@ class Flickering:
         if self.rounds == self._away:
             self._redis.flushall()
         elif self.rounds == self._away + 1:
-            for key, value in self._all.items():
-                self._redis.restore(key, 60_000, value)
+            self.put_back()
         self.rounds += 1
         return self._table.ask(question)
+
+    def put_back(self) -> None:
+        for key, value in self._all.items():
+            self._redis.restore(key, 60_000, value)
+
+    def ask_in_two_pieces(self, question: Question) -> Answer:
+        """The table is empty while the values are read, and there while the times are: Redis may take what comes in
+        one go in two pieces, and do what others say in between."""
+        self._redis.flushall()
+        values, _ = self._table.ask(Question(question.keys))
+        self.put_back()
+        return Answer(values, self._table.ask(Question((), question.commands)).replies)
 
 
 @pytest.mark.parametrize("away", [1, 2, 3])
@@ -829,6 +840,22 @@ def test_a_table_that_is_emptied_and_put_back_permits_nobody_who_was_always_refu
     found, _ = table.read(case.keys)
     flickering = Flickering(redis, table, away)
     assert carry_out(decide(case, found), flickering.ask).action == "DUNNO"
+
+
+@pytest.mark.parametrize("kind", ["login", "permit"])
+def test_nor_where_it_is_emptied_and_put_back_within_a_round(
+    redis: Redis, log_in: Callable[..., None], kind: str
+) -> None:
+    table = table_on(redis, PREFIX)
+    if kind == "login":
+        log_in(ALICE)
+    else:
+        table.permit(target(ADDRESS), Permit(1), 60)
+    table.deny(target("192.0.2.0/24"), "spam", 60)
+    case = make_case(table, OFF, ClientAddresses().parse(ADDRESS), as_request(request(ADDRESS, sender=ALICE)))
+    found, _ = table.read(case.keys)
+    decision = carry_out(decide(case, found), Flickering(redis, table, 0).ask_in_two_pieces)
+    assert (decision.action, decision.reason) == ("DUNNO", "no_login")
 
 
 # --- caps and observe_only, as far as a look can tell: counting is in test_caps.py

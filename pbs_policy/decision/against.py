@@ -1,8 +1,9 @@
 """What stands against relaying: read in one round, together with the time that each permission has left.
 
-A permission that is read after the denies could be one that never stood without its deny. So the times are read first
-in each round (`store/batch.py`), and where a first look says that networks are denied, everything is read once more
-together with those networks' denies.
+A permission that is read before or after the denies could be one that never stood without its deny: Redis may take a
+batch in two pieces, and somebody may empty the table and put it back in between. So each permission is read again by
+the command that reads the denies, which is one moment of the table. Where a first look says that networks are denied,
+everything is read once more together with those networks' denies.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import NamedTuple
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.case import Case
 from pbs_policy.store.question import Procedure, Question
+from pbs_policy.table.keys import GONE
 from pbs_policy.table.networks import parse_lengths
 
 
 class Against(NamedTuple):
     """What was read in the last round. `values` are those under the keys `asked`; `left` is the milliseconds of each
-    permission, by its key; `users` are those who are denied, among all whom the attempt concerns; and
-    `is_any_user_denied`, whomever it concerns."""
+    permission, by its key, and GONE where it did not stand when the denies were read; `users` are those who are
+    denied, among all whom the attempt concerns; and `is_any_user_denied`, whomever it concerns."""
 
     asked: Sequence[bytes] = ()
     values: Sequence[bytes | None] = ()
@@ -47,20 +49,25 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
         keys.auto_deny(case.client), keys.deny_everybody, *map(keys.deny_user, users),
     ]  # fmt: skip
     first_user, last_user = 6, len(asked)
+    first_other = last_user + len(standing)
+    asked += [each.key for each in standing]
     commands = [(b"PTTL", each.key) for each in standing]
     values, left = yield Question(asked, commands)
     while (values[0] or values[1]) and (unasked := [key for key in _networks(case, values) if key not in asked]):
         # Networks are denied: of which lengths is known now. Everything is read anew, together with them.
         asked = [*asked, *unasked]
         values, left = yield Question(asked, commands)
-    times = {each.key: milliseconds for each, milliseconds in zip(standing, left, strict=True)}
-    if case.denies is None and values.count(None) == len(values):  # nearly always
+    times = {
+        each.key: GONE if value is None else milliseconds
+        for each, value, milliseconds in zip(standing, values[last_user:first_other], left, strict=True)
+    }
+    if case.denies is None and values[:last_user].count(None) == last_user:  # nearly always
         return Against(asked, values, times)
     denied = {user for user, value in zip(users, values[first_user:last_user], strict=True) if value is not None}
     if case.denies is not None:
         denied |= case.denies.of_users(users)
     is_any_denied = bool(denied) or values[2] is not None or (case.denies is not None and case.denies.has_users)
-    is_address_denied = any(value is not None for value in (*values[3:first_user], *values[last_user:]))
+    is_address_denied = any(value is not None for value in (*values[3:first_user], *values[first_other:]))
     is_sender_denied = _is_sender_denied(own, mapped, denied)
     return Against(asked, values, times, is_address_denied, denied, is_sender_denied, is_any_denied)
 

@@ -60,8 +60,7 @@ class Batch:
         self.further = 0  # of `asks`, those with which no request began
 
     def request(self) -> bytes:
-        """The commands that were asked for, and one MGET for all values. MGET comes last: a permission's PTTL is read
-        before the denies, so that whatever somebody writes in between can only refuse."""
+        """The commands that were asked for, and one MGET for all values, which is one moment of the table."""
         parts = [pack(command) for command in self.commands]
         if self.keys:
             parts.append(pack((b"MGET", *self.keys)))
