@@ -63,6 +63,12 @@ def test_each_module_is_in_the_design() -> None:
             assert f"`{module.name}`" in DESIGN, module.name
 
 
+def test_each_file_that_the_design_names_is_there() -> None:
+    there = [str(file.relative_to(TOP)) for file in TOP.glob("*/**/*.py") if ".venv" not in file.parts]
+    for name in re.findall(r"`([\w/-]+\.py)`", DESIGN):
+        assert any(f"/{file}".endswith(f"/{name}") for file in there), name
+
+
 def test_the_readme_and_the_changelog_speak_of_this_version() -> None:
     assert f"pbs-policy {__version__} ready" in README
     assert f"## {__version__}" in (TOP / "CHANGELOG.md").read_text()
