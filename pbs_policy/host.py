@@ -82,7 +82,8 @@ class Host:
             raise NotLookedAt(f"{program} did not end within {_PROGRAM_SECONDS:.0f} s") from None
         except OSError as error:
             raise NotLookedAt(f"{program} cannot be run: {error.strerror}") from None
-        return Output(done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"), done.returncode)
+        out, err = (said.decode("utf-8", "surrogateescape") for said in (done.stdout, done.stderr))
+        return Output(out, err, done.returncode)
 
     def account(self, name: str) -> Account:
         """The account of this name. Raises KeyError where there is none."""

@@ -1,7 +1,7 @@
 """`pbs-policy doctor`: looks at the installation as it is, and names what is wrong, where, and what mends it.
 
-Each module holds the checks of one part. They take what was read (`postfix_config`, `dovecot.doveconf`, `StoreFacts`)
-and yield a `Finding` for each thing they looked at. What cannot be looked at is a finding as well, never
+Each module holds the checks of one part. They take what was read (`PostfixConfig`, `DovecotConfig`, `StoreFacts`) and
+yield a `Finding` for each thing they looked at. What cannot be looked at is a finding as well, never
 an exception. Nothing is changed on the host, but for one key for a second (`store.write`) and the trial's logins.
 """
 
@@ -29,12 +29,12 @@ from pbs_policy.doctor import (
     use,
 )
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, where, wrong
-from pbs_policy.doctor.postfix_config import PostfixConfig, read_postfix
 from pbs_policy.doctor.store_facts import gather
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
 from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import Hook, find_hooks
 from pbs_policy.host import Host, NotLookedAt, is_for_root
+from pbs_policy.postfix.configuration import PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.settings import Settings
 from pbs_policy.sources import SettingsError, Value
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
@@ -187,6 +187,11 @@ class Doctor:
         except NotLookedAt as error:
             yield not_looked_at("postfix.configuration", str(error), self.postfix_directory,
                                 "--postfix-config DIR")  # fmt: skip
+            return
+        except PostfixFault as error:
+            folder = f" -c {self.postfix_directory}" if self.postfix_directory else ""
+            seen = f"postconf does not take it: {error}"
+            yield wrong("postfix.configuration", seen, error.place, f"postconf{folder} -n")
             return
         seen.append(config)
         yield from postfix.check_relaying(config, self.settings.listen, self.host)

@@ -7,9 +7,9 @@ from ipaddress import ip_network
 
 from pbs_policy.address import Network
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
-from pbs_policy.doctor.postfix import LISTS, REFUSALS, RELAY, find_ours, main_service
-from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig, words
+from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.restrictions import CHECK, LISTS, REFUSING, RELAY, find_refusal, words
 
 WIDEST = {4: 7, 6: 15}
 """Bits: no network of one's own is as wide."""
@@ -21,7 +21,7 @@ _AT_CONNECT = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_se
 
 def check_lists(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Iterator[Finding]:
     """Every check that does not depend on how the service is asked."""
-    service = main_service(config)
+    service = config.main_service()
     yield from _check_other_lists(config, service, listeners)
     yield from _check_later_refusal(config, service, listeners)
     yield from _check_submission(config, listeners)
@@ -34,13 +34,14 @@ def check_lists(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Itera
 def _check_other_lists(
     config: PostfixConfig, service: MasterService | None, listeners: tuple[Listener, ...]
 ) -> Iterator[Finding]:
-    if not find_ours(config, RELAY, service, listeners):
+    relay = config.relay_list(service)
+    if not config.find_ours(relay, service, listeners):
         return  # then where else it is asked is the fault itself: postfix.relay_restrictions
-    others = [name for name in LISTS if name != RELAY and find_ours(config, name, service, listeners)]
+    others = [name for name in LISTS if name != relay and config.find_ours(name, service, listeners)]
     for name in others:
         seen = f"the policy service is asked in {name}, too, where its OK skips every check that stands after it"
         yield warning("postfix.other_lists", seen, config.place(name, service),
-                      f"take check_policy_service out of {name}")  # fmt: skip
+                      f"take {CHECK} out of {name}")  # fmt: skip
     if not others:
         yield good("postfix.other_lists", "no other list of restrictions asks the service")
 
@@ -49,22 +50,31 @@ def _check_later_refusal(
     config: PostfixConfig, service: MasterService | None, listeners: tuple[Listener, ...]
 ) -> Iterator[Finding]:
     """An OK in the relay restrictions ends that list alone: what another one refuses stays refused."""
+    relay = config.relay_list(service)
+    has_refusal = find_refusal(config.restrictions(relay, service)) is not None
     for name in LISTS:
-        if name in (RELAY, "smtpd_etrn_restrictions"):
+        if name in (relay, "smtpd_etrn_restrictions"):
             continue
-        names = [each.name for each in config.restrictions(name, service)]
-        end = next((at for at, each in enumerate(names) if each in REFUSALS), None)
-        if end is None or any(at < end for at in find_ours(config, name, service, listeners)):
+        restrictions = config.restrictions(name, service)
+        end = find_refusal(restrictions)
+        if end is None or any(at < end for at in config.find_ours(name, service, listeners)):
             continue
-        seen = f"{names[end]} in {name} refuses the clients that {RELAY} has permitted"
-        yield wrong("postfix.later_refusal", seen, config.place(name, service),
-                    f"take {names[end]} out of {name}: {RELAY} does its work")  # fmt: skip
+        refusal = restrictions[end].name
+        seen = f"{refusal} in {name} refuses the clients that {relay} has permitted"
+        mend = f"take {refusal} out of {name}: {relay} does its work"
+        if not has_refusal:
+            mend = f"first put {REFUSING[0]} at the end of {relay}, then take {refusal} out of {name}"
+        yield wrong("postfix.later_refusal", seen, config.place(name, service), mend)
         return
     yield good("postfix.later_refusal", "no other list refuses what the service permits")
 
 
 def _check_submission(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Iterator[Finding]:
-    asking = [each for each in config.services if each.is_submission and find_ours(config, RELAY, each, listeners)]
+    asking = [
+        each
+        for each in config.services
+        if each.is_submission and config.find_ours(config.relay_list(each), each, listeners)
+    ]
     for each in asking:
         seen = f"the entry {each.name} of master.cf asks the service: clients there should authenticate"
         mend = f"-o {RELAY}=permit_sasl_authenticated,reject below the entry {each.name}"
@@ -76,13 +86,14 @@ def _check_submission(config: PostfixConfig, listeners: tuple[Listener, ...]) ->
 
 def _check_open_relay(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
     place = config.place("mynetworks", service)
-    names = [each.name for each in config.restrictions(RELAY, service)]
-    end = next((at for at, name in enumerate(names) if name in REFUSALS), len(names))
-    if "permit" in names[:end]:
-        seen = f"permit stands in {RELAY} before anything refuses: everybody may relay"
-        yield wrong("postfix.mynetworks", seen, config.place(RELAY, service), "take permit out of that list")
+    relay = config.relay_list(service)
+    restrictions = config.restrictions(relay, service)
+    names = [each.name for each in restrictions[: find_refusal(restrictions)]]
+    if "permit" in names:
+        seen = f"permit stands in {relay} before anything refuses: everybody may relay"
+        yield wrong("postfix.mynetworks", seen, config.place(relay, service), "take permit out of that list")
         return
-    if "permit_mynetworks" not in names[:end]:
+    if "permit_mynetworks" not in names:
         yield good("postfix.mynetworks", "mynetworks permits nobody to relay", place)
         return
     networks, tables = networks_of(config.value("mynetworks", service))
@@ -145,7 +156,7 @@ def _check_login_mismatch(config: PostfixConfig, service: MasterService | None) 
 def _check_dns_lists(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
     for name in LISTS:
         for each in config.restrictions(name, service):
-            if each.name in REFUSALS and name == RELAY:
+            if each.refuses and name == config.relay_list(service):
                 break
             if each.name in ("reject_rbl_client", "reject_rhsbl_client"):
                 seen = (

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from ipaddress import ip_network
 
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning
-from pbs_policy.doctor.postfix import main_service
-from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig, words
 from pbs_policy.doctor.trusted import XCLIENT
 from pbs_policy.dovecot.doveconf import DovecotConfig
+from pbs_policy.postfix.configuration import MasterService, PostfixConfig
+from pbs_policy.postfix.restrictions import words
 
 CHECK = "postfix.upstream_proxy"
 _TRUSTED = "haproxy_trusted_networks"
@@ -26,7 +26,7 @@ def check_proxy(postfix: PostfixConfig | None, dovecot: DovecotConfig | None) ->
         unread = [name for name, config in (("Postfix", postfix), ("Dovecot", dovecot)) if config is None]
         yield not_looked_at(CHECK, f"the configuration of {' and '.join(unread)} was not read: this is about both")
         return
-    service = main_service(postfix)
+    service = postfix.main_service()
     entry = next((each for each in postfix.services if _protocol_of(postfix, each)[0]), None)
     dovecot_told, dovecot_place = _behind(dovecot)
     if dovecot_told and entry is None and not _names_proxy(postfix, service, dovecot):

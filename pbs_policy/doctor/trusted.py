@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
-from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig
 from pbs_policy.doctor.postfix_lists import WIDEST, networks_of
 from pbs_policy.dovecot.doveconf import DovecotConfig
+from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 
 XCLIENT = "smtpd_authorized_xclient_hosts"
 MOST_PROXIES = 16

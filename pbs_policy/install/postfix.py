@@ -10,27 +10,29 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
-from pbs_policy.install.conflicts import CHECK, RELAY, Server, refuse_conflicts, submission_notes
+from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import Account, FileState, InstallError, Tree, read_state, useradd
 from pbs_policy.install.plan import Change, Folder, Plan
-from pbs_policy.install.postconf import PostfixConfiguration
 from pbs_policy.install.record import Record
-from pbs_policy.install.restrictions import (
-    PERMIT_LOCAL,
-    REFUSING,
-    ListError,
-    insert_check,
-    parse_list,
-    policy_server,
-    split_words,
-    stands_right,
-)
+from pbs_policy.install.restrictions import ListError, insert_check, parse_list, stands_right
 from pbs_policy.log import printable
+from pbs_policy.postfix.configuration import MasterService, PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.programs import find_program
+from pbs_policy.postfix.restrictions import (
+    CHECK,
+    LISTS,
+    PERMIT_LOCAL,
+    RECIPIENT,
+    REFUSING,
+    RELAY,
+    endpoint_of,
+    find_refusal,
+    parse_policy_check,
+)
+from pbs_policy.programs import find_program, missing
 from pbs_policy.shipped import shipped
 from pbs_policy.sources import logical_lines
 from pbs_policy.trust import temporary_folder
@@ -47,162 +49,211 @@ def plan_postfix(tree: Tree, record: Record, folder: str, listeners: Sequence[Li
     and what to do by hand where the configuration is not understood.
     """
     path = tree.name(f"{folder}/main.cf")
-    configuration = PostfixConfiguration(tree.place(path).parent)
-    current = read_state(configuration.main_cf)
+    main_cf = tree.place(path)
+    current = read_state(main_cf)
     if current is None:
-        raise InstallError(f"{configuration.main_cf}: there is no such file. Where is Postfix? --postfix-config DIR")
+        raise InstallError(f"{main_cf}: there is no such file. Where is Postfix? --postfix-config DIR")
+    config = read_config(main_cf.parent)
     entry = record.entries.get(path)
     # What we have put there ourselves is put there anew, so that it follows the settings.
     base = entry.before if entry and entry.before and current == entry.after else current
-    server = choose_server(listeners, configuration.value("queue_directory", expanded=True))
+    listener = choose_listener(listeners, config.queue_directory)
     plan = Plan(tree.name(folder), afterwards=AFTERWARDS)
-    value, data = _draft(configuration, base, server)
+    value, data = _draft(main_cf.parent, base, listener)
     if data != current.data:
         if entry and current not in (entry.before, entry.after):
+            by_hand = _by_hand(endpoint_of(listener, config.queue_directory))
             raise InstallError(
-                f"{configuration.place_of(RELAY)}: main.cf was changed since the installation, and the check is not "
-                f"there as it is to be now. By hand: {_by_hand(server)}"
+                f"{config.place(RELAY)}: main.cf was changed since the installation, and the check is not "
+                f"there as it is to be now. By hand: {by_hand}"
             )
         plan.changes.append(Change(path, current, FileState(data, current.mode, current.uid, current.gid)))
-        plan.commands = _commands(configuration, value)
-        warnings = configuration.warnings()
-        plan.check = lambda: _verify(configuration, value, warnings)
-    _plan_socket_folder(tree, plan, configuration, server, user)
-    plan.notes = submission_notes(configuration)
+        postconf = ["postconf", "-c", str(main_cf.parent)]
+        plan.commands = [shlex.join([*postconf, "-e", f"{RELAY} = {value}"]), shlex.join([*postconf, "-n"])]
+        plan.check = lambda: _verify(main_cf.parent, value, config.warnings)
+    _plan_socket_folder(tree, plan, config, listener, user)
+    plan.notes = list(_submission_notes(config))
     return plan
 
 
-def _commands(configuration: PostfixConfiguration, value: str) -> list[str]:
-    postconf = ["postconf", "-c", str(configuration.folder)]
-    return [shlex.join([*postconf, "-e", f"{RELAY} = {value}"]), shlex.join([*postconf, "-n"])]
+def read_config(folder: Path) -> PostfixConfig:
+    """The configuration in `folder`. Raises InstallError where postconf refuses it, or is not there."""
+    if find_program("postconf") is None:
+        raise InstallError(missing("postfix") or "postconf is not installed", os.EX_UNAVAILABLE)
+    try:
+        return read_postfix(Host(), str(folder))
+    except PostfixFault as fault:
+        said = printable(str(fault), 2000)
+        raise InstallError(f"postconf does not accept {folder}: {fault.place}: {said}") from None
+    except NotLookedAt as error:
+        raise InstallError(f"postconf does not accept {folder}: {printable(str(error), 2000)}") from None
 
 
 def check_left(tree: Tree, record: Record) -> None:
     """Raise InstallError unless Postfix, where it is still installed, accepts what is left without the check."""
-    configuration = PostfixConfiguration(tree.place(record.configuration))
-    if configuration.main_cf.exists() and find_program("postconf"):
-        configuration.run("-n")
+    folder = tree.place(record.configuration)
+    if (folder / "main.cf").exists() and find_program("postconf"):
+        read_config(folder)
 
 
-def choose_server(listeners: Sequence[Listener], queue_directory: str) -> Server:
-    """The first listener that Postfix can reach, chrooted or not. Raises InstallError where there is none."""
+def choose_listener(listeners: Sequence[Listener], queue_directory: str) -> Listener:
+    """The first that Postfix can reach, chrooted or not. Raises InstallError where there is none."""
     faults = []
     for listener in listeners:
-        if listener.path:
-            socket = PurePosixPath(listener.path)
-            if socket.is_relative_to(queue_directory):
-                return Server(f"unix:{socket.relative_to(queue_directory)}", queue_directory)
+        if listener.path and not PurePosixPath(listener.path).is_relative_to(queue_directory):
             faults.append(
                 f"{listener} is outside Postfix' queue directory {queue_directory}, where a chrooted smtpd does not "
                 "find it"
             )
-        elif not listener.port:
+        elif not listener.path and not listener.port:
             faults.append(f"{listener} is another port at every start")
         else:
-            # The service listens on every address: Postfix asks it on this host's own.
-            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listener.host, listener.host)  # noqa: S104 - replaced
-            return Server(str(Listener(host=host, port=listener.port)), queue_directory)
+            return listener
     raise InstallError(
         f"listen: {'; '.join(faults)}. Expected in the settings file: inet:127.0.0.1:10040 or "
         f"unix:{queue_directory}/pbs-policy/policy"
     )
 
 
-def check_for(server: Server) -> str:
-    """The restriction for the policy service at `server`, as the example in postfix-examples has it."""
-    example = "postfix-examples/" + ("main.cf.unix" if server.name.startswith("unix:") else "main.cf.inet")
+def check_for(endpoint: str) -> str:
+    """The restriction for the policy service at `endpoint`, as the example in postfix-examples has it."""
+    example = "postfix-examples/" + ("main.cf.unix" if endpoint.startswith("unix:") else "main.cf.inet")
     for _, line in logical_lines(shipped(example).read_bytes()):
         for each in parse_list(line.decode().partition("=")[2]):
             if each.name == CHECK:
                 words = " ".join(each.argument.split())
-                return f"{CHECK} {words.replace(policy_server(words), server.name, 1)}"
+                return f"{CHECK} {words.replace(parse_policy_check(words).endpoint, endpoint, 1)}"
     raise InstallError(f"{shipped(example)}: there is no {CHECK} in it", os.EX_SOFTWARE)
 
 
-def _by_hand(server: Server) -> str:
-    readme = shipped("postfix-examples/README.md")
-    return f"put `{PERMIT_LOCAL}, {check_for(server)}` right before {REFUSING[0]} in {RELAY}. {readme} says why there"
+def _by_hand(endpoint: str) -> str:
+    why = f"{shipped('postfix-examples/README.md')} says why there"
+    return f"put `{PERMIT_LOCAL}, {check_for(endpoint)}` right before {REFUSING[0]} in {RELAY}. {why}"
 
 
-def _draft(configuration: PostfixConfiguration, base: FileState, server: Server) -> tuple[str, bytes]:
+def _draft(postfix: Path, base: FileState, listener: Listener) -> tuple[str, bytes]:
     """The list with our check in it, and the main.cf that postconf -e makes with it of `base`, in a copy."""
     with temporary_folder() as folder:
-        draft = PostfixConfiguration(folder, shown_as=configuration.folder)
-        draft.main_cf.write_bytes(base.data)
-        for name in ("master.cf", "dynamicmaps.cf"):
-            if (configuration.folder / name).exists():
-                shutil.copyfile(configuration.folder / name, draft.folder / name)
-        _let_rest(draft)
-        value = _new_value(draft, server)
-        refuse_conflicts(draft, server)
-        if value != draft.value(RELAY):
-            warnings = draft.warnings()
-            draft.run("-e", f"{RELAY} = {value}")
-            _let_rest(draft)
-            _verify(draft, value, warnings)
-        return value, draft.main_cf.read_bytes()
+        try:
+            main_cf = folder / "main.cf"
+            main_cf.write_bytes(base.data)
+            for name in ("master.cf", "dynamicmaps.cf"):
+                if (postfix / name).exists():
+                    shutil.copyfile(postfix / name, folder / name)
+            _let_rest(main_cf)
+            draft = read_config(folder)
+            value = _new_value(draft, listener)
+            _refuse_conflicts(draft, listener)
+            if value != draft.written.get(RELAY, draft.value(RELAY)):
+                edited = Host().run("postconf", "-c", str(folder), "-e", f"{RELAY} = {value}")
+                if edited.status:
+                    raise InstallError(f"postconf does not set {RELAY}: {printable(edited.err, 2000)}")
+                _let_rest(main_cf)
+                _verify(folder, value, draft.warnings)
+            return value, main_cf.read_bytes()
+        except InstallError as error:
+            # The copy is gone when this is read.
+            raise InstallError(str(error).replace(str(folder), str(postfix)), error.status, error.by_hand) from None
 
 
-def _let_rest(draft: PostfixConfiguration) -> None:
+def _let_rest(main_cf: Path) -> None:
     """Postfix reads a main.cf again and again until it is seconds old, in case its writer is not done. We are."""
     written = time.time() - 60
-    os.utime(draft.main_cf, (written, written))
+    os.utime(main_cf, (written, written))
 
 
-def _new_value(configuration: PostfixConfiguration, server: Server) -> str:
+def _new_value(config: PostfixConfig, listener: Listener) -> str:
     """The list with our check in it; as it is where that stands in its place already."""
-    lines = configuration.lines_of(RELAY)
+    lines = config.lines.get(RELAY, [])
     if len(lines) > 1:
         raise InstallError(
-            f"{configuration.place_of(RELAY)}: {RELAY} is set more than once (lines {', '.join(map(str, lines))}), "
+            f"{config.place(RELAY)}: {RELAY} is set more than once (lines {', '.join(map(str, lines))}), "
             "and the last one counts. By hand: delete the others"
         )
-    text = configuration.value(RELAY, expanded=not lines)
+    text = config.written.get(RELAY, config.value(RELAY))
+    endpoint = endpoint_of(listener, config.queue_directory)
     try:
-        classes = [word for word, _ in split_words(configuration.value("smtpd_restriction_classes", expanded=True))]
-        restrictions = parse_list(text, classes)
+        restrictions = parse_list(text, config.classes())
         if not restrictions:
+            decides = parse_list(config.value(RECIPIENT), config.classes())
+            ours = config.find_ours(RECIPIENT, None, [listener])
+            if ours and stands_right(decides, ours[0]):
+                return text
             raise ListError(
-                "it is empty, so that relaying is decided in smtpd_recipient_restrictions. Move what permits and "
-                "refuses relaying from there to here first"
+                f"it is empty, so that relaying is decided in {RECIPIENT}. Move what permits and refuses relaying "
+                "from there to here first"
             )
-        for number, each in enumerate(restrictions):
-            if each.name == CHECK and server.is_named_by(each.argument):
-                if stands_right(restrictions, number):
-                    return text
-                raise ListError(
-                    f"our {CHECK} stands in it, but not after {PERMIT_LOCAL} and right before {REFUSING[0]}"
-                )
-        return insert_check(text, check_for(server), classes)
+        for number in config.find_ours(RELAY, None, [listener]):
+            if stands_right(restrictions, number):
+                return text
+            raise ListError(f"our {CHECK} stands in it, but not after {PERMIT_LOCAL} and right before {REFUSING[0]}")
+        return insert_check(text, check_for(endpoint), config.classes())
     except ListError as error:
-        where = configuration.place_of(RELAY) + ("" if lines else f" (not set: the default is {text!r})")
-        raise InstallError(f"{where}: {RELAY}: {printable(str(error), 1000)}. By hand: {_by_hand(server)}") from None
+        where = config.place(RELAY) + ("" if lines else f" (not set: the default is {text!r})")
+        why = printable(str(error), 1000)
+        raise InstallError(f"{where}: {RELAY}: {why}. By hand: {_by_hand(endpoint)}") from None
 
 
-def _verify(configuration: PostfixConfiguration, value: str, warnings: set[str]) -> None:
+def _refuse_conflicts(config: PostfixConfig, listener: Listener) -> None:
+    """Raise InstallError for the first setting with which our check in its right place would not have its effect, or
+    another one, with its file and line."""
+    services: list[MasterService | None] = [*config.for_strangers()]
+    for service in services or [None]:
+        if service and RELAY in service.overrides:
+            raise InstallError(
+                f"{config.place(RELAY, service)}: {service.name}/{service.kind} has {RELAY} of its own, and does not "
+                "look at those of main.cf. By hand: remove that line, or put the check there"
+            )
+        for name in [*LISTS, *config.classes(service)]:
+            if name == config.relay_list(service):
+                continue
+            where = config.place(name, service)
+            if config.find_ours(name, service, [listener]):
+                why = f"our {CHECK} stands in {name}, where its OK does not permit relaying"
+                raise InstallError(f"{where}: {why}. By hand: remove it")
+            restrictions = config.restrictions(name, service)
+            refusal = find_refusal(restrictions)
+            if refusal is not None and name in LISTS:
+                raise InstallError(
+                    f"{where}: {restrictions[refusal].name} in {name} refuses a relay attempt even when {RELAY} has "
+                    f"permitted it. By hand: remove it there ({RELAY} has one that stays)"
+                )
+
+
+def _submission_notes(config: PostfixConfig) -> Iterator[str]:
+    """What to look at where clients that authenticate come in: they inherit the check."""
+    for each in config.services:
+        if each.is_submission and RELAY not in each.overrides:
+            yield (
+                f"{each.place}: {each.name}/{each.kind} has no {RELAY} of its own, so a client that may relay need "
+                f"not authenticate there. To have it so: -o {RELAY}=permit_sasl_authenticated,reject"
+            )
+
+
+def _verify(folder: Path, value: str, warnings: frozenset[str]) -> None:
     """Raise InstallError unless Postfix reads the value that was meant, with no complaint it did not have before."""
-    read = configuration.value(RELAY)
+    config = read_config(folder)
+    read = config.written.get(RELAY, "")
     if read.split() != value.split():
-        raise InstallError(f"{configuration.place_of(RELAY)}: postconf reads {printable(read, 1000)}, not {value}")
-    complaints = configuration.warnings() - warnings
+        raise InstallError(f"{config.place(RELAY)}: postconf reads {printable(read, 1000)}, not {value}")
+    complaints = config.warnings - warnings
     if complaints:
         raise InstallError("postconf complains of the result: " + "; ".join(printable(each) for each in complaints))
 
 
-def _plan_socket_folder(
-    tree: Tree, plan: Plan, configuration: PostfixConfiguration, server: Server, user: str
-) -> None:
+def _plan_socket_folder(tree: Tree, plan: Plan, config: PostfixConfig, listener: Listener, user: str) -> None:
     """The folder of a unix socket, which its group lets Postfix in: what the comment in main.cf.unix says to make."""
-    kind, _, relative = server.name.partition(":")
-    folder = tree.name(str(PurePosixPath(server.queue_directory, relative).parent))
-    if kind != "unix" or tree.place(folder).exists():
+    if not listener.path:
         return
-    mail_owner = configuration.value("mail_owner", expanded=True)
+    folder = tree.name(str(PurePosixPath(listener.path).parent))
+    if tree.place(folder).exists():
+        return
+    mail_owner = config.value("mail_owner")
     service, postfix = tree.find_user(user), tree.find_user(mail_owner)
     if service is None:
         plan.obstacles.append(f"there is no user {user} to own {folder}. First: {useradd(user)}")
     if postfix is None:
-        plan.obstacles.append(f"there is no user {mail_owner}, whom {configuration.main_cf} calls mail_owner")
+        plan.obstacles.append(f"there is no user {mail_owner}, whom {config.main_cf} calls mail_owner")
     owner = Account(service.uid, postfix.gid) if service and postfix else None
     plan.make_folders(tree, folder)
     plan.folders.append(Folder(folder, 0o2750, owner))

@@ -23,9 +23,9 @@ import fakeredis
 
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.postfix_config import PostfixConfig
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.host import Account, Host, Output, Owned
+from pbs_policy.postfix.configuration import PostfixConfig
 from pbs_policy.programs import find_program
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped

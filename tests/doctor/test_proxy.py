@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pbs_policy.doctor.finding import AS_ROOT, Finding
-from pbs_policy.doctor.postfix_config import MasterService, PostfixConfig
 from pbs_policy.doctor.proxy import check_proxy
 from pbs_policy.doctor.trusted import check_listeners, check_xclient
 from pbs_policy.dovecot.doveconf import DovecotConfig, Line
+from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 
 PLAIN = MasterService("smtp", "inet", False, {}, "master.cf:2")
 PROXIED = MasterService("10025", "inet", False, {"smtpd_upstream_proxy_protocol": "haproxy"}, "master.cf:3")

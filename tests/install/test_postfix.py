@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pbs_policy.install.postconf import PostfixConfiguration
+from pbs_policy.install import postfix
+from pbs_policy.postfix.configuration import PostfixConfig
 from pbs_policy.shipped import shipped
 from tests.install.support import (
     DEBIAN_MAIN_CF,
@@ -174,6 +176,23 @@ def test_a_check_that_was_put_there_by_hand_is_left_alone(root: Path) -> None:
     assert snapshot(root) == before
 
 
+def test_a_check_in_the_recipient_list_beside_an_empty_relay_list_is_left_alone(root: Path) -> None:
+    example = shipped("postfix-examples/main.cf.inet").read_text()
+    relay, recipient = (f"smtpd_{name}_restrictions =" for name in ("relay", "recipient"))
+    set_main_cf(root, example.replace(relay, f"{relay}\n{recipient}"))
+    before = snapshot(root)
+    assert install(root, "--apply").output == "Nothing to do: everything is in place.\n"
+    assert snapshot(root) == before
+
+
+@pytest.mark.parametrize("port", ["127.0.0.1:10025", "[::1]:10025", "10587"])
+def test_an_entry_that_is_not_for_strangers_may_refuse_whomever_it_does_not_know(root: Path, port: str) -> None:
+    closed = f"{port} inet n - y - - smtpd\n  -o smtpd_client_restrictions=permit_mynetworks,reject\n"
+    write(root, "/etc/postfix/master.cf", MASTER_CF + closed)
+    assert install(root, "--apply").status == 0
+    assert INET_CHECK in relay_restrictions(root)
+
+
 def test_a_submission_service_that_inherits_the_check_is_pointed_out(root: Path) -> None:
     submission = "submission inet n - y - - smtpd\n"
     write(root, "/etc/postfix/master.cf", MASTER_CF + submission)
@@ -205,14 +224,14 @@ def test_a_main_cf_that_was_changed_since_is_left_alone_and_our_difference_is_sh
 
 def test_a_result_that_postfix_reads_otherwise_is_put_back(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(root)
-    value = "pbs_policy.install.postconf.PostfixConfiguration.value"
-    honest = PostfixConfiguration.value
+    honest = postfix.read_config
 
-    def lie(self: PostfixConfiguration, name: str, *, expanded: bool = False) -> str:
-        installed = self.folder == root / "etc/postfix" and "10040" in self.main_cf.read_text()
-        return "permit" if installed else honest(self, name, expanded=expanded)
+    def lie(folder: Path) -> PostfixConfig:
+        config = honest(folder)
+        installed = folder == root / "etc/postfix" and "10040" in (folder / "main.cf").read_text()
+        return replace(config, written={"smtpd_relay_restrictions": "permit"}) if installed else config
 
-    monkeypatch.setattr(value, lie)
+    monkeypatch.setattr(postfix, "read_config", lie)
     refused = install(root, "--apply")
     assert refused.status == os.EX_CONFIG
     assert "postconf reads permit, not " in refused.output

@@ -36,7 +36,7 @@ LISTED = "smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticate
             "our check_policy_service stands in smtpd_recipient_restrictions",
         ),
         (
-            LISTED.format("") + "smtpd_restriction_classes = x\nx = check_policy_service inet:[::1]:10040\n",
+            LISTED.format("") + "smtpd_restriction_classes = x\nx = check_policy_service inet:localhost:10040\n",
             10,
             "our check_policy_service stands in x",
         ),

@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.install.restrictions import (
-    PERMIT_LOCAL,
-    REFUSING,
-    ListError,
-    insert_check,
-    parse_list,
-    policy_server,
-    split_words,
-)
+from pbs_policy.install.restrictions import ListError, insert_check, parse_list
+from pbs_policy.postfix.restrictions import PERMIT_LOCAL, REFUSING, is_balanced, parse_policy_check, split_words
 
 CHECK = "check_policy_service { inet:127.0.0.1:10040, timeout=2s }"
 
@@ -105,12 +98,9 @@ def policy_argument() -> str:
 
 
 @given(st.text(alphabet="ab{}, \t$:", max_size=30))
-def test_any_text_is_split_into_its_words_or_refused(text: str) -> None:
-    try:
-        words = split_words(text)
-    except ListError:
-        assert "{" in text or "}" in text
-        return
+def test_any_text_is_split_into_its_words(text: str) -> None:
+    words = split_words(text)
+    assert is_balanced(text) or "{" in text or "}" in text
     rest = text
     for word, start in words:
         assert text[start : start + len(word)] == word
@@ -125,6 +115,7 @@ def test_any_text_is_taken_or_refused(text: str) -> None:
 
 
 def test_a_policy_service_is_named_in_either_form() -> None:
-    assert policy_server("inet:127.0.0.1:10040") == "inet:127.0.0.1:10040"
-    assert policy_server("{ unix:pbs-policy/policy, timeout=2s, { default_action = x } }") == "unix:pbs-policy/policy"
-    assert policy_server("{}") == ""
+    assert parse_policy_check("inet:127.0.0.1:10040").endpoint == "inet:127.0.0.1:10040"
+    argument = "{ unix:pbs-policy/policy, timeout=2s, { default_action = x } }"
+    assert parse_policy_check(argument).endpoint == "unix:pbs-policy/policy"
+    assert parse_policy_check("{}").endpoint == ""
