@@ -190,8 +190,8 @@ class Doctor:
             return
         except PostfixFault as error:
             folder = f" -c {self.postfix_directory}" if self.postfix_directory else ""
-            seen = f"postconf does not take it: {error}"
-            yield wrong("postfix.configuration", seen, error.place, f"postconf{folder} -n")
+            why = f"postconf does not take it: {error}"
+            yield wrong("postfix.configuration", why, error.place, f"postconf{folder} -n")
             return
         seen.append(config)
         yield from postfix.check_relaying(config, self.settings.listen, self.host)
