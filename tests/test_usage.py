@@ -332,6 +332,22 @@ def test_new_pairs_of_a_full_day_are_summed_as_others(
     assert redis.ttl(TODAY) > KEPT
 
 
+def test_of_who_is_new_to_a_full_day_only_the_sum_is_kept_in_memory(
+    usage: Usage, redis: Redis, bounds: Callable[..., None]
+) -> None:
+    bounds(MOST_PAIRS=2)
+    for number in range(3):
+        usage.note("192.0.2.7", f"{number}", False)
+    write(usage, redis)
+    for number in range(100):
+        usage.note("192.0.2.7", f"{number}", True)
+    assert waiting(usage) == 3
+    write(usage, redis)
+    assert uses(redis) == [
+        Use("192.0.2.7", "0", 2, 1, NOON), Use("192.0.2.7", "1", 2, 1, NOON), Use(*OTHERS, 1 + 98, 98, NOON)
+    ]  # fmt: skip
+
+
 def test_a_day_that_follows_a_full_one_has_room(
     usage: Usage, clock: Clock, redis: Redis, bounds: Callable[..., None]
 ) -> None:

@@ -23,6 +23,13 @@ class Candidate(NamedTuple):
         """What it says, read only when it is to be shown: most decisions never are."""
         return self.permit.record if self.permit else parse_record(self.value) or Record(0)
 
+    @property
+    def recorded_user(self) -> bytes:
+        """The user of `record`, as it was written there."""
+        if self.permit:
+            return self.permit.user.encode("utf-8", "surrogateescape")
+        return user_of_record(self.value) or b""
+
 
 def login_under(client: str, key: bytes, value: bytes | None, user_domain: str) -> Candidate | None:
     """The login that stands under a key of this address, if the value is one."""

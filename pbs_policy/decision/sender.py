@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pbs_policy.log import printable
@@ -92,13 +92,17 @@ def names_to_match(sender: bytes, rules: SenderRules, maps: Maps | None) -> tupl
     match=address wants the sender, or the sender without its extension (recipient_delimiter); match=domain wants any
     user of the sender's domain. A user whom `maps` names for the sender will do in both.
     """
-    if rules.match == "off":
-        return None
+    return None if rules.match == "off" else _names_to_match(sender, rules, rules.match == "domain", maps)
+
+
+def _names_to_match(
+    sender: bytes, rules: SenderRules, is_by_domain: bool, maps: Maps | None
+) -> tuple[bytes, ...] | None:
     names = own_names(sender, rules)
     if not names:
         return None if not sender and rules.null_sender == "permit" else ()
     domain = names[0][names[0].rindex(b"@") :]
-    own = (domain,) if rules.match == "domain" else names
+    own = (domain,) if is_by_domain else names
     if maps is None:
         return own
     return tuple(dict.fromkeys(own + maps.users((*names, domain))))
@@ -140,8 +144,8 @@ def is_certain(sender: bytes) -> bool:
 
 def sender_is_user(sender: bytes, user: bytes, rules: SenderRules, maps: Maps | None) -> bool:
     """Whether a login of this user alone justifies this sender. With match=off it is judged as for `domain`."""
-    names = names_to_match(sender, replace(rules, match="domain") if rules.match == "off" else rules, maps)
-    return names is None or not set(names).isdisjoint(names_of_user(user, rules.user_domain))
+    names = _names_to_match(sender, rules, rules.match != "address", maps)
+    return names is None or any(name in names for name in names_of_user(user, rules.user_domain))
 
 
 def unquote_sender(text: bytes) -> bytes:

@@ -108,15 +108,13 @@ class PolicyServer:
 
     def note_use(self, usage: Usage, client: str, request: Request, decision: Decision) -> None:
         """Count for the report a recipient that was let through, unless somebody only asked."""
-        user = decision.record.user if decision.record else ""
-        if user.endswith(".invalid"):
+        user = decision.by.recorded_user if decision.by else b""
+        if user.endswith(b".invalid"):
             return  # no such domain can exist (RFC 2606): a trial of the doctor's
         if only_asks(request):
             return
-        foreign = not sender_is_user(
-            first(request, b"sender"), user.encode("utf-8", "surrogateescape"), self.rules.senders, self.maps
-        )
-        usage.note(client, user, foreign)
+        foreign = not sender_is_user(first(request, b"sender"), user, self.rules.senders, self.maps)
+        usage.note(client, user.decode("utf-8", "surrogateescape"), foreign)
 
     def add(self, connection: Connection) -> None:
         """A connection is open. Where it is one too many, those that have been silent for the longest make room."""

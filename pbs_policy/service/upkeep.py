@@ -1,6 +1,6 @@
 """What the service does besides answering, once a second: it learns which prefix lengths permits of networks have and
-whether somebody watches, reads sender_maps and denies anew when a file has changed, and writes numbers and sums to
-Redis.
+whether somebody watches, reads sender_maps and denies anew when a file has changed, and writes numbers to Redis. The
+report's sums are written beside that, a few at a time: thousands at once would keep requests waiting.
 
 None of it is waited for by a request, and what is learned only says where to look: each permission is read from
 Redis for the very request it is for. A permit of a network with a length new to the site counts after `INTERVAL`.
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from pbs_policy import __version__
@@ -27,7 +28,11 @@ INTERVAL = 1.0
 """Seconds between two looks."""
 
 WRITE_INTERVAL = 5
-"""Looks between two writings of the numbers and the report's sums."""
+"""Looks between two writings of the numbers; seconds between two of the report's sums."""
+
+WRITE_PAUSE = 0.02
+"""Seconds between two pieces of the report's sums. So they never have more than a few hundredths of the loop's time,
+and as many as the memory holds are written within a few seconds."""
 
 
 class Upkeep:
@@ -36,6 +41,7 @@ class Upkeep:
     def __init__(self, server: PolicyServer) -> None:
         self._server = server
         self._stopping = asyncio.Event()
+        self._looks = 0
         pid = os.getpid()
         self._stats = Stats(server.keys, process_name(pid), __version__)
         self._about = {"pid": pid, "version": __version__, "started": self._stats.started}
@@ -49,20 +55,29 @@ class Upkeep:
 
     async def run(self) -> None:
         """Look again and again until `stop`, then write what is left to be written."""
-        looks = 0
-        while not self._stopping.is_set():
+        await asyncio.gather(
+            self._repeat(INTERVAL, self._look_and_write), self._repeat(WRITE_INTERVAL, self.write_usage)
+        )
+
+    async def _repeat(self, interval: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it every so many seconds until `stop`, and then once more."""
+        is_last = False
+        while not is_last:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), INTERVAL)
-            looks += 1
-            self._server.log.tell_repeats()
-            self._server.log.flush()  # of what syslog or the journal did not take at once
+                await asyncio.wait_for(self._stopping.wait(), interval)
+            is_last = self._stopping.is_set()  # not afterwards: what was noted during the work is to be written too
             try:
-                await self.look()
-                if looks % WRITE_INTERVAL == 0 or self._stopping.is_set():
-                    await self.write_stats()
-                    await self.write_usage()
-            except Exception as error:  # noqa: BLE001 - were this task to end, nothing would be looked at again
+                await work()
+            except Exception as error:  # noqa: BLE001 - were this task to end, it would not be done again
                 self._server.log.error(f"upkeep: {error!r}")
+
+    async def _look_and_write(self) -> None:
+        self._looks += 1
+        self._server.log.tell_repeats()
+        self._server.log.flush()  # of what syslog or the journal did not take at once
+        await self.look()
+        if self._looks % WRITE_INTERVAL == 0 or self._stopping.is_set():
+            await self.write_stats()
 
     def stop(self) -> None:
         """Let `run` come to its end."""
@@ -103,17 +118,39 @@ class Upkeep:
         return {**self._about, **self._facts(), "counts": flatten(self._server.counts)}
 
     async def write_usage(self) -> None:
-        """Write what was relayed since the last time."""
+        """Write what was relayed since the last time, in pieces, and no faster than the loop has time for. Where
+        nothing of a piece can be written, the others wait for the next time as well."""
         usage = self._server.usage
-        while usage is not None and (commands := usage.commands()):
-            usage.written(await self._each(commands))
+        for _ in range(usage.writes if usage is not None else 0):
+            if usage is None or not (commands := usage.commands()):
+                return
+            replies = await self._each(commands)
+            usage.written(replies)
+            if replies.count(None) == len(replies):
+                return
+            if not self._stopping.is_set():
+                await asyncio.sleep(WRITE_PAUSE)
 
     async def _each(self, commands: Sequence[Command]) -> list[Any]:
         """The reply to each command, None for one that was not carried out."""
+        replies: list[Any] = [None] * len(commands)
+        unanswered = len(commands)
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settle(number: int, values: Sequence[bytes | None] | None, own: Sequence[Any]) -> None:
+            nonlocal unanswered
+            if values is not None:
+                replies[number] = own[0]
+            unanswered -= 1
+            if not unanswered and not answered.done():
+                answered.set_result(None)
+
         # A question each, all in one round: one that Redis refuses must not make the others be counted again.
-        asked = [self._ask(Question((), [command])) for command in commands]
-        answers = [await each for each in asked]
-        return [answer.replies[0] if answer is not None else None for answer in answers]
+        for number, command in enumerate(commands):
+            self._server.lookups.ask_further((), (command,), partial(settle, number))
+        if commands:
+            await answered
+        return replies
 
     def _ask(self, question: Question) -> asyncio.Future[Answer | None]:
         """What becomes the answer, or None where Redis is unavailable. It is asked in this turn of the loop."""

@@ -9,7 +9,8 @@ last write to it. Each pair of an address and a user has three fields there, so 
     t <client_address> <user>    the last of them, Unix seconds
 
 An address has no blanks, and the user stands last, verbatim. Pairs that find no room, here or in the day, are summed
-as one, `OTHERS`: the totals stay right. What the service has not written when it is killed is lost.
+as one, `OTHERS`: the totals stay right. While a day is full, who is new to it is not even noted by name. What the
+service has not written when it is killed is lost.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ MOST_PAIRS = 5_000
 """Pairs a day may have in Redis: 1.4 to 1.6 MB, and a site that still has so many knows whom to write to: everybody.
 Each process of the service may add `PAIRS_AT_ONCE` to them, since it learns of the others' from its own writes."""
 
-PAIRS_AT_ONCE = 200
-"""Pairs in one write, which is up to 400 commands: 1 ms of the event loop, half of one of Redis."""
+PAIRS_AT_ONCE = 50
+"""Pairs in one write, which is up to 100 commands. Several turns of the event loop share them, none of which others
+have to wait for longer than for their own answers."""
 
 PAIRS_IN_MEMORY = 10_000
 """Pairs that wait to be written: 3 MB. They are that many only where nothing could be written for long."""
@@ -118,14 +120,20 @@ class Usage:
         at = self._now()
         if not self._begins <= at < self._ends:
             self._turn(at)
-        total = self._today.sums.get((client_address, user)) or self._begin(self._today, (client_address, user))
+        pair = (client_address, user)
+        total = self._today.sums.get(pair) or self._begin(self._today, pair)
         total.number += 1
         total.foreign += foreign_sender
         total.last = at
 
+    @property
+    def writes(self) -> int:
+        """How many lists of `commands` all that waits now makes at the most."""
+        return -(-self._waiting // PAIRS_AT_ONCE)
+
     def commands(self) -> list[Command]:
         """What to write now; it is taken off the memory. Nothing where there is nothing, or while a write is in
-        flight. What is over `PAIRS_AT_ONCE` is for the next time: to write everything, repeat until it is empty."""
+        flight. What is over `PAIRS_AT_ONCE` is for the next time."""
         if self._in_flight:
             return []
         commands: list[Command] = []
@@ -171,13 +179,15 @@ class Usage:
         return self._days.setdefault(key, _Day())
 
     def _begin(self, day: _Day, pair: Pair) -> _Sum:
-        """The sum of `pair`, a new one where it waits for the first time and there is room."""
-        if self._waiting >= PAIRS_IN_MEMORY and pair not in day.sums:
+        """The sum of `pair`, a new one where it waits for the first time and there is room, here and in the day."""
+        is_full = self._waiting >= PAIRS_IN_MEMORY or (day.size >= MOST_PAIRS and pair not in day.known)
+        if is_full and pair not in day.sums:
             pair = OTHERS
-        if pair not in day.sums:
-            day.sums[pair] = _Sum()
+        total = day.sums.get(pair)
+        if total is None:
+            total = day.sums[pair] = _Sum()
             self._waiting += 1
-        return day.sums[pair]
+        return total
 
     def _write(self, key: bytes, day: _Day, taken: dict[Pair, _Sum]) -> list[Command]:
         """The commands that add these sums to a day. Its end is set with the first of them: a connection that is
