@@ -226,11 +226,12 @@ def _remove_hook(tree: Tree, record: Record, applying: bool) -> int:
         return os.EX_OK
     later = dovecot.script_files(tree, record)
     remove(tree, record, removal, keep=later, check=lambda: dovecot.check_left(tree, record))
-    if later and dovecot.needs_script(tree, record, removal):
+    why = dovecot.needs_script(tree, record, removal) if later else ""
+    if why:
         click.echo(removal.by_hand(tree, record), nl=False)
         click.echo(
-            "The script stays for now: without it, Dovecot would refuse every login until it is reloaded.\n"
-            f"Now: {dovecot.AFTERWARDS}, and then the same command once more"
+            f"The script stays for now: {why}, and without it, Dovecot would refuse every login.\n"
+            f"Now: take it out where that is so, {dovecot.AFTERWARDS}, and then the same command once more"
         )
         return LEFT
     left = remove(tree, record, plan_removal(tree, record))

@@ -17,7 +17,7 @@ from pathlib import Path
 from pbs_policy.dovecot.auth import lets_everybody_in, passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot, read_setting
 from pbs_policy.dovecot.last_login import plugin_protocols
-from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook
+from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook, find_hooks
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree, read_state, useradd
 from pbs_policy.install.last_login import denied_users, fill_in, last_login_drop_in, refuse_in_the_way
@@ -187,18 +187,24 @@ def script_files(tree: Tree, record: Record) -> list[str]:
     return [path for path in record.entries if path != _drop_in(tree, record)]
 
 
-def needs_script(tree: Tree, record: Record, removal: Removal) -> bool:
-    """Whether Dovecot needs the script at the next login: its drop-in had to stay, or it runs as configured before.
+def needs_script(tree: Tree, record: Record, removal: Removal) -> str:
+    """Why Dovecot needs the script at the next login, or "": the drop-in had to stay, a file of the site's names the
+    script, or Dovecot runs as configured before.
 
     Until it is reloaded, it listens for logins on `BASE_DIR/pop3-postlogin`; /proc/net/unix lists that (proc(5)).
     """
-    if _drop_in(tree, record) in removal.edited:
-        return True
+    drop_in = _drop_in(tree, record)
+    if drop_in in removal.edited:
+        return f"{tree.place(drop_in)} still runs it"
     file = _installed(tree, record)
-    if file is None or not tree.is_running_system:
-        return False
-    base = Path(read_setting(Host(), str(file), "base_dir")).resolve()
-    return any(_listens(base / f"{service}-postlogin") for service in _SERVICES)
+    if file is None:
+        return ""
+    for hook in find_hooks(read_config(file)):
+        if hook.script.startswith("/") and tree.name(hook.script) in record.entries:
+            return f"{hook.place} still runs it"
+    base = Path(read_setting(Host(), str(file), "base_dir")).resolve() if tree.is_running_system else None
+    is_listening = base is not None and any(_listens(base / f"{service}-postlogin") for service in _SERVICES)
+    return "Dovecot is not reloaded yet" if is_listening else ""
 
 
 def _listens(socket: Path) -> bool:

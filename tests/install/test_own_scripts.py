@@ -93,7 +93,13 @@ def test_what_was_chained_by_hand_as_the_refusal_says_still_runs(root: Path, own
     assert (root / OURS.lstrip("/")).exists()
     assert (root / DROP_IN).exists() is (len(own) == 1), "the drop-in has the other protocol alone"
     assert "Nothing to do" in install(root, "--apply").output
+    kept = install(root, "--remove", "--apply")
+    assert kept.status == 1
+    assert f"{root}{BY_HAND}:2 still runs it" in kept.output, "without it Dovecot would refuse every login"
+    assert (root / OURS.lstrip("/")).exists()
+    (root / BY_HAND.lstrip("/")).unlink()
     assert install(root, "--remove", "--apply").status == 0
+    write(root, BY_HAND, by_hand(refused))
     assert snapshot(root) == before
 
 
