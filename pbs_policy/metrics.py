@@ -18,6 +18,7 @@ import platform
 import re
 import socket
 import time
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from itertools import accumulate
@@ -42,7 +43,6 @@ from pbs_policy.service.sockets import open_at
 from pbs_policy.service.stats import flatten
 from pbs_policy.settings import Settings
 from pbs_policy.store.connect import TIMEOUT, StoreUnavailable
-from pbs_policy.store.latency import BOUNDS, Latency
 from pbs_policy.store.redis_connector import Connector
 from pbs_policy.store.redis_line import RedisRefused
 
@@ -70,14 +70,14 @@ Page = Callable[[], Awaitable[web.Response]]
 
 
 class Metrics:
-    """Made before the event loop runs; its `latency` is for the lookups. Then `start`, and `await stop()`."""
+    """Made before the event loop runs; its `waits` are told of by the server. Then `start`, and `await stop()`."""
 
     most_open = MOST
     """Connections to keep descriptors for."""
 
     def __init__(self, settings: Settings, event_loop: str, log: Log) -> None:
         """Opens the sockets, and says where they are. Raises ListenError."""
-        self.latency = Latency()
+        self.waits = Waits()
         self._event_loop = event_loop
         self._log = log
         self._sockets = open_at(settings.metrics_listen, settings)
@@ -93,7 +93,7 @@ class Metrics:
     def start(self, server: PolicyServer, watchers: Callable[[], int]) -> None:
         """Answer with the numbers of `server`, of which `watchers` hear the decisions."""
         self._server = server
-        self._numbers = Numbers(server, watchers, self._event_loop)
+        self._numbers = Numbers(server, watchers, self._event_loop, self.waits)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._numbers)
         pages = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
@@ -170,11 +170,31 @@ _FROM_THE_START = ("OK login", "OK permit", "DUNNO no_login", "DEFER_IF_REJECT u
 """Decisions that are there as 0 before the first: the increase from nothing to one is then seen as one."""
 
 
+BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""Upper ends of the buckets, in seconds. One more holds what took longer."""
+
+
+class Waits:
+    """How long requests waited for their decision. Those that are answered without Redis are not among them."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+
+    def note(self, seconds: float) -> None:
+        """One request waited for so long."""
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+
+
 class Numbers(Collector):
     """What `server` has counted and does now, read when somebody asks. Only this class knows the metrics' names."""
 
-    def __init__(self, server: PolicyServer, watchers: Callable[[], int], event_loop: str) -> None:
+    def __init__(
+        self, server: PolicyServer, watchers: Callable[[], int], event_loop: str, waits: Waits
+    ) -> None:
         self._server = server
+        self._waits = waits
         self._watchers = watchers
         self._started = time.time()
         self._build = {"version": __version__, "python": platform.python_version(), "event_loop": event_loop}
@@ -184,7 +204,7 @@ class Numbers(Collector):
         """Every metric."""
         server, lookups = self._server, self._server.lookups
         yield self._decisions()
-        yield self._latency(server.latency or Latency())
+        yield self._request_seconds()
         for name, meaning, number in (
             ("redis_reconnects", "Connections to Redis that took the place of a lost one.", lookups.connections - 1),
             ("log_lines_lost", "Lines that journal, syslog or standard error did not take.", server.log.lost),
@@ -216,13 +236,13 @@ class Numbers(Collector):
             family.add_metric(name.split(" ", 1), number)
         return family
 
-    def _latency(self, latency: Latency) -> Metric:
+    def _request_seconds(self) -> Metric:
         names = [*map(str, BOUNDS), "+Inf"]
         return HistogramMetricFamily(
             "pbs_policy_request_seconds",
-            "How long requests that needed Redis waited for their answer; at most a turn of the loop too long.",
-            buckets=list(zip(names, accumulate(latency.buckets), strict=True)),
-            sum_value=latency.total,
+            "How long requests that needed Redis waited for their answer.",
+            buckets=list(zip(names, accumulate(self._waits.buckets), strict=True)),
+            sum_value=self._waits.total,
         )
 
 

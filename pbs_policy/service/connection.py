@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pbs_policy.address import AddressError, ClientAddress
@@ -185,26 +186,23 @@ class Connection(asyncio.BufferedProtocol):
             return
         case = self._case = server.case(client, request)
         self._busy = True
+        if server.note_wait is not None:
+            self._begun = monotonic()
         server.lookups.ask(case.keys, self._found)
 
     def _found(self, values: Sequence[bytes | None] | None, _: Sequence[Any]) -> None:
-        server = self._server
         if values is None:
             self._settle(rules.unavailable(self._case.rules))
         elif decision := decide_at_once(values):
             self._settle(decision)  # nearly always
         else:
-            latency = server.latency
-            if latency is not None:
-                self._begun = latency.begun
-                latency.going_on += 1
             self._procedure = decide(self._case, values)
             self._go_on(None)
 
     def _answered(self, values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
         if values is None:
             self._procedure.close()
-            self._settle_late(rules.unavailable(self._case.rules))
+            self._settle(rules.unavailable(self._case.rules))
         else:
             self._go_on(Answer(values, replies))
 
@@ -213,21 +211,18 @@ class Connection(asyncio.BufferedProtocol):
         try:
             question = self._procedure.send(answer) if answer else next(self._procedure)
         except StopIteration as end:
-            self._settle_late(end.value)
+            self._settle(end.value)
         except ProtocolError as error:
             self._disconnect(str(error))
         else:
             self._server.lookups.ask_further(question.keys, question.commands, self._answered)
 
-    def _settle_late(self, decision: Decision) -> None:
-        latency = self._server.latency
-        if latency is not None:
-            latency.settled.append(self._begun)
-        self._settle(decision)
-
     def _settle(self, decision: Decision) -> None:
         """Answer the request that waited for Redis, and go on with what arrived meanwhile."""
         self._busy = False
+        note_wait = self._server.note_wait
+        if note_wait is not None:
+            note_wait(monotonic() - self._begun)
         if not self._reply(decision):
             return  # the peer left without waiting
         if self._parser.waiting or self._paused or self._ended:

@@ -73,15 +73,14 @@ class Process:
         service, configuration = self._service, self._service.configuration
         settings = configuration.settings
         keys = Keys(settings.key_prefix)
-        latency = self._metrics.latency if self._metrics else None
         lookups = self._lookups = Lookups(
             settings.redis_url, settings.redis_user, self._password, keys.probe, self._log, settings.redis_tls,
-            latency, self._sentinel_login,
+            self._sentinel_login,
         )  # fmt: skip
         usage = Usage.following(None, settings.key_prefix, settings.usage_kept)
         server = self._server = PolicyServer(
             settings.rules, settings.addresses, keys, lookups, self._log, settings.log_decisions,
-            configuration.maps, usage, latency, configuration.denies,
+            configuration.maps, usage, configuration.denies, self._metrics.waits.note if self._metrics else None,
         )  # fmt: skip
         server.most_connections = _descriptors_for_peers() - (self._metrics.most_open if self._metrics else 0)
         await lookups.open()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Literal
@@ -24,7 +25,6 @@ from pbs_policy.service.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.service.events import Events
 from pbs_policy.service.stats import no_counts
 from pbs_policy.service.turns import Turns
-from pbs_policy.store.latency import Latency
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.networks import Lengths
@@ -56,11 +56,12 @@ class PolicyServer:
         log_decisions: Literal["permitted", "all", "none"],
         maps: SenderMaps | None = None,
         usage: Usage | None = None,
-        latency: Latency | None = None,
         denies: Denies | None = None,
+        note_wait: Callable[[float], None] | None = None,
     ) -> None:
         """`maps`, `denies`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to
-        date by `upkeep`, which writes `usage` and `counts` too. `latency` is the one that `lookups` has."""
+        date by `upkeep`, which writes `usage` and `counts` too. `note_wait` is told for how many
+        seconds each request waited for its decision."""
         self.rules = rules
         self.keys = keys
         self.lookups = lookups
@@ -68,7 +69,7 @@ class PolicyServer:
         self.denies = denies
         self.permit_lengths: Lengths = frozenset()
         self.usage = usage
-        self.latency = latency
+        self.note_wait = note_wait
         self.counts = no_counts()
         self.events: Events | None = None
         self.log = log

@@ -12,7 +12,6 @@ from math import inf
 from typing import Any
 
 from pbs_policy.log import Log
-from pbs_policy.store.latency import Latency
 from pbs_policy.store.question import Command
 from pbs_policy.store.replies import check_reply, check_values
 from pbs_policy.store.resp import pack
@@ -39,11 +38,11 @@ class Batch:
     """What one turn of the loop asked, and where each answer goes."""
 
     __slots__ = (
-        "answer_by", "answering", "asks", "begun", "commands", "deadline", "due", "further", "keys", "latency", "log",
-        "refused", "replies", "retried",
+        "answer_by", "answering", "asks", "commands", "deadline", "due", "keys", "log", "refused", "replies",
+        "retried",
     )  # fmt: skip
 
-    def __init__(self, log: Log, latency: Latency | None, answering: Answering) -> None:
+    def __init__(self, log: Log, answering: Answering) -> None:
         self.asks: list[tuple[Answered, int, int, float]] = []  # with how many keys and commands, and until when
         self.keys: list[bytes] = []
         self.commands: list[Command] = []
@@ -51,13 +50,10 @@ class Batch:
         self.replies: list[Any] = []
         self.refused = False  # an error is among the replies
         self.log = log
-        self.latency = latency
         self.answering = answering
-        self.begun = 0.0  # when the first of them was asked, by the loop's clock
         self.deadline = 0.0  # of the requests that begin with it
         self.due = inf  # the earliest deadline of those that are not answered
         self.answer_by = 0.0  # when the connection that it was sent on is taken for mute
-        self.further = 0  # of `asks`, those with which no request began
 
     def request(self) -> bytes:
         """The commands that were asked for, and one MGET for all values, which is one moment of the table."""
@@ -93,9 +89,7 @@ class Batch:
             self.fail()
             return
         replies = self.replies
-        answering, latency = self.answering, self.latency
-        if latency is not None:
-            latency.begun = self.begun
+        answering = self.answering
         value = reply = 0
         for answered, number_of_values, number_of_replies, deadline in self.asks:
             own_values = values[value : value + number_of_values]
@@ -112,8 +106,6 @@ class Batch:
             except Exception as fault:  # noqa: BLE001 - one request's fault must not take its neighbours' answers
                 self.log.error(f"a request was left without an answer: {fault!r}")
         answering.deadline = 0.0
-        if latency is not None:
-            latency.end(len(self.asks) - self.further)
 
     def fail(self) -> None:
         """Tell all who still wait that Redis is unavailable."""
@@ -121,9 +113,6 @@ class Batch:
 
     def expire(self, now: float) -> None:
         """Tell those whose deadline has come that Redis is unavailable."""
-        latency = self.latency
-        if latency is not None:
-            latency.begun = self.begun
         overdue = [number for number, ask in enumerate(self.asks) if ask[3] <= now and ask[0] is not _nobody]
         for number in overdue:
             answered, number_of_values, number_of_replies, _ = self.asks[number]
@@ -133,11 +122,6 @@ class Batch:
             except Exception as error:  # noqa: BLE001 - as above
                 self.log.error(f"a request was left without an answer: {error!r}")
         self.due = min((ask[3] for ask in self.asks), default=inf)
-        if latency is not None:
-            # Those that began with this batch have one deadline, so they are all counted at once.
-            began = len(self.asks) - self.further if self.deadline <= now else 0
-            self.further += began
-            latency.end(began)
 
 
 def _first_error(replies: Sequence[Any]) -> Exception | None:

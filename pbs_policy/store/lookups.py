@@ -28,7 +28,6 @@ from pbs_policy.store.acl import missing_right
 from pbs_policy.store.alarm import Alarm
 from pbs_policy.store.batch import Answered, Answering, Batch
 from pbs_policy.store.connect import TIMEOUT
-from pbs_policy.store.latency import Latency
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_connector import Connector
 from pbs_policy.store.redis_line import Line
@@ -56,20 +55,17 @@ class Lookups:
         probe_key: bytes,
         log: Log,
         tls: TlsFiles = _NO_TLS_FILES,
-        latency: Latency | None = None,
         sentinel: Login = NOBODY,
     ) -> None:
-        """`sentinel` is who to log in to Sentinels as;
-        `latency`, where there is one, is told how long each request waited."""
+        """`sentinel` is who to log in to Sentinels as."""
         self._connector = Connector(url, user, password, probe_key, tls, sentinel)
         self._url = url
         self._user = printable(user or "default")
         self._prefix = probe_key.decode().removesuffix("probe")
         self._log = log
         self._line: Line | None = None
-        self._latency = latency
         self._answering = Answering()
-        self._batch = Batch(log, latency, self._answering)  # of this turn of the loop
+        self._batch = Batch(log, self._answering)  # of this turn of the loop
         self._waiting: deque[Batch] = deque()  # for a connection, oldest first
         self._wait_until = 0.0  # after this moment nobody waits for a connection: the circuit is open
         self._troubles: set[str] = set()  # what was reported since the last connection
@@ -143,15 +139,13 @@ class Lookups:
         batch.asks.append((answered, len(keys), len(commands), deadline))
         batch.keys += keys
         batch.commands += commands
-        batch.further += 1
 
     def _begin(self, batch: Batch) -> None:
-        batch.begun = now = monotonic()
-        batch.deadline = batch.due = now + TIMEOUT
+        batch.deadline = batch.due = monotonic() + TIMEOUT
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        batch, self._batch = self._batch, Batch(self._log, self._latency, self._answering)
+        batch, self._batch = self._batch, Batch(self._log, self._answering)
         if self._line is not None:
             self._line.send(batch)
         elif self._loop.time() < self._wait_until:

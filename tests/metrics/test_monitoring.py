@@ -15,8 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pbs_policy.log import Log
-from pbs_policy.metrics import Numbers
-from pbs_policy.store.latency import Latency
+from pbs_policy.metrics import Numbers, Waits
 
 DOCS = Path(__file__).parents[2] / "docs"
 MONITORING = DOCS / "monitoring"
@@ -35,8 +34,8 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def exported() -> str:
     lookups = SimpleNamespace(connections=1, in_flight=0, circuit_is_open=False)
-    server: Any = SimpleNamespace(counts={}, connections=set(), lookups=lookups, latency=Latency(), log=Log())
-    numbers = Numbers(server, lambda: 0, "uvloop")
+    server: Any = SimpleNamespace(counts={}, connections=set(), lookups=lookups, log=Log())
+    numbers = Numbers(server, lambda: 0, "uvloop", Waits())
     numbers.redis_sets = 1
     registry = CollectorRegistry(auto_describe=False)
     registry.register(numbers)

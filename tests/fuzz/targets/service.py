@@ -88,7 +88,7 @@ class Lookups:
         self.transport = Transport()
         transport: Any = self.transport
         self._log = log
-        self._batch = Batch(log, None, Answering())
+        self._batch = Batch(log, Answering())
         self.line = Line(still)
         self.line.connection_made(transport)
         self.said = b""
@@ -104,14 +104,13 @@ class Lookups:
         self._batch.asks.append((answered, len(keys), len(commands), 1.0))
         self._batch.keys += keys
         self._batch.commands += commands
-        self._batch.further += 1
 
     def turn(self) -> None:
         soon, self.soon[:] = self.soon.copy(), []
         for each in soon:
             each()
         if self._batch.asks:
-            batch, self._batch = self._batch, Batch(self._log, None, Answering())
+            batch, self._batch = self._batch, Batch(self._log, Answering())
             self.line.send(batch)
 
     def hear(self, data: bytes) -> None:
