@@ -58,8 +58,12 @@ class Bench:
 
     def service(self, name: str, redis_url: str, *, unix: bool = False, **settings: str) -> Service:
         """A policy service that logs no decision and keeps no report, unless the settings say otherwise."""
+        return self.shipped_service(name, redis_url, unix=unix, **{"log_decisions": "none", "usage_kept": "0", **settings})
+
+    def shipped_service(self, name: str, redis_url: str, *, unix: bool = False, **settings: str) -> Service:
+        """A policy service with the settings as they ship, save where it listens, Redis, and these."""
         listen = f"unix:{self.directory / name}.sock" if unix else f"inet:127.0.0.1:{free_port()}"
-        lines = {"listen": listen, "redis_url": redis_url, "log_decisions": "none", "usage_kept": "0", **settings}
+        lines = {"listen": listen, "redis_url": redis_url, **settings}
         return self.stack.enter_context(Service(self.directory / name, lines))
 
 
