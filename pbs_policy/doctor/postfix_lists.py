@@ -144,9 +144,10 @@ def _check_login_mismatch(config: PostfixConfig, service: MasterService | None) 
         "smtpd_sender_login_maps", service
     )
     for name in LISTS if works else ():
-        found = [each.name for each in config.restrictions(name, service) if each.name in _LOGIN_MISMATCH]
+        restrictions = config.restrictions(name, service)
+        found = next((each.name for each in restrictions if each.name in _LOGIN_MISMATCH and not each.is_warned), "")
         if found:
-            seen = f"{found[0]} in {name} refuses a client that has not authenticated and sends as one of your users"
+            seen = f"{found} in {name} refuses a client that has not authenticated and sends as one of your users"
             mend = "reject_authenticated_sender_login_mismatch instead"
             yield warning("postfix.login_mismatch", seen, config.place(name, service), mend)
             return
@@ -158,7 +159,7 @@ def _check_dns_lists(config: PostfixConfig, service: MasterService | None) -> It
         for each in config.restrictions(name, service):
             if each.refuses and name == config.relay_list(service):
                 break
-            if each.name in ("reject_rbl_client", "reject_rhsbl_client"):
+            if each.name in ("reject_rbl_client", "reject_rhsbl_client") and not each.is_warned:
                 seen = (
                     f"{each.name} {each.argument} in {name} refuses clients at dial-up addresses, also permitted ones"
                 )

@@ -70,7 +70,7 @@ def find_place(restrictions: list[Restriction]) -> int:
         raise ListError(f"{' and '.join(restrictions[each].name for each in places)} stand in it")
     refusing = restrictions[places[0]]
     for each in restrictions[: places[0]]:
-        if each.refuses or (each.name == "permit" and not each.is_warned):
+        if each.refuses or each.name == "permit":
             raise ListError(f"{each.name} stands before {refusing.name}, which is never reached")
     if refusing.is_warned:
         raise ListError(f"warn_if_reject makes {refusing.name} a mere warning")

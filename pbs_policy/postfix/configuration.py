@@ -128,7 +128,8 @@ class PostfixConfig:
         classes = frozenset(self.classes(service)) - inside
         for restriction in parse_restrictions(text):
             if restriction.name in classes:
-                yield from self._flat(self.value(restriction.name, service), service, inside | {restriction.name})
+                for each in self._flat(self.value(restriction.name, service), service, inside | {restriction.name}):
+                    yield each._replace(is_warned=each.is_warned or restriction.is_warned)
             else:
                 yield restriction
 

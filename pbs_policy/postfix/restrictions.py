@@ -47,6 +47,7 @@ _ALONE = REFUSALS | {
     "reject_unverified_recipient", "reject_unverified_sender", "warn_if_reject",
 }  # fmt: skip
 
+_HOST_AND_PORT = re.compile(r"(\[[^]]*\]|[^:]+):\w+")
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - replaced, not listened on
 _LOCALHOST = ("localhost", *_ANY_ADDRESS, *_ANY_ADDRESS.values())
 
@@ -137,8 +138,9 @@ def parse_policy_check(argument: str) -> PolicyCheck:
     endpoint, *rest = words(_without_braces(argument)) or [""]
     attributes: dict[str, str] = {}
     if endpoint.partition(":")[0] not in ("inet", "unix", "local"):
-        fault = f"{endpoint} names no transport, inet: or unix:"
-        return PolicyCheck(endpoint, attributes, fault, f"inet:{endpoint}" if ":" in endpoint else "")
+        if _HOST_AND_PORT.fullmatch(endpoint):
+            return PolicyCheck(endpoint, attributes, f"inet: is missing before {endpoint}", f"inet:{endpoint}")
+        return PolicyCheck(endpoint, attributes, f"{endpoint!r} is neither inet:HOST:PORT nor unix:PATH")
     for item in rest:
         name, equals, value = _without_braces(item).partition("=")
         if not equals:

@@ -14,7 +14,14 @@ from pbs_policy.dovecot.last_login import parse_seconds
 from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt, Output
 from pbs_policy.postfix.configuration import PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.postfix.restrictions import PolicyCheck, is_at, parse_policy_check, parse_restrictions, words
+from pbs_policy.postfix.restrictions import (
+    PolicyCheck,
+    find_refusal,
+    is_at,
+    parse_policy_check,
+    parse_restrictions,
+    words,
+)
 from pbs_policy.programs import find_program
 
 LISTS = st.text(alphabet="ab ,{}=\t\n", max_size=60)
@@ -112,6 +119,40 @@ def test_a_class_that_names_itself_comes_to_an_end() -> None:
     values = {"smtpd_restriction_classes": "a b", "a": "b, reject", "b": "a, permit", "smtpd_relay_restrictions": "a"}
     config = PostfixConfig("main.cf", values, {}, ())
     assert [each.name for each in config.restrictions("smtpd_relay_restrictions")] == ["a", "permit", "reject"]
+
+
+@pytest.mark.parametrize(
+    ("text", "refusing"),
+    [
+        ("permit_mynetworks, Reject_Unauth_Destination", "reject_unauth_destination"),
+        ("warn_if_reject reject_unauth_destination, reject", "reject"),
+        ("warn_if_reject, permit_mynetworks, defer_unauth_destination", "defer_unauth_destination"),
+        ("warn_if_reject Ours, defer", "defer"),
+        ("Ours, defer", "reject"),
+        ("ours, defer_if_permit", None),
+        ("check_client_access reject, permit", None),
+    ],
+)
+def test_what_refuses_is_known_as_smtpd_knows_it(text: str, refusing: str | None) -> None:
+    values = {"smtpd_restriction_classes": "Ours", "Ours": "reject", "smtpd_relay_restrictions": text}
+    restrictions = PostfixConfig("main.cf", values, {}, ()).restrictions("smtpd_relay_restrictions")
+    at = find_refusal(restrictions)
+    assert (None if at is None else restrictions[at].name) == refusing
+
+
+@pytest.mark.parametrize(
+    ("argument", "mend"),
+    [
+        ("127.0.0.1:10040", "inet:127.0.0.1:10040"),
+        ("{ [::1]:10040, timeout=2s }", "inet:[::1]:10040"),
+        ("INET:127.0.0.1:10040", ""),
+        ("localhost", ""),
+    ],
+)
+def test_an_endpoint_without_a_transport_is_a_fault(argument: str, mend: str) -> None:
+    check = parse_policy_check(argument)
+    assert ("is missing" if mend else "is neither inet:HOST:PORT") in check.fault
+    assert check.mend == mend
 
 
 def test_dovecot_lines_know_their_blocks_and_places() -> None:
