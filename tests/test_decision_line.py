@@ -1,4 +1,4 @@
-"""A decision's line: the short way and the long way say the same, and no text forges a field of either form."""
+"""A decision's line, as text and as JSON: both say the same, and no text forges a field of either form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.rules import DEFER, NO_LOGIN, OK, Decision, observed
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import Request, RequestParser
-from pbs_policy.service import decision_line
 from pbs_policy.service.decision_line import as_json, as_text
 from pbs_policy.table.records import Permit, Record, serialise_record
 from tests.service import request
@@ -71,7 +70,7 @@ _texts = st.one_of(
 @given(user=_texts, sender=_texts, recipient=_texts, observes=st.booleans())
 @example(user="alice@example.com", sender="alice@example.com", recipient="bob@example.net", observes=False)
 @example(user="x sender=mallory@example.com recipient=y", sender="a", recipient="b", observes=False)
-def test_both_ways_say_the_same_and_no_text_forges_a_field(
+def test_both_forms_say_the_same_and_no_text_forges_a_field(
     user: str, sender: str, recipient: str, observes: bool
 ) -> None:
     decision = observed(by_login(user)) if observes else by_login(user)
@@ -84,11 +83,3 @@ def test_both_ways_say_the_same_and_no_text_forges_a_field(
     assert read_fields(line) == expected
     assert list(read_fields(line)) == list(expected), "the order is the same for each line"
     assert json.loads("{" + as_json(decision, CLIENT, attributes) + "}") == expected
-
-
-def test_a_plain_line_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(decision_line, "_fields")
-    assert " user=alice@example.com service=pop3 " in as_text(by_login(), CLIENT, asked())
-    assert " reason=no_login " in as_text(NO_LOGIN, CLIENT, asked())
-    with pytest.raises(NameError):
-        as_text(by_login("alice smith"), CLIENT, asked())
