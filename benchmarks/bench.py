@@ -58,7 +58,8 @@ class Bench:
 
     def service(self, name: str, redis_url: str, *, unix: bool = False, **settings: str) -> Service:
         """A policy service that logs no decision and keeps no report, unless the settings say otherwise."""
-        return self.shipped_service(name, redis_url, unix=unix, **{"log_decisions": "none", "usage_kept": "0", **settings})
+        settings = {"log_decisions": "none", "usage_kept": "0", **settings}
+        return self.shipped_service(name, redis_url, unix=unix, **settings)
 
     def shipped_service(self, name: str, redis_url: str, *, unix: bool = False, **settings: str) -> Service:
         """A policy service with the settings as they ship, save where it listens, Redis, and these."""
