@@ -9,7 +9,7 @@ from pbs_policy.address import Network
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.postfix.restrictions import CHECK, LISTS, REFUSING, RELAY, find_refusal, words
+from pbs_policy.postfix.restrictions import CHECK, LISTS, REFUSING, RELAY, find_refusal, is_balanced, words
 
 WIDEST = {4: 7, 6: 15}
 """Bits: no network of one's own is as wide."""
@@ -51,7 +51,8 @@ def _check_later_refusal(
 ) -> Iterator[Finding]:
     """An OK in the relay restrictions ends that list alone: what another one refuses stays refused."""
     relay = config.relay_list(service)
-    has_refusal = find_refusal(config.restrictions(relay, service)) is not None
+    unread = not is_balanced(config.value(relay, service))
+    has_refusal = unread or find_refusal(config.restrictions(relay, service)) is not None
     for name in LISTS:
         if name in (relay, "smtpd_etrn_restrictions"):
             continue
