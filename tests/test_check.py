@@ -74,7 +74,7 @@ def test_an_address_that_may_relay_has_every_rule_on_a_line_of_its_own(check: Ch
         "  denies        pass       none against 192.0.2.7, all\n"
         "  end           pass       1h 30m left\n"
         f"  user          pass       {ALICE}\n"
-        f"  user denies   pass       none against {ALICE}\n"
+        f"  user denies   pass       none against alice, {ALICE}\n"
         "  caps          pass       none\n"
         "  observe_only  pass       observe_only = no\n"
         "  answer        pass       OK: Postfix accepts the recipient\n"

@@ -769,6 +769,19 @@ def test_a_login_without_a_user_fails_user_rules(
     assert ask(table, OFF, sender=CAROL) == ("OK", "permit"), "a permit is for an address"
 
 
+def test_a_denied_user_without_a_domain_could_be_of_any_where_user_domain_is_not_set(
+    table: LoginTable, log_in: Callable[..., None]
+) -> None:
+    log_in(BOB)
+    rules = Rules(SenderRules(recipient_delimiter="+"))
+    table.deny_user(b"alice", "spam", 60)
+    for sender in ("alice@example.com", "Alice@example.org", "alice+x@example.net"):
+        assert ask(table, rules, sender=sender) == ("DUNNO", "denied_user")
+    assert ask(table, rules, sender="alicia@example.com") == ("OK", "login")
+    known = Rules(SenderRules(user_domain="example.org"))
+    assert ask(table, known, sender="alice@example.com") == ("OK", "login")
+
+
 def test_the_mark_of_denied_users_lasts_as_long_as_the_longest_of_their_denies(
     table: LoginTable, redis: Redis
 ) -> None:

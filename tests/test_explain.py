@@ -242,6 +242,17 @@ def test_no_login_advises_a_login_or_a_permit(redis: Redis) -> None:
     assert explain(table, Rules(), CLIENT, request_of(ALICE)).decision.action == "OK"
 
 
+@pytest.mark.parametrize(("denied", "name"), [("192.0.2.0/24", "192.0.2.0/24"), ("", "--all")])
+def test_a_deny_is_told_also_where_nobody_is_logged_in(redis: Redis, denied: str, name: str) -> None:
+    table = table_of(redis)
+    table.deny(ClientAddresses().parse_target(denied) if denied else None, "spam", 60)
+    explanation = explain(table, Rules(), CLIENT, request_of(ALICE))
+    step = step_of(explanation, "logins")
+    assert explanation.decision.reason == "no_login"
+    assert step.details[-1].startswith(f"besides, {denied or 'everybody'} is denied: spam, ")
+    assert step.change.startswith(f"`pbs-policy allow {name}`, and then log in")
+
+
 def explain_sender(table: LoginTable, sender: str, match: Match, maps: SenderMaps | None = None) -> Explanation:
     return explain(table, Rules(senders=SenderRules(match)), CLIENT, request_of(sender), maps)
 

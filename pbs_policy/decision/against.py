@@ -40,6 +40,8 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
     """Read what stands against the permissions that are left, and how long each of them lasts."""
     keys = case.table_keys
     own, mapped = case.sender_names()
+    if not case.rules.senders.user_domain:  # alice, who logs in without a domain, could be alice@example.com
+        own = [*own, *(name.partition(b"@")[0] for name in own)]
     users = [*own, *mapped]
     for each in standing:
         if each.user and each.user not in users:

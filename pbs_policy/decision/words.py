@@ -15,17 +15,18 @@ from typing import Literal, NamedTuple
 
 from pbs_policy.address import ClientAddress
 from pbs_policy.decision import check
-from pbs_policy.decision.against import Against
+from pbs_policy.decision.against import Against, read_against
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.caps import Count, Verdict
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.denies import Denies, FileDeny
-from pbs_policy.decision.rules import OK, SENDER_UNCERTAIN, Decision, Rules, Step, Trace, refuse_unasked
+from pbs_policy.decision.rules import DENIED, OK, SENDER_UNCERTAIN, Decision, Rules, Step, Trace, refuse_unasked
 from pbs_policy.decision.sender import unquote_sender
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import Request, first
+from pbs_policy.store.question import carry_out
 from pbs_policy.table.keys import EVERYBODY, GONE, NO_END
 from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit, Record
@@ -205,7 +206,14 @@ class _Words:
         if self._followed or self._decision.reason != "no_login":
             return Row("logins", "pass", saw, details=details)
         change = f"log in to POP3 or IMAP from {client}, or `pbs-policy permit {client}`"
+        deny = self._deny_of_a_stranger()
+        if deny:  # which the service need not look for where nobody is logged in
+            details, change = (*details, f"besides, {deny.saw}"), f"{deny.change}, and then {change}"
         return Row("logins", "refuse", saw, change, "no_login", details)
+
+    def _deny_of_a_stranger(self) -> Row | None:
+        against = carry_out(read_against(self._case, ()), self._table.ask)
+        return self._denies(Step("denies", None, DENIED, against)) if against.is_address_denied else None
 
     def _senders(self, step: Step) -> Row:
         case, each = self._case, step.of
