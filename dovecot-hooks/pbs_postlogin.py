@@ -218,7 +218,7 @@ def read_settings(file):
 
 
 def refuse_conflicts(settings):
-    """What would silently not hold: a user without a password, TLS that is not spoken. See setting_conflicts.py."""
+    """What would silently not hold: a user without a password, TLS that is not spoken. See settings/conflicts.py."""
     for server in ("redis", "sentinel"):
         if settings[server + "_user"] and not settings[server + "_password_file"]:
             raise Failure(f"{server}_user is set without {server}_password_file")

@@ -15,7 +15,7 @@ from pbs_policy.changing_file import FileFault
 from pbs_policy.decision.denies import Denies
 from pbs_policy.service.reload import Configuration, Renewal
 from pbs_policy.settings import load
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 
 DeniesOf = Callable[..., Denies]
 

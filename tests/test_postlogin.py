@@ -28,10 +28,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from pbs_policy import duration, log, settings, sources
+from pbs_policy import duration, log, settings
 from pbs_policy.address import AddressError, ClientAddresses
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
+from pbs_policy.settings import sources
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.login_table import Entry, LoginTable

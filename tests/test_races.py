@@ -25,7 +25,7 @@ from pbs_policy.install.record import Record
 from pbs_policy.postfix.listener import Listener, ListenError
 from pbs_policy.service.sockets import open_at, remove_paths
 from pbs_policy.settings import load
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 from pbs_policy.trust import Untrusted
 
 PYTHON = Path("/usr/bin/python3")

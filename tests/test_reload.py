@@ -14,7 +14,7 @@ from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.service.reload import CHANGEABLE, Configuration, Renewal
 from pbs_policy.settings import defaults, load
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 from pbs_policy.store.redis_url import RedisUrl
 from tests.manager import Manager
 from tests.stores import connect

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pbs_policy import sources
 from pbs_policy.address import ClientAddresses
 from pbs_policy.cap import Cap
 from pbs_policy.decision.rules import Rules
 from pbs_policy.decision.sender import SenderRules
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.settings import Settings, defaults, load, meaning
-from pbs_policy.sources import SettingsError, Value, logical_lines
+from pbs_policy.postfix.main_cf import logical_lines
+from pbs_policy.settings import Settings, defaults, load, meaning, sources
+from pbs_policy.settings.sources import SettingsError, Value
 from pbs_policy.store import redis_url
 from pbs_policy.store.redis_url import RedisUrl, TlsFiles
 
@@ -213,8 +213,8 @@ def test_every_setting_can_be_set(file: Path) -> None:
         (b"a =\n  1\n", [(1, b"a = 1")]),
         (b"a = 1\n\n  2\n# no\n   # no\n  3\nb = 4\n", [(1, b"a = 1 2 3"), (7, b"b = 4")]),
         (b"a = 1\r\n  2\r\n\r\nb = 3\r\n", [(1, b"a = 1 2"), (4, b"b = 3")]),
-        (b"  a = 1\n", [(1, b"a = 1")]),
-        (b"# c\n\n  a = 1\n  2", [(3, b"a = 1 2")]),
+        (b"  a = 1\n", [(1, b"  a = 1")]),
+        (b"# c\n\n  a = 1\n  2", [(3, b"  a = 1 2")]),
         (b"a = 1 # 2\n", [(1, b"a = 1 # 2")]),
         (b"a = 1\n  2 # 3\n", [(1, b"a = 1 2 # 3")]),
         (b"a = \xff\n", [(1, b"a = \xff")]),

@@ -12,7 +12,7 @@ import pytest
 
 from pbs_policy.cli import cli
 from pbs_policy.settings import Settings, defaults, load
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 
 TOP = Path(__file__).parent.parent
 UNITS = TOP / "systemd"

@@ -16,7 +16,7 @@ from pbs_policy.changing_file import FileFault
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.service.doubts import find_doubts
 from pbs_policy.settings import load
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 from pbs_policy.trust import Untrusted, acting_as, create_for, opened, read_trusted, temporary_folder
 from tests.service import CLI, SERVE, Service
 

@@ -96,7 +96,7 @@ def explain(error: Exception) -> tuple[str, int]:
     from pbs_policy.demo.daemons import DaemonError
     from pbs_policy.log import printable
     from pbs_policy.postfix.listener import ListenError
-    from pbs_policy.sources import SettingsError
+    from pbs_policy.settings.sources import SettingsError
     from pbs_policy.table.login_table import StoreUnavailable
 
     if isinstance(error, SettingsError):

@@ -122,7 +122,7 @@ def _from_table(
 def _settings(context: click.Context) -> Settings | None:
     """The settings that the command line, as far as it is typed, would have; None where they are wrong."""
     from pbs_policy import settings
-    from pbs_policy.sources import SettingsError
+    from pbs_policy.settings.sources import SettingsError
 
     options = context.find_root().params
     try:
@@ -135,7 +135,7 @@ def _read(
     settings: Settings, beginning: bytes, targets: tuple[str, ...], users: tuple[str, ...], found: set[str]
 ) -> None:
     """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
-    from pbs_policy.sources import SettingsError
+    from pbs_policy.settings.sources import SettingsError
     from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
     from pbs_policy.store.connect import StoreUnavailable, connect_by
 

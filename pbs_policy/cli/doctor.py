@@ -57,7 +57,7 @@ def doctor(session: Session, postfix_config: str, dovecot_config: str, trial: bo
 
 def _findings(session: Session, postfix_config: str, dovecot_config: str, trial: bool) -> Iterator[Finding]:
     from pbs_policy.doctor import Doctor, settings_faults
-    from pbs_policy.sources import SettingsError
+    from pbs_policy.settings.sources import SettingsError
 
     try:
         settings, values = session.load()

@@ -157,7 +157,7 @@ def _errors() -> Iterator[None]:
 def _settings(session: Session, tree: Tree, file: Path | None) -> Settings:
     """The settings as they are in the tree. Without a file there, the defaults."""
     from pbs_policy import settings
-    from pbs_policy.sources import DEFAULT_FILE
+    from pbs_policy.settings.sources import DEFAULT_FILE
 
     place = tree.place(str((file or DEFAULT_FILE).absolute()))
     if not place.exists() and (file is None or file == DEFAULT_FILE):

@@ -50,7 +50,7 @@ def report(session: Session, since: int | None, by_address: bool, as_json: bool)
     import time
 
     from pbs_policy.duration import write_duration
-    from pbs_policy.sources import SettingsError
+    from pbs_policy.settings.sources import SettingsError
     from pbs_policy.table.usage import OTHERS, read_uses
 
     settings, table = session.open_table()

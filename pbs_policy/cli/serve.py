@@ -11,7 +11,7 @@ from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
     from pbs_policy.settings import Settings
-    from pbs_policy.sources import Value
+    from pbs_policy.settings.sources import Value
 
 
 class _IsRoot(click.ClickException):
@@ -37,7 +37,7 @@ def serve(session: Session, allow_root: bool) -> None:
     from pbs_policy.log.writers import writer_to
     from pbs_policy.service.doubts import find_doubts
     from pbs_policy.service.serve import run
-    from pbs_policy.sources import DEFAULT_FILE
+    from pbs_policy.settings.sources import DEFAULT_FILE
 
     warnings: list[str] = []
     settings, values = session.load(warnings.append)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pbs_policy.settings import Settings
-    from pbs_policy.sources import Value
+    from pbs_policy.settings.sources import Value
     from pbs_policy.table.login_table import LoginTable
 
 

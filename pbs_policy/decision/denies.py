@@ -25,7 +25,7 @@ from pbs_policy.address import ClientAddress, ClientAddresses, Target, looks_lik
 from pbs_policy.changing_file import ChangingFile, raise_faults
 from pbs_policy.decision.sender import is_text
 from pbs_policy.log import printable
-from pbs_policy.sources import logical_lines
+from pbs_policy.postfix.main_cf import logical_lines
 from pbs_policy.table.networks import Lengths
 from pbs_policy.table.users import complete_user
 
@@ -122,8 +122,9 @@ def _parse(data: bytes, file: str, addresses: ClientAddresses, user_domain: str)
     users: dict[bytes, FileDeny] = {}
     lengths: set[tuple[int, int]] = set()
     faults = []
-    for number, line in logical_lines(data.removeprefix(b"\xef\xbb\xbf")):  # a BOM, if an editor left one
+    for number, whole in logical_lines(data.removeprefix(b"\xef\xbb\xbf")):  # a BOM, if an editor left one
         place = f"{file}:{number}"
+        line = whole.strip()
         try:
             if not is_text(line):
                 raise ValueError("expected UTF-8 text without control characters")

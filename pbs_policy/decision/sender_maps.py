@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from pbs_policy.changing_file import ChangingFile, raise_faults
 from pbs_policy.decision.sender import is_plain, is_text, judge, shown, unquote_sender
+from pbs_policy.postfix.main_cf import logical_lines
 from pbs_policy.table.users import complete_user
 
 MOST_USERS = 32
@@ -51,7 +52,7 @@ def parse(data: bytes, file: str, user_domain: str) -> dict[bytes, tuple[bytes, 
     faults = []
     data = data.removeprefix(b"\xef\xbb\xbf").lower()  # a BOM, if an editor left one
     all_text = is_text(data.translate(None, b"\n"))  # nearly always: then no line need be looked at for this
-    for number, line in _logical_lines(data):
+    for number, line in logical_lines(data):
         try:
             if not (all_text or is_text(line)):
                 raise ValueError("expected UTF-8 text without control characters")
@@ -63,24 +64,6 @@ def parse(data: bytes, file: str, user_domain: str) -> dict[bytes, tuple[bytes, 
             faults.append(f"{file}:{number}: {fault}")
     raise_faults(file, faults)
     return entries
-
-
-def _logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number of the first physical line, and the text with continuations joined, as postmap(1) reads a source.
-    A continuation of nothing is yielded with its leading blank."""
-    number, parts = 0, list[bytes]()
-    for at, line in enumerate(data.split(b"\n"), 1):
-        text = line.strip()
-        if not text or text[:1] == b"#":
-            continue
-        if parts and line[:1].isspace():
-            parts.append(text)
-        else:
-            if parts:
-                yield number, b" ".join(parts)
-            number, parts = at, [line.rstrip()]
-    if parts:
-        yield number, b" ".join(parts)
 
 
 def _parse_entry(line: bytes, user_domain: str) -> tuple[bytes, tuple[bytes, ...]]:

@@ -36,7 +36,7 @@ from pbs_policy.dovecot.logins import Hook, find_hooks
 from pbs_policy.host import Host, NotLookedAt, is_for_root
 from pbs_policy.postfix.configuration import PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.settings import Settings
-from pbs_policy.sources import SettingsError, Value
+from pbs_policy.settings.sources import SettingsError, Value
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 
 if TYPE_CHECKING:

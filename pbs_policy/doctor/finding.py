@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pbs_policy.host import is_for_root
-from pbs_policy.sources import Value
+from pbs_policy.settings.sources import Value
 
 Level = Literal["good", "warning", "wrong", "not looked at"]
 

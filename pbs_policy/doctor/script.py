@@ -14,7 +14,7 @@ from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, whe
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt
 from pbs_policy.settings import Settings
-from pbs_policy.sources import DEFAULT_FILE, SettingsError, Value
+from pbs_policy.settings.sources import DEFAULT_FILE, SettingsError, Value
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.trust import Untrusted
 

@@ -12,7 +12,7 @@ from pbs_policy.log import printable
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.query import ask
 from pbs_policy.settings import Settings
-from pbs_policy.sources import Value
+from pbs_policy.settings.sources import Value
 
 STRANGER = "192.0.2.1"
 """An address of RFC 5737: it is in use nowhere, so nobody is logged in from it."""

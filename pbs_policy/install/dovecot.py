@@ -28,8 +28,8 @@ from pbs_policy.install.undo import Removal
 from pbs_policy.log import printable
 from pbs_policy.programs import find_program, missing
 from pbs_policy.settings import Settings
+from pbs_policy.settings.sources import DEFAULT_FILE
 from pbs_policy.shipped import shipped
-from pbs_policy.sources import DEFAULT_FILE
 from pbs_policy.trust import temporary_folder
 
 DEFAULT_SETTINGS = str(DEFAULT_FILE)

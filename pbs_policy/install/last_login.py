@@ -14,8 +14,8 @@ from pbs_policy.dovecot.logins import SCRIPT, find_hooks
 from pbs_policy.install.files import InstallError
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
+from pbs_policy.settings.sources import SettingsError
 from pbs_policy.shipped import shipped
-from pbs_policy.sources import SettingsError
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 
 if TYPE_CHECKING:

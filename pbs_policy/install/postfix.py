@@ -21,6 +21,7 @@ from pbs_policy.install.restrictions import ListError, insert_check, parse_list,
 from pbs_policy.log import printable
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.main_cf import logical_lines
 from pbs_policy.postfix.restrictions import (
     CHECK,
     LISTS,
@@ -34,7 +35,6 @@ from pbs_policy.postfix.restrictions import (
 )
 from pbs_policy.programs import find_program, missing
 from pbs_policy.shipped import shipped
-from pbs_policy.sources import logical_lines
 from pbs_policy.trust import temporary_folder
 
 COMMAND = "install-postfix"

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.main_cf import logical_lines
 from pbs_policy.postfix.restrictions import (
     CHECK,
     LISTS,
@@ -24,7 +25,6 @@ from pbs_policy.postfix.restrictions import (
     parse_restrictions,
     words,
 )
-from pbs_policy.sources import logical_lines
 
 _SUBMISSION = ("submission", "submissions", "smtps", "465", "587")
 _FAULT = re.compile(r"fatal: (?:open |file )?(?P<file>/[^\s,]+?)(?:[,:] line (?P<line>\d+))?: (?P<what>.*)")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pbs_policy.settings import Settings
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 from pbs_policy.trust import Untrusted, opened
 
 

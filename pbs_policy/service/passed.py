@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from pbs_policy.log import printable
 from pbs_policy.postfix.listener import Listener, ListenError, listener_of
-from pbs_policy.sources import SettingsError, Value
+from pbs_policy.settings.sources import SettingsError, Value
 
 _FIRST = 3
 _KEPT = "connection"  # what a process of version 0.1 left with the manager for the next one, whose unit still lets it

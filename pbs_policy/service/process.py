@@ -19,7 +19,7 @@ from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.service import Service
 from pbs_policy.service.sockets import accept
 from pbs_policy.service.upkeep import Upkeep
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.redis_url import Login
 from pbs_policy.table.keys import Keys

@@ -14,7 +14,7 @@ from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.log import Log, printable
 from pbs_policy.settings import Settings, parse_values
-from pbs_policy.sources import SettingsError, Value
+from pbs_policy.settings.sources import SettingsError, Value
 
 CHANGEABLE = frozenset(
     (

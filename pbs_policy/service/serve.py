@@ -17,7 +17,7 @@ from pbs_policy.service.reload import Configuration, Load
 from pbs_policy.service.service import Service
 from pbs_policy.service.sockets import open_listeners, remove_paths
 from pbs_policy.settings import Settings
-from pbs_policy.sources import Value
+from pbs_policy.settings.sources import Value
 
 if TYPE_CHECKING:
     from pbs_policy.metrics import Metrics

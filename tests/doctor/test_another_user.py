@@ -11,7 +11,7 @@ from pbs_policy.doctor.finding import AS_ROOT, not_looked_at
 from pbs_policy.dovecot.doveconf import read_dovecot
 from pbs_policy.host import Host, NotLookedAt, Output
 from pbs_policy.settings import Settings, load
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 from pbs_policy.store.connect import RedisClient, StoreUnavailable
 
 SETTINGS, VALUES = load(Path("/dev/null"), {}, ["redis_url=unix:///run/redis/redis.sock"])

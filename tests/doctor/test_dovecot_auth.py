@@ -11,7 +11,7 @@ from pbs_policy.doctor.last_login import check_users
 from pbs_policy.dovecot.doveconf import DovecotConfig, parse_lines, variables
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.settings import Settings, defaults, parse_values
-from pbs_policy.sources import Value
+from pbs_policy.settings.sources import Value
 from tests.stores import table_on
 
 

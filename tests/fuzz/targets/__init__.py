@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pbs_policy import sources
-from pbs_policy.settings import Settings
+from pbs_policy.settings import Settings, sources
 from pbs_policy.settings import load as load_file
 
 TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log", "activation")

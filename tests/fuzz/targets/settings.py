@@ -18,7 +18,7 @@ from pbs_policy.decision import sender_maps
 from pbs_policy.decision.sender import SenderRules, names_to_match
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.settings import Settings
-from pbs_policy.sources import SettingsError
+from pbs_policy.settings.sources import SettingsError
 from pbs_policy.store.redis_url import RedisUrl
 from tests.fuzz.targets import load_recorder, load_settings
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pbs_policy.sources import Value
+from pbs_policy.settings.sources import Value
 
 
 def find_conflicts(values: Mapping[str, Value], credentials: str = "") -> Iterator[str]:

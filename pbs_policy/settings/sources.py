@@ -1,8 +1,7 @@
 """Where settings are written down: the file, the environment, the command line. What they mean is in `settings`.
 
-The file is in the manner of Postfix' main.cf, because its readers administer Postfix and because the post-login
-script must read it in microseconds: `name = value`; a line that begins with a blank continues the one before; a
-line that begins with `#` is a comment.
+The file is in the manner of Postfix's main.cf (`postfix/main_cf`), because its readers administer Postfix and because
+the post-login script must read it in microseconds: `name = value`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pbs_policy.postfix.main_cf import joined_lines
 from pbs_policy.trust import read_trusted
 
 BLANKS = " \t\r\n\v\f"
@@ -52,7 +52,7 @@ def from_file(file: Path | None, known: Collection[str], faults: list[str]) -> I
             faults.append(f"{path}: {error.strerror}")
         return
     seen: dict[str, int] = {}
-    for lines in _joined_lines(data):
+    for lines in joined_lines(data):
         number = lines[0][0]
         place = f"{path}:{number}"
         try:
@@ -88,30 +88,6 @@ def _without_settings(
             )
         else:
             yield line.decode()
-
-
-def logical_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines of a main.cf-like file: number of the first physical line, and the text with continuations joined.
-
-    Empty lines and comments are skipped, also between a line and its continuation (postconf(5)).
-    """
-    for lines in _joined_lines(data):
-        yield lines[0][0], b" ".join(text for _, text in lines)
-
-
-def _joined_lines(data: bytes) -> Iterator[list[tuple[int, bytes]]]:
-    """Each line with its continuations: numbers and texts, without the blanks around them."""
-    joined: list[tuple[int, bytes]] = []
-    for at, line in enumerate(data.split(b"\n"), 1):
-        text = line.strip()
-        if not text or text.startswith(b"#"):
-            continue
-        if joined and not line[:1].isspace():
-            yield joined
-            joined = []
-        joined.append((at, text))
-    if joined:
-        yield joined
 
 
 def from_environment(

@@ -30,8 +30,16 @@ from pbs_policy.duration import EXPECTED as DURATION
 from pbs_policy.duration import parse_duration
 from pbs_policy.postfix import listener
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.setting_conflicts import find_conflicts, find_idle
-from pbs_policy.setting_values import (
+from pbs_policy.settings.conflicts import find_conflicts, find_idle
+from pbs_policy.settings.sources import (
+    SettingsError,
+    Value,
+    did_you_mean,
+    from_environment,
+    from_file,
+    from_overrides,
+)
+from pbs_policy.settings.values import (
     choice,
     parse_cap,
     parse_duration_or_0,
@@ -47,7 +55,6 @@ from pbs_policy.setting_values import (
     parse_word,
     parse_yes_no,
 )
-from pbs_policy.sources import SettingsError, Value, did_you_mean, from_environment, from_file, from_overrides
 from pbs_policy.store import redis_url
 from pbs_policy.store.redis_url import Login, RedisUrl, TlsFiles, in_one_slot
 from pbs_policy.trust import read_trusted
