@@ -3,16 +3,20 @@ own client."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
 import fakeredis
 from redis import Redis
 
+from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.store.connect import MasterFinder, RedisClient
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl
-from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.login_table import LoginTable, set_command
+from pbs_policy.table.records import Record, serialise_record
 
 
 def connect(url: RedisUrl, user: str = "", password: str = "") -> Redis:
@@ -38,6 +42,24 @@ def client_on(redis: Redis) -> RedisClient:
 def table_on(redis: Redis, prefix: str, **options: Any) -> LoginTable:
     """The login table on this Redis."""
     return LoginTable(client_on(redis), prefix, **options)
+
+
+def write_login(
+    table: LoginTable, client_address: str, record: Record, ttl: float, *, with_domain: bool = False
+) -> None:
+    """Record a login for `ttl` seconds, as the post-login script does."""
+    keys = table.login_keys(client_address, record.user, with_domain=with_domain)
+    table.write([set_command(key, serialise_record(record), ttl) for key in keys])
+
+
+def pause(server: PrivateRedis) -> None:
+    """Make it mute: connections are still accepted by the kernel, and no answer ever comes."""
+    os.kill(server.pid, signal.SIGSTOP)
+
+
+def resume(server: PrivateRedis) -> None:
+    """Let a paused Redis go on; it then answers what it was asked meanwhile."""
+    os.kill(server.pid, signal.SIGCONT)
 
 
 class _FakeClient(RedisClient):

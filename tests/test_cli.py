@@ -21,6 +21,7 @@ from pbs_policy.demo.ports import free_port
 from pbs_policy.settings import defaults
 from tests.commands import Pbs, Result, commands_with, is_one_error, own_settings
 from tests.service import CLI, SERVE
+from tests.stores import pause
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_an_address_that_needs_no_redis_is_answered_without_it(bare: Pbs) -> Non
 @pytest.mark.usefixtures("as_shipped")
 def test_a_mute_redis_is_69_soon(bare: Pbs, own_redis: Callable[..., PrivateRedis]) -> None:
     server = own_redis()
-    server.pause()
+    pause(server)
     started = time.monotonic()
     result = bare("--set", f"redis_url={server.url}", "check", "192.0.2.7")
     assert is_one_error(result, 69, "Redis is unavailable: ")

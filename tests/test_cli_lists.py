@@ -32,7 +32,7 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.records import Permit, Record
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.service import CLI
-from tests.stores import connect, table_on
+from tests.stores import connect, table_on, write_login
 
 KEYS = Keys("pbs:")
 HOUR = 3600
@@ -55,7 +55,7 @@ def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def login(table: LoginTable, address: str, user: str, ttl: float = LEFT) -> None:
-    table.record_login(address, Record(DAYS_AGO, "imap", user), ttl)
+    write_login(table, address, Record(DAYS_AGO, "imap", user), ttl)
 
 
 def permit(table: LoginTable, target: str, **conditions: Any) -> None:

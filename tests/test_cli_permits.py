@@ -20,7 +20,7 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
 from pbs_policy.table.records import Permit, Record, parse_permit
 from tests.commands import Pbs, Result, commands_on, is_one_error
-from tests.stores import table_on
+from tests.stores import table_on, write_login
 
 KEYS = Keys("pbs:")
 HOUR = 3600
@@ -37,7 +37,7 @@ def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def login(table: LoginTable, address: str, user: str, ttl: float = HOUR) -> None:
-    table.record_login(address, Record(int(table.now()), "imap", user), ttl)
+    write_login(table, address, Record(int(table.now()), "imap", user), ttl)
 
 
 def reason(table: LoginTable, address: str, sender: str = "alice@example.com", to: str = "bob@example.net") -> str:

@@ -28,7 +28,7 @@ from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Permit, Record
 from tests.commands import Pbs, commands_on
 from tests.service import CLI
-from tests.stores import connect, table_on
+from tests.stores import connect, table_on, write_login
 
 SHELLS = ["bash", "zsh", "fish"]
 parse_target = ClientAddresses().parse_target
@@ -44,7 +44,7 @@ def fill(redis_url: str) -> None:
             ("2001:db8::7", "alice@example.com"),
             ("198.51.100.1", "$(reboot)@example.com"),
         ]:
-            table.record_login(address, Record(1, "imap", user), 60, with_domain=True)
+            write_login(table, address, Record(1, "imap", user), 60, with_domain=True)
         table.permit(parse_target("203.0.113.0/28"), Permit(1, "scanners@example.com"), 60)
         table.deny(parse_target("192.0.2.99"), "spam", 60)
         table.deny(None, "", 60)
@@ -146,7 +146,7 @@ def test_another_database_a_password_and_a_user_are_those_of_the_settings(
 ) -> None:
     server = own_redis("--user", "helper", "on", ">secret", "~*", "+@all")
     with connect(RedisUrl.parse(f"{server.url.removesuffix('/0')}/3"), "", "") as redis:
-        table_on(redis, "[x]:").record_login("192.0.2.7", Record(1), 60)
+        write_login(table_on(redis, "[x]:"), "192.0.2.7", Record(1), 60)
     password = tmp_path / "password"
     password.write_text("secret\n")
     for words, suggested in [("", ["192.0.2.7"]), ("--set redis_user=nobody ", [])]:

@@ -30,7 +30,7 @@ from pbs_policy.table.records import Permit, Record
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.manager import Manager
 from tests.service import SERVE, Service
-from tests.stores import connect, table_on
+from tests.stores import connect, table_on, write_login
 
 KEYS = Keys("pbs:")
 DAY = 86_400
@@ -269,7 +269,7 @@ def reason(
 
 def log_in(table: LoginTable, address: str, user: str = "alice@example.com", *, ipv6_prefix: int = 128) -> None:
     client = ClientAddresses(ipv6_prefix).parse(address).text
-    table.record_login(client, Record(int(table.now()), "imap", user), 3600)
+    write_login(table, client, Record(int(table.now()), "imap", user), 3600)
 
 
 def deny(table: LoginTable, text: str, *, ipv6_prefix: int = 128, is_automatic: bool = False) -> None:

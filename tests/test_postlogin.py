@@ -40,7 +40,7 @@ from pbs_policy.table.records import Record, parse_record
 from pbs_policy.table.users import names_of_user
 from tests.conftest import CAPTURES
 from tests.patience import be_patient, patient_script
-from tests.stores import connect, table_on
+from tests.stores import connect, pause, table_on
 
 SCRIPT = Path(__file__).parent.parent / "dovecot-hooks" / "pbs-postlogin"
 ENVIRONMENTS = sorted(CAPTURES.glob("dovecot-2.*/*.env"))
@@ -579,7 +579,7 @@ def test_a_mute_redis_delays_a_login_by_half_a_second_at_most(
         shutil.copy(SCRIPT.with_name(name), tmp_path)
     script = be_patient(tmp_path, with_redis=False)
     server = own_redis()
-    server.pause()
+    pause(server)
     url = server.url if transport == "tcp" else f"unix://{server.socket_path}"
     started = time.monotonic()
     result = log_in(ALICE, "-c", configure(redis_url=url), "pop3", script=script)

@@ -15,6 +15,7 @@ from pbs_policy.demo.ports import free_port
 from pbs_policy.store.connect import StoreUnavailable, connect
 from pbs_policy.store.redis_url import RedisUrl
 from tests.service import CLI, Service
+from tests.stores import pause
 from tests.test_postlogin import ALICE, log_in, went_on
 
 SECRET = "hunter2-tulip"
@@ -46,7 +47,7 @@ def url(request: pytest.FixtureRequest, own_redis: Redises) -> str:
             return own_redis(*NO_AUTH_COMMAND).url
         case "mute":
             server = own_redis()
-            server.pause()
+            pause(server)
             return server.url
         case "no TLS":
             return own_redis().url.replace("redis:", "rediss:").replace("unix:", "rediss:")

@@ -31,7 +31,7 @@ from pbs_policy.demo.ports import free_port, has_ipv6
 from pbs_policy.store.redis_url import RedisUrl
 from tests import patience
 from tests.service import CLI, SERVE, Client, Service, pieces, request
-from tests.stores import connect
+from tests.stores import connect, pause, resume
 
 LOGGED_IN = "192.0.2.7"
 STRANGER = "192.0.2.8"
@@ -245,7 +245,7 @@ def test_a_client_that_leaves_while_redis_is_mute_costs_its_neighbours_nothing(
     service = start_service(redis_url=server.url)
     log_in(server)
     assert service.ask(LOGGED_IN) == "OK"
-    server.pause()
+    pause(server)
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(6)]
         for client in clients:
@@ -256,7 +256,7 @@ def test_a_client_that_leaves_while_redis_is_mute_costs_its_neighbours_nothing(
         clients[3].socket.close()
         staying = [clients[number] for number in (1, 2, 4, 5)]
         assert [client.action().split()[0] for client in staying] == [DEFER] * 4
-    server.resume()
+    resume(server)
     assert wait_until(lambda: service.ask(LOGGED_IN) == "OK")
     assert "Traceback" not in service.log()
     assert service.log().count("error: ") == 1
@@ -705,7 +705,7 @@ def test_requests_in_flight_have_their_answer_before_it_ends(
     service = start_service(redis_url=server.url)
     log_in(server)
     assert service.ask(LOGGED_IN) == "OK"
-    server.pause()
+    pause(server)
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(3)]
         for client in clients:
@@ -727,12 +727,12 @@ def test_a_request_in_flight_is_permitted_where_redis_comes_back_in_time(
     assert service.ask(LOGGED_IN) == "OK"
     with service.connect() as client, service.connect() as idle:
         assert idle.ask(STRANGER) == "DUNNO"
-        server.pause()
+        pause(server)
         client.send(request(LOGGED_IN))
         has_read(service)
         service.process.send_signal(signal.SIGTERM)
         assert idle.is_closed()  # so it has begun to end
-        server.resume()
+        resume(server)
         assert client.action() == "OK"
         assert client.is_closed()
     assert service.process.wait(60) == 0
@@ -863,7 +863,7 @@ def test_a_mute_redis_costs_one_wait_and_then_none(start_service: StartService, 
     service = start_service(redis_url=server.url)
     log_in(server)
     assert service.ask(LOGGED_IN) == "OK"
-    server.pause()
+    pause(server)
     action, seconds = action_of(service)
     assert action == DEFER
     assert seconds > 0.3
@@ -871,7 +871,7 @@ def test_a_mute_redis_costs_one_wait_and_then_none(start_service: StartService, 
     for _ in range(50):
         assert action_of(service)[0] == DEFER
     assert time.monotonic() - before < 50 * seconds / 2, "they waited as well"
-    server.resume()
+    resume(server)
     assert wait_until(lambda: service.ask(LOGGED_IN) == "OK")
     assert service.ask(STRANGER) == "DUNNO"
     assert service.log().count("error: ") == 1
@@ -883,13 +883,13 @@ def test_a_hundred_clients_wait_for_a_mute_redis_together(start_service: StartSe
     assert service.ask(STRANGER) == "DUNNO"
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(100)]
-        server.pause()
+        pause(server)
         before = time.monotonic()
         for client in clients:
             client.send(request(LOGGED_IN))
         assert {client.action().split()[0] for client in clients} == {DEFER}
         assert time.monotonic() - before < 10, "they waited one after the other"
-    server.resume()
+    resume(server)
 
 
 def test_a_wrong_password_is_unavailable_and_said_once(

@@ -25,7 +25,7 @@ from pbs_policy.table.keys import NO_END, Keys
 from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit, Record, parse_permit, parse_record, serialise_record
 from pbs_policy.table.users import names_of_user
-from tests.stores import table_on
+from tests.stores import pause, table_on, write_login
 
 NOW = 1_700_000_000
 TTL = 1800
@@ -415,8 +415,8 @@ def test_revoking_a_user_looks_at_every_key_twice_however_many_addresses_he_has(
     with connect(RedisUrl.parse(redis_server.url), "", "") as client:
         table = LoginTable(client, "t:")
         for number in range(50):
-            table.record_login(f"192.0.2.{number}", Record(NOW, "pop3", "alice@example.com"), TTL)
-            table.record_login(f"192.0.2.{number}", Record(NOW, "pop3", "bob@example.com"), TTL)
+            write_login(table, f"192.0.2.{number}", Record(NOW, "pop3", "alice@example.com"), TTL)
+            write_login(table, f"192.0.2.{number}", Record(NOW, "pop3", "bob@example.com"), TTL)
 
         def scans() -> int:
             (said,) = client.ask([(b"INFO", b"commandstats")])
@@ -508,7 +508,7 @@ def test_a_mute_redis_is_unavailable_after_half_a_second(
     with connect(RedisUrl.parse(server.url), "", "") as redis:
         if connected:
             redis.ask([(b"GET", b"a")])
-        server.pause()
+        pause(server)
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match=r"."):
             ask(LoginTable(redis, "t:"))

@@ -26,7 +26,7 @@ from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.transfer import LONGEST_LINE, export_lines, parse_line, parse_lines, read_lines
 from tests.commands import Pbs, Result, commands_on, is_one_error
-from tests.stores import table_on
+from tests.stores import table_on, write_login
 
 KEYS = Keys("pbs:")
 NOW = 1_790_000_000
@@ -127,7 +127,7 @@ def test_what_was_exported_is_imported_as_it_was(redis: Redis, entries: dict[str
     redis.flushall()
     table = table_on(redis, "pbs:", user_domain="example.com", now=lambda: NOW)
     for number, (address, user, ttl) in enumerate(entries["logins"]):
-        table.record_login(address, Record(NOW + number, "imap", user), ttl, with_domain=True)
+        write_login(table, address, Record(NOW + number, "imap", user), ttl, with_domain=True)
     for target, permit, ttl in entries["permits"]:
         table.permit(ADDRESSES.parse_target(target), permit, ttl)
     for target, reason, ttl in entries["denies"]:
@@ -159,22 +159,22 @@ def test_what_was_exported_is_imported_as_it_was(redis: Redis, entries: dict[str
 
 def test_a_login_is_recorded_under_the_keys_of_the_post_login_script(table: LoginTable, redis: Redis) -> None:
     record = Record(NOW, "imap", "Alice@Example.com")
-    table.record_login("192.0.2.7", record, HOUR, with_domain=True)
+    write_login(table, "192.0.2.7", record, HOUR, with_domain=True)
     expected = {KEYS.login("192.0.2.7", name) for name in (b"", b"alice@example.com", b"@example.com")}
     assert {key: value for key, (value, _) in stand(redis).items()} == dict.fromkeys(
         expected, b"%d imap Alice@Example.com" % NOW
     )
     redis.flushall()
-    table.record_login("192.0.2.7", record, HOUR)
+    write_login(table, "192.0.2.7", record, HOUR)
     assert set(stand(redis)) == expected - {KEYS.login("192.0.2.7", b"@example.com")}
     redis.flushall()
-    table_on(redis, "pbs:", user_domain="example.com").record_login("192.0.2.7", Record(NOW, "imap", "bob"), HOUR)
+    write_login(table_on(redis, "pbs:", user_domain="example.com"), "192.0.2.7", Record(NOW, "imap", "bob"), HOUR)
     assert set(stand(redis)) == {KEYS.login("192.0.2.7"), KEYS.login("192.0.2.7", b"bob@example.com")}
 
 
 def test_an_hour_on_the_way_is_an_hour_lost(table: LoginTable, redis: Redis, clock: Clock) -> None:
-    table.record_login("192.0.2.7", Record(NOW, "imap", "alice@example.com"), 2 * HOUR)
-    table.record_login("192.0.2.8", Record(NOW, "imap", "alice@example.com"), HOUR - 10)
+    write_login(table, "192.0.2.7", Record(NOW, "imap", "alice@example.com"), 2 * HOUR)
+    write_login(table, "192.0.2.8", Record(NOW, "imap", "alice@example.com"), HOUR - 10)
     table.permit(ADDRESSES.parse_target("192.0.2.0/28"), FULL, 3 * HOUR)
     table.deny_user(b"bob@example.com", "stolen", 10)
     data, _ = exported(table)
@@ -190,7 +190,7 @@ def test_an_hour_on_the_way_is_an_hour_lost(table: LoginTable, redis: Redis, clo
 
 def test_a_longer_entry_stays_unless_it_is_to_be_replaced(table: LoginTable, redis: Redis) -> None:
     alice, target = Record(NOW - 60, "pop3", "alice@example.com"), ADDRESSES.parse_target("192.0.2.7")
-    table.record_login("192.0.2.7", alice, 2 * HOUR, with_domain=True)
+    write_login(table, "192.0.2.7", alice, 2 * HOUR, with_domain=True)
     table.permit(target, FULL, 2 * HOUR)
     table.deny(target, "spam", 2 * HOUR)
     before = stand(redis)
@@ -207,7 +207,7 @@ def test_a_longer_entry_stays_unless_it_is_to_be_replaced(table: LoginTable, red
 
 
 def test_a_shorter_entry_is_lengthened(table: LoginTable, redis: Redis) -> None:
-    table.record_login("192.0.2.7", Record(NOW - 60, "pop3", "alice@example.com"), 60)
+    write_login(table, "192.0.2.7", Record(NOW - 60, "pop3", "alice@example.com"), 60)
     assert take_in(table, login("alice@example.com")) == {"logins": 1}
     assert stand(redis)[KEYS.login("192.0.2.7")][1] > HOUR * 900
 
@@ -229,7 +229,7 @@ def test_the_keys_that_users_share_name_who_logged_in_last(
 
 
 def test_a_later_login_keeps_the_address_key(table: LoginTable, redis: Redis) -> None:
-    table.record_login("192.0.2.7", Record(NOW - 5, "imap", "bob@example.com"), 60)
+    write_login(table, "192.0.2.7", Record(NOW - 5, "imap", "bob@example.com"), 60)
     assert take_in(table, login("alice@example.com", NOW - 10)) == {"logins": 1}
     assert stand(redis)[KEYS.login("192.0.2.7")][0].endswith(b"bob@example.com")
 
@@ -346,7 +346,7 @@ def test_export_and_import_by_a_file(pbs: Pbs, redis: Redis, tmp_path: Path) -> 
     assert pbs("permit", "192.0.2.0/28", "--user", "scanner@example.com", "--sender", "@example.com").status == 0
     assert pbs("revoke", "bob@example.com", "--deny", "1h").status == 0
     table = table_on(redis, "pbs:")
-    table.record_login("192.0.2.7", Record(int(table.now()), "imap", "alice@example.com"), HOUR)
+    write_login(table, "192.0.2.7", Record(int(table.now()), "imap", "alice@example.com"), HOUR)
     table.deny(None, "spam", HOUR)
     redis.set(KEYS.deny("192.0.2.7"), "x")
     file = tmp_path / "table.jsonl"

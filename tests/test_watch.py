@@ -33,7 +33,7 @@ from pbs_policy.watch.source import Source
 from pbs_policy.watch.state import ADDRESSES_KEPT, EVENTS_KEPT, FORGOTTEN, Event, Relay, State, Table
 from pbs_policy.watch.terminal import keys
 from tests.service import CLI, Service
-from tests.stores import connect, table_on
+from tests.stores import connect, pause, resume, table_on, write_login
 
 AT = 1_700_049_600.0  # 2023-11-15 12:00:00 UTC
 NOW = 1_000.0  # by the watcher's clock
@@ -363,7 +363,7 @@ class Follower:
         return self.source.look(self.addresses)[0]
 
     def log_in(self, address: str, user: str, ttl: int = 1800, login_at: int = int(AT)) -> None:
-        self.table.record_login(address, Record(login_at, "pop3", user), ttl, with_domain=True)
+        write_login(self.table, address, Record(login_at, "pop3", user), ttl, with_domain=True)
 
 
 @pytest.fixture
@@ -498,9 +498,9 @@ def test_after_an_outage_it_subscribes_anew(own_redis: Callable[..., PrivateRedi
             return [each["id"] for each in connections]
 
         before = subscriptions()
-        server.pause()  # the connection for messages is not lost: it only says nothing
+        pause(server)  # the connection for messages is not lost: it only says nothing
         assert wait_until(lambda: steps(lambda: bool(state.trouble)))
-        server.resume()
+        resume(server)
         assert wait_until(lambda: steps(lambda: not state.trouble))
         assert wait_until(lambda: len(subscriptions()) == 1)
         assert subscriptions() != before
@@ -539,7 +539,7 @@ def service(start_service: Callable[..., Service], redis_server: PrivateRedis) -
 
 def log_in(server: PrivateRedis, address: str, user: str) -> None:
     with Redis(port=server.port) as client:
-        table_on(client, "pbs:").record_login(address, Record(int(time.time()), "pop3", user), 1800)
+        write_login(table_on(client, "pbs:"), address, Record(int(time.time()), "pop3", user), 1800)
 
 
 def test_in_a_pipe_each_event_is_a_line(service: Service, redis_server: PrivateRedis, tmp_path: Path) -> None:

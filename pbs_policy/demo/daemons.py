@@ -248,14 +248,6 @@ class PrivateRedis(PrivateDaemon):
         except OSError:
             return False
 
-    def pause(self) -> None:
-        """Make it mute: connections are still accepted by the kernel, and no answer ever comes."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let a paused Redis go on; it then answers what it was asked meanwhile."""
-        os.kill(self.pid, signal.SIGCONT)
-
 
 def _read(path: Path) -> str:
     try:

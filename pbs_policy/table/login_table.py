@@ -19,7 +19,7 @@ from pbs_policy.table.keys import EVERYBODY, NO_END, Keys
 from pbs_policy.table.listing import Deny, Entry, Listing, Progress, encode, is_within
 from pbs_policy.table.networks import parse_lengths, serialise_lengths
 from pbs_policy.table.permits import refuse_permit
-from pbs_policy.table.records import Permit, Record, parse_record, serialise_permit, serialise_record
+from pbs_policy.table.records import Permit, parse_record, serialise_permit, serialise_record
 from pbs_policy.table.users import complete_user, names_of_user
 
 if TYPE_CHECKING:
@@ -122,11 +122,6 @@ class LoginTable:
         share; the user's behind it; and with `with_domain` (sender_match = domain) that of the user's domain."""
         names = names_of_user(self.name(user), "")
         return [self.keys.login(client_address, name) for name in (b"", *names[: 2 if with_domain else 1])]
-
-    def record_login(self, client_address: str, record: Record, ttl: float, *, with_domain: bool = False) -> None:
-        """Record a login for `ttl` seconds under all its `login_keys`."""
-        keys = self.login_keys(client_address, record.user, with_domain=with_domain)
-        self.write([set_command(key, serialise_record(record), ttl) for key in keys])
 
     def permit(self, target: Target, permit: Permit, ttl: float) -> None:
         """Let an address or network relay for `ttl` seconds under the conditions of `permit`. Raises AddressError

@@ -25,6 +25,7 @@ from pbs_policy.demo.dovecot import PrivateDovecot, dovecot_version, imap_login,
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import PrivatePostfix, attempt_relay
 from pbs_policy.programs import find_program, missing
+from tests.stores import pause, resume
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = "192.0.2.7"
@@ -293,10 +294,10 @@ def test_a_redis_comes_back_on_the_same_place_and_ends_even_when_paused(tmp_path
         redis.start()
         assert redis.pid != first
         assert redis.url == url
-        redis.pause()
-        redis.resume()
+        pause(redis)
+        resume(redis)
         assert wait_until(redis.is_ready)
-        redis.pause()
+        pause(redis)
         last = redis.pid
     with pytest.raises(ProcessLookupError):
         os.kill(last, 0)

@@ -27,7 +27,7 @@ from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.records import Permit, Record
 from tests.conftest import need
-from tests.stores import connect, table_on
+from tests.stores import connect, table_on, write_login
 
 ADDRESS = "192.0.2.7"
 ALICE, BOB = "alice@example.com", "bob@example.com"
@@ -173,7 +173,7 @@ class PostfixWithSmtp(PrivatePostfix):
 
 def test_no_spelling_of_a_denied_user_is_sent_on_in_that_name(site: Site) -> None:
     assert len(set(SENDERS)) == 40
-    site.table.record_login(ADDRESS, Record(1, "pop3", BOB), 600)
+    write_login(site.table, ADDRESS, Record(1, "pop3", BOB), 600)
     envelopes = [(sender, "x@example.net") for sender in SENDERS]
     received, _ = site.relay(envelopes)
     in_her_name = [sender for sender, _ in received if sender.lower() == ALICE]

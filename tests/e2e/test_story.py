@@ -19,6 +19,7 @@ from pbs_policy.demo.postfix import LOCAL_DOMAIN, attempt_relay
 from pbs_policy.demo.real import Site, installation
 from tests.conftest import need
 from tests.patience import be_patient
+from tests.stores import pause, resume
 
 V4, V6 = story.CLIENTS
 
@@ -103,11 +104,11 @@ def test_while_redis_is_down_logins_go_on_relaying_waits_and_inbound_mail_is_unt
 
 def test_while_redis_is_mute_logins_go_on_and_relaying_waits(install: Callable[..., Site]) -> None:
     site = install(ttl="5m", patient=False)
-    site.redis.pause()
+    pause(site.redis)
     assert imap_login(site.dovecot.imap_port, V6).succeeded
     assert relay(site, V6) == 450
     assert local(site, V6) == 250
-    site.redis.resume()
+    resume(site.redis)
     # What the script had sent before it gave up is carried out when Redis wakes: late, and for the ttl it says.
     assert wait_until(lambda: relay(site, V6) == 250)
 

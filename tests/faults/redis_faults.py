@@ -18,6 +18,7 @@ from tests.faults.clients import fill
 from tests.faults.fault import Again, Marks, Scale, collecting
 from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage, action
+from tests.stores import pause, resume
 
 FAULTS, fault = collecting()
 
@@ -36,9 +37,9 @@ def killed(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | None]:
 
 @fault("Redis is stopped", "SIGSTOP: it accepts connections, and never answers; SIGCONT at the end")
 def stopped(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | None]:
-    stage.redis.pause()
+    pause(stage.redis)
     yield None
-    stage.redis.resume()
+    resume(stage.redis)
     marks.at.append(time.monotonic())
 
 
@@ -70,7 +71,7 @@ def replica(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | None]:
         redis.replicaof("127.0.0.1", master.port)
         assert wait_until(lambda: redis.info("replication").get("master_link_status") == "up")
         assert wait_until(lambda: redis.dbsize() > 0)
-        master.pause()
+        pause(master)
         # The service finds out within some seconds that this is no master any more.
         assert wait_until(lambda: action(stage).startswith("DEFER")), f"a replica is asked: {action(stage)}"
         try:

@@ -16,6 +16,7 @@ from tests.faults.clients import STRANGERS
 from tests.faults.observing import back_after
 from tests.faults.peers import peers
 from tests.faults.stage import Stage, action
+from tests.stores import pause, resume
 
 MUTE_SECONDS = 4.0
 PEERS = 10_000
@@ -47,10 +48,10 @@ def mute(stage: Stage) -> Mute:
     with asking:
         time.sleep(2.0)
         begin = time.monotonic()
-        stage.redis.pause()
+        pause(stage.redis)
         time.sleep(MUTE_SECONDS)
         end = time.monotonic()
-        stage.redis.resume()
+        resume(stage.redis)
         assert wait_until(lambda: action(stage) == "OK")
         time.sleep(0.3)
     asked = asking.asked()

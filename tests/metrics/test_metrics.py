@@ -25,7 +25,7 @@ from pbs_policy.settings import load
 from pbs_policy.store.redis_url import RedisUrl
 from tests.metrics.scrape import Scrape, get, metrics_listener
 from tests.service import CLI, SERVE, Service
-from tests.stores import connect
+from tests.stores import connect, pause
 
 ALICE, STRANGER = "192.0.2.7", "198.51.100.9"
 LOGIN = b"1763881234 imap alice@example.com"
@@ -101,7 +101,7 @@ def test_a_mute_redis_is_not_ready_and_requests_that_wait_for_it_are_in_flight(
     redis = own_redis()
     service = start(redis_url=redis.url)
     with service.connect() as client:
-        redis.pause()
+        pause(redis)
         sent = time.monotonic()
         client.send(b"request=smtpd_access_policy\nclient_address=192.0.2.7\n\n")
         assert wait_until(lambda: Scrape(service).value("lookups_in_flight") != 0)
