@@ -1,8 +1,7 @@
-"""Where the log goes: with priorities to the journal and to syslog, which are never waited for."""
+"""Where the log goes: with priorities to the journal and to syslog. No reader is ever waited for."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -14,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import pytest
 
 from pbs_policy.log import Log
-from pbs_policy.log.writers import Journal, Stream, Syslog, writer_to
+from pbs_policy.log.writers import Stream, Syslog, standard_error, writer_to
 from pbs_policy.postfix.listener import Listener
 from tests.service import CLI, SERVE, Client
 
@@ -38,11 +38,14 @@ def listen(path: Path) -> socket.socket:
 
 
 @pytest.fixture
-def journal() -> Iterator[tuple[Journal, socket.socket]]:
+def journal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stream, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        writer = Journal(ours.fileno())
+        monkeypatch.setattr(sys, "stderr", SimpleNamespace(fileno=ours.fileno))
+        status = os.fstat(ours.fileno())
+        writer = writer_to("stderr", {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
         theirs.setblocking(False)
+        assert isinstance(writer, Stream)
         yield writer, theirs
         writer.close()
 
@@ -54,7 +57,7 @@ def read_all(theirs: socket.socket) -> bytes:
     return data
 
 
-def test_to_the_journal_each_line_begins_with_its_priority(journal: tuple[Journal, socket.socket]) -> None:
+def test_to_the_journal_each_line_begins_with_its_priority(journal: tuple[Stream, socket.socket]) -> None:
     writer, theirs = journal
     log = Log(writer=writer)
     log.info("one")
@@ -65,7 +68,7 @@ def test_to_the_journal_each_line_begins_with_its_priority(journal: tuple[Journa
 
 
 def test_a_journal_that_does_not_read_is_not_waited_for_and_gets_whole_lines_later(
-    journal: tuple[Journal, socket.socket],
+    journal: tuple[Stream, socket.socket],
 ) -> None:
     writer, theirs = journal
     log = Log(writer=writer)
@@ -86,7 +89,7 @@ def test_a_journal_that_does_not_read_is_not_waited_for_and_gets_whole_lines_lat
     ]
 
 
-def test_a_journal_that_has_gone_stops_nothing(journal: tuple[Journal, socket.socket]) -> None:
+def test_a_journal_that_has_gone_stops_nothing(journal: tuple[Stream, socket.socket]) -> None:
     writer, theirs = journal
     theirs.close()
     Log(writer=writer).error("lost")
@@ -95,15 +98,62 @@ def test_a_journal_that_has_gone_stops_nothing(journal: tuple[Journal, socket.so
 
 def test_standard_error_is_the_journal_only_where_systemd_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs, os.fdopen(os.dup(ours.fileno()), "wb") as stream:
-        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(stream, write_through=True))
+    with ours, theirs:
+        monkeypatch.setattr(sys, "stderr", SimpleNamespace(fileno=ours.fileno))
         status = os.fstat(ours.fileno())
         name = f"{status.st_dev}:{status.st_ino}"
-        writer = writer_to("stderr", {"JOURNAL_STREAM": name})
-        assert isinstance(writer, Journal)
+        for environment, begin in (
+            ({"JOURNAL_STREAM": name}, "<3>"), ({"JOURNAL_STREAM": f"{name}1"}, ""), ({}, ""),
+        ):  # fmt: skip
+            writer = standard_error(environment)
+            assert writer.begins["error"] == begin
+            writer.close()
+
+
+@pytest.mark.parametrize("may_open", [True, False], ids=["our-own", "another-user-s"])
+def test_a_pipe_that_nobody_reads_is_not_waited_for(may_open: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *_: object) -> int:
+        raise PermissionError(path)
+
+    if not may_open:  # as where a supervisor made the pipe as root
+        monkeypatch.setattr(os, "open", refuse)
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as theirs, os.fdopen(write_end, "wb") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        writer = standard_error({})
+        log = Log(writer=writer, is_json=True)
+        for number in range(5_000):
+            log.info(f"line {number}")
+        assert 0 < writer.lost < 5_000
+        assert os.get_blocking(write_end), "who shares the pipe would lose lines"
+        got = b""
+        while select.select([theirs], [], [], 0)[0]:
+            got += os.read(read_end, 1 << 16)
+            log.flush()
+        kept = 5_000 - writer.lost
+        assert [json.loads(line)["message"] for line in got.splitlines()] == [f"line {n}" for n in range(kept)]
+        log.info("here again")
+        told, last = [json.loads(line)["message"] for line in os.read(read_end, 1 << 16).splitlines()]
+        assert told == f"{writer.lost} lines of the log were lost before this one"
+        assert last == "here again"
         writer.close()
-        assert isinstance(writer_to("stderr", {"JOURNAL_STREAM": f"{name}1"}), Stream)
-        assert isinstance(writer_to("stderr", {}), Stream)
+
+
+def test_the_service_answers_while_nobody_reads_its_log(directory: Path) -> None:
+    settings = {
+        "listen": f"unix:{directory}/policy", "redis_url": f"unix://{directory}/no-redis", "log_decisions": "all",
+    }  # fmt: skip
+    options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    with subprocess.Popen([*CLI, *options, *SERVE], stderr=PIPE) as service:
+        assert service.stderr is not None
+        seen = b""
+        while b"ready, listening" not in seen:
+            seen = service.stderr.readline()
+        with Client(Listener(path=f"{directory}/policy")) as client:
+            for number in range(2_000):  # several times what a pipe holds
+                client.ask(f"192.0.2.{number % 250}", sender="a" * 200 + "@example.com")
+        service.terminate()
+        assert service.wait(60) == 0
 
 
 def test_to_syslog_each_line_is_a_datagram_of_the_facility_mail(directory: Path) -> None:

@@ -1,6 +1,5 @@
 """Lines of the log, with Postfix' words: info (a decision, a change of state), warning (the peer's fault) and error
-(ours). Text from a peer is clipped and made printable here before it can reach a line. Where lines go is for
-`log_writers`.
+(ours). Text from a peer is clipped and made printable here before it can reach a line. `writers`: where lines go.
 
 A line that is the same as the last one of its word is counted and not written: `last message repeated 7 times: ...`
 says so, at the latest after `REPEATS_TOLD`.
@@ -14,13 +13,16 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from typing import BinaryIO
 
-from pbs_policy.log.writers import Stream, Word, Writer
+from pbs_policy.log.writers import Stream, Word, Writer, standard_error
 
 LONGEST_VALUE = 320
 """Characters of a peer's text in a line: an address of RFC 5321 (64 + @ + 255) fits."""
 
 REPEATS_TOLD = 10.0
 """Seconds after which repeats are told, and a line that does not come any more is forgotten."""
+
+LAST_WAIT = 0.5
+"""Seconds at the end of the service for the last lines to be taken."""
 
 # What nearly every value is: then it needs no second look. The quote is left out, and the blank.
 _PLAIN = re.compile(rf"[!#-~]{{1,{LONGEST_VALUE}}}").fullmatch
@@ -87,7 +89,7 @@ class Log:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_json = is_json
-        self._writer = writer or Stream(stream)
+        self._writer = writer or (Stream(stream.write) if stream is not None else standard_error({}))
         self._monotonic = monotonic
         self._soon: Callable[[Callable[[], None]], object] | None = None
         self._lines: list[str] = []
@@ -95,6 +97,7 @@ class Log:
         self._texts = {word: f"{begins[word]}{word}: " for word in begins}
         self._last: dict[Word, _Last] = {word: _Last() for word in begins}
         self._last_decision = _Last()
+        self._lost_told = 0
         self._second = 0
         self._time = ""
 
@@ -108,10 +111,15 @@ class Log:
         self._soon = soon
 
     def write_now(self) -> None:
-        """Write what is waiting, and from now on each line at once: that loop comes to its end."""
+        """Write what is waiting, and from now on each line at once: that loop comes to its end. No smtpd waits any
+        more, so a slow reader is waited for, a little."""
         self._soon = None
         self.tell_repeats(0.0)
         self.flush()
+        until = self._monotonic() + LAST_WAIT
+        while self._writer.waiting and self._monotonic() < until:
+            time.sleep(0.01)
+            self.flush()
 
     def info(self, line: str) -> None:
         """A change of state."""
@@ -156,6 +164,10 @@ class Log:
     def flush(self) -> None:
         """Write what is waiting."""
         lines, self._lines = self._lines, []
+        if lines and self.lost > self._lost_told and not self._writer.is_full:
+            lost, self._lost_told = self.lost - self._lost_told, self.lost
+            told = self._formed("warning", f"{lost} lines of the log were lost before this one")
+            lines.insert(0, told)
         self._writer.write(lines)
 
     def _event(self, word: Word, line: str) -> None:
@@ -167,18 +179,18 @@ class Log:
         if last.repeats:
             self._tell(word, last)
         last.line, last.since = line, now
-        self._write(word, line)
+        self._add(self._formed(word, line))
 
-    def _write(self, word: Word, line: str, members: str = "") -> None:
+    def _formed(self, word: Word, line: str, members: str = "") -> str:
         if self.is_json:
-            self._add(self._writer.begins[word] + self._object(word, members or f'"message":{_json_line(line)}'))
-        else:
-            self._add(self._texts[word] + printable(line, len(line)))
+            return self._writer.begins[word] + self._object(word, members or f'"message":{_json_line(line)}')
+        return self._texts[word] + printable(line, len(line))
 
     def _tell(self, word: Word, last: _Last, *, is_members: bool = False) -> None:
         times, last.repeats = last.repeats, 0
         members = f'"repeated":{times},' + (last.line if is_members else f'"message":{_json_line(last.line)}')
-        self._write(word, f"last message repeated {times} time{'s' * (times > 1)}: {last.line}", members)
+        told = f"last message repeated {times} time{'s' * (times > 1)}: {last.line}"
+        self._add(self._formed(word, told, members))
 
     def _object(self, word: Word, members: str) -> str:
         now = time.time()

@@ -1,18 +1,21 @@
-"""Where lines of the log go: a stream, the journal's socket, syslog's. None of them raises for a line that cannot be
-written, and the two sockets never wait: what they do not take for long is lost, which is said when they take lines
-again.
+"""Where lines of the log go: standard error, the journal behind it, syslog's socket. None of them raises for a line
+that cannot be written, and none waits: one thread answers all of Postfix, and a reader that hangs would stop every
+smtpd. What is not taken for long is lost, and counted; `Log` says so when lines are taken again.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
+import stat
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import BinaryIO, Literal, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal, Protocol
 
 Word = Literal["info", "warning", "error"]
 """Postfix' words."""
@@ -25,7 +28,7 @@ SYSLOG = "/dev/log"
 
 _MAIL = 2 << 3  # the facility
 _TAG = "pbs-policy"
-_MOST_WAITING = 2_000  # lines, while the socket takes none: some 300 kB
+_MOST_WAITING = 2_000  # lines, while nobody takes any: some 300 kB
 
 
 class Writer(Protocol):
@@ -34,96 +37,89 @@ class Writer(Protocol):
     begins: dict[Word, str]
     lost: int
 
+    @property
+    def waiting(self) -> int:
+        """How many lines nobody has taken yet."""
+
+    @property
+    def is_full(self) -> bool:
+        """The next line would be lost."""
+
     def write(self, lines: list[str]) -> None:
-        """Take lines, which have no newlines; none of them: only what waits is tried again."""
+        """Take lines, which have no newlines, and pass on what is taken at once; none: only what waits is tried."""
 
 
 class Stream:
-    """A file, a terminal or a pipe."""
+    """A stream of lines, such as a file or a pipe. `give` passes on some bytes and says how many, or raises
+    BlockingIOError where it would have to wait."""
 
-    def __init__(self, stream: BinaryIO | None = None) -> None:
-        self.begins: dict[Word, str] = dict.fromkeys(PRIORITIES, "")
+    def __init__(
+        self, give: Callable[[bytes], int], close: Callable[[], None] = lambda: None, *, to_journal: bool = False
+    ) -> None:
+        """A line to the journal begins with its priority: sd-daemon(3)."""
+        self.close = close
+        self.begins: dict[Word, str] = {
+            word: f"<{number}>" if to_journal else "" for word, number in PRIORITIES.items()
+        }
         self.lost = 0
-        self._stream = stream or sys.stderr.buffer
+        self.waiting = 0
+        self._give = give
+        self._rest = b""
+
+    @property
+    def is_full(self) -> bool:
+        """The next line would be lost."""
+        return self.waiting >= _MOST_WAITING
 
     def write(self, lines: list[str]) -> None:
-        """Waits for whoever reads."""
-        if not lines:
-            return
+        """Lines that were begun are given to their end, in their order."""
+        if self.waiting + len(lines) > _MOST_WAITING:
+            room = max(_MOST_WAITING - self.waiting, 0)
+            self.lost += len(lines) - room
+            lines = lines[:room]
+        if lines:
+            self._rest += _encoded("\n".join(lines) + "\n")
         try:
-            self._stream.write(_encoded("\n".join(lines) + "\n"))
-            self._stream.flush()
-        except OSError:
-            self.lost += len(lines)
-
-
-class _Socket:
-    """Lines wait, in their order and up to a bound, until the socket takes them."""
-
-    def __init__(self, facility: int) -> None:
-        self.begins: dict[Word, str] = {word: f"<{facility + number}>" for word, number in PRIORITIES.items()}
-        self.lost = 0
-        self._told = 0  # of those that were lost
-        self._waiting: deque[bytes] = deque()
-
-    def write(self, lines: list[str]) -> None:
-        """Give the socket what it takes at once; what is left is tried again next time."""
-        if lines and self.lost > self._told and len(self._waiting) < _MOST_WAITING:
-            lost, self._told = self.lost - self._told, self.lost
-            lines = [f"{self.begins['warning']}warning: {lost} lines of the log were lost before this one", *lines]
-        for line in lines:
-            if len(self._waiting) < _MOST_WAITING:
-                self._waiting.append(_encoded(self._formed(line)))
-            else:
-                self.lost += 1
-        if self._waiting:
-            self._send()
-
-    def _formed(self, line: str) -> str:
-        raise NotImplementedError
-
-    def _send(self) -> None:
-        raise NotImplementedError
-
-
-class Journal(_Socket):
-    """The journal's end of standard error: a stream of lines that begin with their priority, sd-daemon(3)."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(0)
-        self._socket = socket.socket(fileno=os.dup(descriptor))
-
-    def close(self) -> None:
-        """No line can be written any more."""
-        self._socket.close()
-
-    def _formed(self, line: str) -> str:
-        return line + "\n"
-
-    def _send(self) -> None:
-        try:
-            while self._waiting:
-                data = b"".join(self._waiting)
-                sent = self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-                self._waiting.clear()
-                if sent < len(data):
-                    self._waiting.extend(data[sent:].splitlines(keepends=True))
+            while self._rest:
+                self._rest = self._rest[self._give(self._rest) :]
         except BlockingIOError:
             pass
-        except OSError:  # nobody reads any more, nor will
-            self.lost += sum(each.endswith(b"\n") for each in self._waiting)
-            self._waiting.clear()
+        except OSError:  # nobody reads any more, or the disk is full
+            self.lost += self._rest.count(b"\n")
+            self._rest = b""
+        self.waiting = self._rest.count(b"\n")
 
 
-class Syslog(_Socket):
+class Syslog:
     """syslog's socket: a datagram for each line, in the form that syslog(3) gives it, of the facility mail."""
 
     def __init__(self, path: str = SYSLOG) -> None:
-        super().__init__(_MAIL)
+        self.begins: dict[Word, str] = {word: f"<{_MAIL + number}>" for word, number in PRIORITIES.items()}
+        self.lost = 0
+        self._waiting: deque[bytes] = deque()
         self._path = path
         self._socket: socket.socket | None = None
         self._head_of = (0, 0)
         self._head = ""
+
+    @property
+    def waiting(self) -> int:
+        """How many lines nobody has taken yet."""
+        return len(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """The next line would be lost."""
+        return len(self._waiting) >= _MOST_WAITING
+
+    def write(self, lines: list[str]) -> None:
+        """Give the socket what it takes at once; what is left is tried again next time."""
+        for line in lines:
+            if self.is_full:
+                self.lost += 1
+            else:
+                self._waiting.append(_encoded(self._formed(line)))
+        self._send()
 
     def _formed(self, line: str) -> str:
         now = int(time.time()), os.getpid()
@@ -170,16 +166,42 @@ def writer_to(place: str, environment: Mapping[str, str]) -> Writer:
     return Syslog(place.partition(":")[2] or SYSLOG)
 
 
-def standard_error(environment: Mapping[str, str]) -> Stream | Journal:
+def standard_error(environment: Mapping[str, str]) -> Stream:
     """Standard error, or the journal where it is that: systemd.exec(5), JOURNAL_STREAM."""
     try:
         descriptor = sys.stderr.fileno()
     except OSError:
-        return Stream()  # it is no file: whoever calls us in his own process catches what we say
+        return Stream(sys.stderr.buffer.write)  # no file: whoever calls us in his own process catches it
     status = os.fstat(descriptor)
-    if environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}":
-        return Journal(descriptor)
-    return Stream()
+    is_journal = environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return Stream(*_without_waiting(descriptor), to_journal=is_journal)
+
+
+def _without_waiting(descriptor: int) -> tuple[Callable[[bytes], int], Callable[[], None]]:
+    """How to write to a descriptor that others have as well, and how to close what was opened for that. O_NONBLOCK on
+    it would be theirs too, and they would lose lines: so a pipe or terminal is opened once more, for us alone."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        peer = socket.socket(fileno=os.dup(descriptor))
+        return partial(_send_now, peer), peer.close
+    if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+        return partial(os.write, descriptor), lambda: None  # a file takes what it is given
+    try:
+        own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:  # it belongs to the user who started us as another one, as runit and s6 do
+        return partial(_write_where_there_is_room, descriptor), lambda: None
+    return partial(os.write, own), partial(os.close, own)
+
+
+def _send_now(peer: socket.socket, data: bytes) -> int:
+    return peer.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def _write_where_there_is_room(descriptor: int, data: bytes) -> int:
+    """A pipe that can be written to has room for PIPE_BUF bytes, unless somebody else is quicker: pipe(7)."""
+    if not select.select([], [descriptor], [], 0)[1]:
+        raise BlockingIOError
+    return os.write(descriptor, data[: select.PIPE_BUF])
 
 
 def _encoded(text: str) -> bytes:
