@@ -35,7 +35,7 @@ def is_for_root(why: str) -> bool:
     return os.geteuid() != 0 and "Permission denied" in why
 
 
-class Output(NamedTuple):
+class ProgramOutput(NamedTuple):
     """What a program printed on standard output and standard error, and its exit status."""
 
     out: str
@@ -64,7 +64,7 @@ class Owned(NamedTuple):
 class Host:
     """This machine."""
 
-    def run(self, program: str, *arguments: str) -> Output:
+    def run(self, program: str, *arguments: str) -> ProgramOutput:
         """Run a program that only reads. Raises NotLookedAt where it is missing or does not end."""
         path = find_program(program)
         if path is None:
@@ -83,7 +83,7 @@ class Host:
         except OSError as error:
             raise NotLookedAt(f"{program} cannot be run: {error.strerror}") from None
         out, err = (said.decode("utf-8", "surrogateescape") for said in (done.stdout, done.stderr))
-        return Output(out, err, done.returncode)
+        return ProgramOutput(out, err, done.returncode)
 
     def account(self, name: str) -> Account:
         """The account of this name. Raises KeyError where there is none."""

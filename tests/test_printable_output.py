@@ -25,7 +25,7 @@ from pbs_policy.cli.commands import PLACES
 from pbs_policy.cli.sink import printable_output
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.log import Log, escaped
-from pbs_policy.watch.screen import BAD, Line
+from pbs_policy.watch.screen import BAD, ScreenLine
 from pbs_policy.watch.terminal import Terminal
 from tests.service import CLI, SERVE
 from tests.test_query import answering
@@ -245,7 +245,7 @@ def test_the_screen_of_watch_gets_our_own_sequences_alone(monkeypatch: pytest.Mo
         monkeypatch.setattr(sys, "stdout", shown)
         with Terminal({}) as taken:
             os.read(main, 65536)
-            taken.draw([Line(SAID, BAD)])
+            taken.draw([ScreenLine(SAID, BAD)])
             drawn = os.read(main, 65536).decode()
     os.close(main)
     assert drawn == f"\x1b[1;1H\x1b[31m{escaped(SAID)}\x1b[0m\x1b[K"

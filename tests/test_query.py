@@ -18,7 +18,7 @@ from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, RequestParser, only
-from pbs_policy.postfix.query import Connection, ask, serialise_request
+from pbs_policy.postfix.query import PolicyClient, ask, serialise_request
 from tests.commands import Pbs, Result, commands_with, own_settings
 from tests.conftest import CAPTURES
 from tests.service import Service
@@ -124,14 +124,14 @@ def test_a_unix_socket_that_nobody_listens_at_is_an_error() -> None:
     with tempfile.TemporaryDirectory(prefix="pbs-") as directory, socket.socket(socket.AF_UNIX) as unheard:
         listener = Listener(path=f"{directory}/policy")
         with pytest.raises(FileNotFoundError):
-            Connection(listener)
+            PolicyClient(listener)
         unheard.bind(listener.path)
         with pytest.raises(ConnectionRefusedError):
-            Connection(listener)
+            PolicyClient(listener)
 
 
 def test_a_connection_serves_many_requests() -> None:
-    with answering(b"action=OK\n\n", b"action=DUNNO\n\n") as service, Connection(service.listener) as connection:
+    with answering(b"action=OK\n\n", b"action=DUNNO\n\n") as service, PolicyClient(service.listener) as connection:
         assert [connection.ask(BYTES).action for _ in range(3)] == ["OK", "DUNNO", "DUNNO"]
         assert service.connections == 1
 
@@ -146,7 +146,7 @@ def test_a_connection_serves_many_requests() -> None:
     ],
 )
 def test_what_is_no_reply_is_an_error(reply: bytes, text: str) -> None:
-    with answering(reply) as service, Connection(service.listener) as connection:
+    with answering(reply) as service, PolicyClient(service.listener) as connection:
         with pytest.raises(ConnectionError, match=text):
             connection.ask(BYTES)
 

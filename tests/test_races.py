@@ -21,7 +21,7 @@ from pbs_policy.doctor.script import check_script, script_settings
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree
-from pbs_policy.install.record import Record
+from pbs_policy.install.record import InstallRecord
 from pbs_policy.postfix.listener import Listener, ListenError
 from pbs_policy.service.sockets import open_at, remove_paths
 from pbs_policy.settings import load
@@ -272,4 +272,4 @@ def test_root_goes_by_no_record_of_another_user(tmp_path: Path) -> None:
     (tmp_path / "var/installed/install-hook").mkdir(parents=True)
     os.chown(tmp_path / "var/installed/install-hook", NOBODY, -1)
     with pytest.raises(InstallError, match=r"install-hook: belongs to nobody, who can change it"):
-        Record(Tree(tmp_path), "/var/installed", "install-hook")
+        InstallRecord(Tree(tmp_path), "/var/installed", "install-hook")

@@ -708,9 +708,9 @@ def test_an_exception_gives_the_terminal_back(tmux: Tmux, tmp_path: Path) -> Non
     program = tmp_path / "fail.py"
     program.write_text(
         "from pbs_policy.watch.terminal import Terminal\n"
-        "from pbs_policy.watch.screen import Line\n"
+        "from pbs_policy.watch.screen import ScreenLine\n"
         "with Terminal() as terminal:\n"
-        "    terminal.draw([Line('drawn')])\n"
+        "    terminal.draw([ScreenLine('drawn')])\n"
         "    raise ValueError('failed in between')\n"
     )
     tmux.type(f"{sys.executable} {program}; echo status=$?.")

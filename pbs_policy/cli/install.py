@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pbs_policy.install.files import Tree
     from pbs_policy.install.plan import Plan
-    from pbs_policy.install.record import Record
+    from pbs_policy.install.record import InstallRecord
     from pbs_policy.install.undo import Removal
     from pbs_policy.settings import Settings
 
@@ -133,12 +133,12 @@ def install_postfix(
         return _tell_removed(tree, record, removal, left, postfix.AFTERWARDS)
 
 
-def _open(root: Path, record_dir: str, command: str) -> tuple[Tree, Record]:
+def _open(root: Path, record_dir: str, command: str) -> tuple[Tree, InstallRecord]:
     from pbs_policy.install.files import Tree
-    from pbs_policy.install.record import Record
+    from pbs_policy.install.record import InstallRecord
 
     tree = Tree(root)
-    return tree, Record(tree, record_dir, command)
+    return tree, InstallRecord(tree, record_dir, command)
 
 
 @contextmanager
@@ -165,7 +165,7 @@ def _settings(session: Session, tree: Tree, file: Path | None) -> Settings:
     return settings.load(place, os.environ, session.overrides)[0]
 
 
-def _install(tree: Tree, plan: Plan, record: Record, applying: bool) -> int:
+def _install(tree: Tree, plan: Plan, record: InstallRecord, applying: bool) -> int:
     from pbs_policy.install.plan import apply
 
     for note in plan.notes:
@@ -191,7 +191,7 @@ def _install(tree: Tree, plan: Plan, record: Record, applying: bool) -> int:
     return os.EX_OK
 
 
-def _is_to_be_removed(tree: Tree, record: Record, removal: Removal, applying: bool) -> bool:
+def _is_to_be_removed(tree: Tree, record: InstallRecord, removal: Removal, applying: bool) -> bool:
     """Whether there is something to remove, and it is not only to be shown."""
     if not record.entries and not record.folders:
         click.echo(f"Nothing to remove: there is no installation in {record.folder}.")
@@ -206,7 +206,7 @@ def _is_to_be_removed(tree: Tree, record: Record, removal: Removal, applying: bo
     return False
 
 
-def _tell_removed(tree: Tree, record: Record, removal: Removal, left: list[str], afterwards: str) -> int:
+def _tell_removed(tree: Tree, record: InstallRecord, removal: Removal, left: list[str], afterwards: str) -> int:
     for each in removal.restorations:
         click.echo(f"{'restored' if each.before else 'removed'}: {tree.place(each.path)}")
     for folder in left:
@@ -217,7 +217,7 @@ def _tell_removed(tree: Tree, record: Record, removal: Removal, left: list[str],
     return LEFT if removal.edited else os.EX_OK
 
 
-def _remove_hook(tree: Tree, record: Record, applying: bool) -> int:
+def _remove_hook(tree: Tree, record: InstallRecord, applying: bool) -> int:
     from pbs_policy.install import dovecot
     from pbs_policy.install.undo import plan_removal, remove
 

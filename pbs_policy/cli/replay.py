@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pbs_policy.postfix.listener import Listener
     from pbs_policy.postfix.protocol import Request
-    from pbs_policy.postfix.query import Connection
+    from pbs_policy.postfix.query import PolicyClient
     from pbs_policy.postfix.smtpd_log import SmtpdLog
 
 _GZIP = b"\x1f\x8b"
@@ -76,12 +76,12 @@ class _Service:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._connection: Connection | None = None
+        self._connection: PolicyClient | None = None
 
     def ask(self, request: bytes) -> str:
         """The action of the reply. Raises ServiceUnreachable where there is none, on a new connection neither."""
         from pbs_policy.log import printable
-        from pbs_policy.postfix.query import Connection
+        from pbs_policy.postfix.query import PolicyClient
 
         if self._connection:
             try:
@@ -89,7 +89,7 @@ class _Service:
             except OSError:
                 self.close()  # the service was started anew, perhaps
         try:
-            self._connection = Connection(self._listener)
+            self._connection = PolicyClient(self._listener)
             return printable(self._connection.ask(request).action)
         except OSError as error:
             raise unreachable(self._listener, error) from None

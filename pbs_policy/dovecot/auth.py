@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pbs_policy.dovecot.doveconf import DovecotConfig, Line, parse_lines, variables
+from pbs_policy.dovecot.doveconf import ConfigLine, DovecotConfig, parse_lines, variables
 from pbs_policy.host import Host, NotLookedAt
 
 _QUERIES = ("password_query", "query", "pass_filter", "filter", "auth_bind_userdn", "bind_userdn")
@@ -23,8 +23,8 @@ class Passdb:
     """One password database: its driver, the lines of its block, the fields it adds, and the file it reads."""
 
     driver: str
-    lines: list[Line] = field(default_factory=list)
-    fields: dict[str, Line] = field(default_factory=dict)
+    lines: list[ConfigLine] = field(default_factory=list)
+    fields: dict[str, ConfigLine] = field(default_factory=dict)
     file: str = ""
 
     def value(self, name: str) -> str:
@@ -44,7 +44,7 @@ class Passdb:
         )
 
 
-def mechanism(config: DovecotConfig, name: str) -> Line | None:
+def mechanism(config: DovecotConfig, name: str) -> ConfigLine | None:
     """The line that allows an authentication mechanism, if one does."""
     for line in config.effective:
         words = line.value.lower().split() if line.name == "auth_mechanisms" else []
@@ -75,7 +75,7 @@ def passdbs(config: DovecotConfig) -> list[Passdb]:
     return found
 
 
-def _fields(passdb: Passdb) -> Iterator[tuple[str, Line]]:
+def _fields(passdb: Passdb) -> Iterator[tuple[str, ConfigLine]]:
     for line in passdb.lines:
         if line.blocks[1:] == ("fields",):
             yield line.name, line
@@ -105,7 +105,7 @@ def may_answer(passdb: Passdb, name: str, host: Host) -> str:
     return ""
 
 
-def domainless_lookup(passdb: Passdb, host: Host) -> Line | None:
+def domainless_lookup(passdb: Passdb, host: Host) -> ConfigLine | None:
     """What asks this database for a user without the domain, and takes the name as the client gave it.
 
     A database that answers who the user is (`user`, `domain`) corrects the name. Lookups in a userdb are not looked

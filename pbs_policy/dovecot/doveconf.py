@@ -23,7 +23,7 @@ Path = tuple[str, ...]
 """The blocks around a setting: ("service imap-postlogin",)."""
 
 
-class Line(NamedTuple):
+class ConfigLine(NamedTuple):
     """A setting, or (`name` empty) the head of a block, and where it stands."""
 
     blocks: Path
@@ -45,8 +45,8 @@ class DovecotConfig:
     """What doveconf says (`effective`), and what the files say (`written`, with places)."""
 
     file: str
-    effective: tuple[Line, ...]
-    written: tuple[Line, ...]
+    effective: tuple[ConfigLine, ...]
+    written: tuple[ConfigLine, ...]
     unread: tuple[str, ...] = ()
     """Included files that we may not read: where that is no error to doveconf (!include_try), it goes on without."""
 
@@ -66,7 +66,7 @@ class DovecotConfig:
                 return found[-1].place
         return self.place(blocks[:-1]) if blocks else self.file
 
-    def place_of(self, line: Line) -> str:
+    def place_of(self, line: ConfigLine) -> str:
         """Where an effective line was written."""
         found = [each for each in self.written if each[:3] == line[:3]]
         return found[-1].place if found else self.place(line.blocks, line.name)
@@ -105,7 +105,7 @@ def read_dovecot(host: Host, file: str = "") -> DovecotConfig:
         raise NotLookedAt(said.removeprefix("doveconf: ").removeprefix("Fatal: "))
     named = re.match(r"# \S+ \([^)]*\): (\S+)", answer.out)
     file = file or (named[1] if named else "/etc/dovecot/dovecot.conf")
-    written: list[Line] = []
+    written: list[ConfigLine] = []
     unread: list[str] = []
     _read_file(host, file, [], written, unread, 0)
     return DovecotConfig(file, tuple(parse_lines(answer.out, "doveconf")), tuple(written), tuple(unread))
@@ -119,7 +119,7 @@ def read_setting(host: Host, file: str, name: str) -> str:
     return answer.out.strip()
 
 
-def parse_lines(text: str, file: str) -> Iterator[Line]:
+def parse_lines(text: str, file: str) -> Iterator[ConfigLine]:
     """The settings and block heads of `text`, without following includes."""
     yield from (line for line in _parse(text, file, []) if not line.name.startswith("!"))
 
@@ -139,7 +139,9 @@ def variables(text: str) -> set[str]:
     return names
 
 
-def _read_file(host: Host, file: str, blocks: list[str], written: list[Line], unread: list[str], depth: int) -> None:
+def _read_file(
+    host: Host, file: str, blocks: list[str], written: list[ConfigLine], unread: list[str], depth: int
+) -> None:
     """Append the lines of `file`, and of what it includes, in the order in which Dovecot reads them."""
     try:
         text = host.read(file).decode("utf-8", "replace")
@@ -155,7 +157,7 @@ def _read_file(host: Host, file: str, blocks: list[str], written: list[Line], un
                 _read_file(host, each, blocks, written, unread, depth + 1)
 
 
-def _parse(text: str, file: str, blocks: list[str]) -> Iterator[Line]:
+def _parse(text: str, file: str, blocks: list[str]) -> Iterator[ConfigLine]:
     """Lines in the order of `text`. `blocks` is changed as blocks open and close, so that it holds for an include."""
     number, logical = 0, ""
     for at, physical in enumerate(text.splitlines(), 1):
@@ -168,16 +170,16 @@ def _parse(text: str, file: str, blocks: list[str]) -> Iterator[Line]:
         place = f"{file}:{number}"
         include = re.match(r"(!include(?:_try)?)\s+(.+)", line)
         if include:
-            yield Line(tuple(blocks), include[1], include[2].strip(), place)
+            yield ConfigLine(tuple(blocks), include[1], include[2].strip(), place)
         elif line == "}":
             del blocks[-1:]
         elif "=" not in line.partition("{")[0] and line.endswith("{"):
             blocks.append(" ".join(line[:-1].replace('"', "").split()))
-            yield Line(tuple(blocks), "", "", place)
+            yield ConfigLine(tuple(blocks), "", "", place)
         else:
             name, equals, value = line.partition("=")
             if equals:
-                yield Line(tuple(blocks), name.strip(), _unquoted(value.strip()), place)
+                yield ConfigLine(tuple(blocks), name.strip(), _unquoted(value.strip()), place)
 
 
 def _unquoted(value: str) -> str:

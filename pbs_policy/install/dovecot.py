@@ -23,7 +23,7 @@ from pbs_policy.install.files import InstallError, Tree, read_state, useradd
 from pbs_policy.install.last_login import denied_users, fill_in, last_login_drop_in, refuse_in_the_way
 from pbs_policy.install.own_scripts import chained_by_hand
 from pbs_policy.install.plan import Plan, Wanted
-from pbs_policy.install.record import Record
+from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.undo import Removal
 from pbs_policy.log import printable
 from pbs_policy.programs import find_program, missing
@@ -82,7 +82,7 @@ class Placement:
         return chain((), *self.words(service))
 
 
-def plan_script(tree: Tree, record: Record, placement: Placement) -> Plan:
+def plan_script(tree: Tree, record: InstallRecord, placement: Placement) -> Plan:
     """What has Dovecot run the post-login script. Raises InstallError where another one stands in its place."""
     file = _file(tree, placement)
     config = read_config(file)
@@ -157,7 +157,7 @@ def _script(tree: Tree, placement: Placement) -> list[Wanted]:
     ]
 
 
-def plan_last_login(tree: Tree, record: Record, placement: Placement, settings: Settings) -> Plan:
+def plan_last_login(tree: Tree, record: InstallRecord, placement: Placement, settings: Settings) -> Plan:
     """What has Dovecot's last_login plugin write the login table.
 
     Raises InstallError for settings that the plugin cannot follow.
@@ -182,12 +182,12 @@ def plan_last_login(tree: Tree, record: Record, placement: Placement, settings: 
     return plan
 
 
-def script_files(tree: Tree, record: Record) -> list[str]:
+def script_files(tree: Tree, record: InstallRecord) -> list[str]:
     """Everything in the record that has to outlive the drop-in."""
     return [path for path in record.entries if path != _drop_in(tree, record)]
 
 
-def needs_script(tree: Tree, record: Record, removal: Removal) -> str:
+def needs_script(tree: Tree, record: InstallRecord, removal: Removal) -> str:
     """Why Dovecot needs the script at the next login, or "": the drop-in had to stay, a file of the site's names the
     script, or Dovecot runs as configured before.
 
@@ -215,14 +215,14 @@ def _listens(socket: Path) -> bool:
     return False
 
 
-def check_left(tree: Tree, record: Record) -> None:
+def check_left(tree: Tree, record: InstallRecord) -> None:
     """Raise InstallError unless Dovecot, where it is still installed, accepts what is left without the drop-in."""
     file = _installed(tree, record)
     if file is not None:
         read_config(file)
 
 
-def _drop_in(tree: Tree, record: Record) -> str:
+def _drop_in(tree: Tree, record: InstallRecord) -> str:
     return tree.name(f"{record.configuration}/conf.d/{DROP_IN}")
 
 
@@ -238,7 +238,7 @@ def read_config(file: Path) -> DovecotConfig:
         raise InstallError(f"doveconf does not accept {file}: {printable(str(error), 2000)}") from None
 
 
-def _installed(tree: Tree, record: Record) -> Path | None:
+def _installed(tree: Tree, record: InstallRecord) -> Path | None:
     """The dovecot.conf that the record is about, None where Dovecot is not installed any more."""
     file = tree.place(record.configuration) / "dovecot.conf"
     return file if file.exists() and find_program("doveconf") else None

@@ -38,7 +38,7 @@ class FileState:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class Owner:
     """A system user, or as much of one as owning files takes: the groups besides its own are not looked at."""
 
     uid: int
@@ -84,7 +84,7 @@ class Tree:
         """What the tree calls the file at `place(path)`: the same file has one name, however it was reached."""
         return "/" + str(self.place(path).relative_to(self.root))
 
-    def find_user(self, name: str) -> Account | None:
+    def find_user(self, name: str) -> Owner | None:
         """The user of that name in the tree's /etc/passwd, or, on the running system, of any source it has."""
         if self.is_running_system:
             import pwd
@@ -93,12 +93,12 @@ class Tree:
                 entry = pwd.getpwnam(name)
             except KeyError:
                 return None
-            return Account(entry.pw_uid, entry.pw_gid)
+            return Owner(entry.pw_uid, entry.pw_gid)
         with contextlib.suppress(FileNotFoundError):
             for line in self.place("/etc/passwd").read_text(errors="replace").splitlines():
                 fields = line.split(":")  # passwd(5)
                 if fields[0] == name and len(fields) > 3 and fields[2].isdecimal() and fields[3].isdecimal():
-                    return Account(int(fields[2]), int(fields[3]))
+                    return Owner(int(fields[2]), int(fields[3]))
         return None
 
 

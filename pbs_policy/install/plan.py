@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pbs_policy.install.diff import show_diff
-from pbs_policy.install.files import Account, FileState, InstallError, Tree, read_state, sync_folder, write_state
-from pbs_policy.install.record import Entry, Record
+from pbs_policy.install.files import FileState, InstallError, Owner, Tree, read_state, sync_folder, write_state
+from pbs_policy.install.record import InstallRecord, RecordedChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Folder:
 
     path: str
     mode: int = 0o755
-    owner: Account | None = None
+    owner: Owner | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.folders or self.changes)
 
-    def want(self, tree: Tree, record: Record, wanted: Iterable[Wanted]) -> None:
+    def want(self, tree: Tree, record: InstallRecord, wanted: Iterable[Wanted]) -> None:
         """Add what is missing for these files. Raises InstallError for one that was changed since we wrote it."""
         for each in wanted:
             path = tree.name(each.path)
@@ -113,7 +113,7 @@ def _wanted_state(wanted: Wanted, current: FileState | None) -> FileState:
     return FileState(wanted.data, mode, uid, gid)
 
 
-def apply(tree: Tree, plan: Plan, record: Record) -> None:
+def apply(tree: Tree, plan: Plan, record: InstallRecord) -> None:
     """Carry the plan out, or leave everything as it was.
 
     Raises InstallError where something stands in the way, cannot be written, or is not accepted by its reader.
@@ -127,7 +127,7 @@ def apply(tree: Tree, plan: Plan, record: Record) -> None:
     record.configuration = plan.configuration
     for change in plan.changes:
         earlier = record.entries.get(change.path)
-        record.entries[change.path] = Entry(earlier.before if earlier else change.before, change.after)
+        record.entries[change.path] = RecordedChange(earlier.before if earlier else change.before, change.after)
     record.folders += [folder.path for folder in plan.folders]
     try:
         record.save()
@@ -158,7 +158,7 @@ def _make_folder(tree: Tree, folder: Folder) -> None:
         os.close(number)
 
 
-def _put_back(tree: Tree, plan: Plan, record: Record) -> None:
+def _put_back(tree: Tree, plan: Plan, record: InstallRecord) -> None:
     for change in reversed(plan.changes):
         if read_state(tree.place(change.path)) == change.after:
             restore(tree, change.path, change.before)

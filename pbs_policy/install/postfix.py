@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pbs_policy.host import Host, NotLookedAt
-from pbs_policy.install.files import Account, FileState, InstallError, Tree, read_state, useradd
+from pbs_policy.install.files import FileState, InstallError, Owner, Tree, read_state, useradd
 from pbs_policy.install.plan import Change, Folder, Plan
-from pbs_policy.install.record import Record
+from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.restrictions import ListError, insert_check, parse_list, stands_right
 from pbs_policy.log import printable
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig, PostfixFault, read_postfix
@@ -42,7 +42,7 @@ DEFAULT_FOLDER = "/etc/postfix"
 AFTERWARDS = "postfix reload"
 
 
-def plan_postfix(tree: Tree, record: Record, folder: str, listeners: Sequence[Listener], user: str) -> Plan:
+def plan_postfix(tree: Tree, record: InstallRecord, folder: str, listeners: Sequence[Listener], user: str) -> Plan:
     """What puts the check for the first of `listeners` that Postfix can reach into the main.cf of `folder`.
 
     `user` is who the service runs as, for the folder of a unix socket. Raises InstallError with the file, the line
@@ -89,7 +89,7 @@ def read_config(folder: Path) -> PostfixConfig:
         raise InstallError(f"postconf does not accept {folder}: {printable(str(error), 2000)}") from None
 
 
-def check_left(tree: Tree, record: Record) -> None:
+def check_left(tree: Tree, record: InstallRecord) -> None:
     """Raise InstallError unless Postfix, where it is still installed, accepts what is left without the check."""
     folder = tree.place(record.configuration)
     if (folder / "main.cf").exists() and find_program("postconf"):
@@ -254,6 +254,6 @@ def _plan_socket_folder(tree: Tree, plan: Plan, config: PostfixConfig, listener:
         plan.obstacles.append(f"there is no user {user} to own {folder}. First: {useradd(user)}")
     if postfix is None:
         plan.obstacles.append(f"there is no user {mail_owner}, whom {config.main_cf} calls mail_owner")
-    owner = Account(service.uid, postfix.gid) if service and postfix else None
+    owner = Owner(service.uid, postfix.gid) if service and postfix else None
     plan.make_folders(tree, folder)
     plan.folders.append(Folder(folder, 0o2750, owner))

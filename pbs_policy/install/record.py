@@ -31,14 +31,14 @@ _MADE_FOLDERS = "made-folders"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RecordedChange:
     """One file: as it was before the first installation (None: it was not there), and as the last one left it."""
 
     before: FileState | None
     after: FileState
 
 
-class Record:
+class InstallRecord:
     """What one command has installed in one tree. Empty where it has not, or was removed.
 
     `configuration` is the folder of the daemon's configuration that it was for.
@@ -49,7 +49,7 @@ class Record:
         self._all_records = tree.place(folder)
         self.folder = tree.place(f"{folder}/{command}/{_MANIFEST}").parent
         self._command = command
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, RecordedChange] = {}
         self.configuration = ""
         self.folders: list[str] = []
         self._made: list[Path] = []
@@ -71,7 +71,7 @@ class Record:
         self.folders = [str(path) for path in manifest["folders"]]
         for each in manifest["files"]:
             before = self._parse_state(each["before"]) if each["before"] else None
-            self.entries[str(each["path"])] = Entry(before, self._parse_state(each["after"]))
+            self.entries[str(each["path"])] = RecordedChange(before, self._parse_state(each["after"]))
 
     def _parse_state(self, state: Mapping[str, Any]) -> FileState:
         data = (self.folder / str(state["sha256"])).read_bytes()

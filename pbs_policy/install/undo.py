@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pbs_policy.install.diff import show_diff
 from pbs_policy.install.files import FileState, InstallError, Tree, read_state
 from pbs_policy.install.plan import is_compiled, remove_folders, restore, said
-from pbs_policy.install.record import Entry, Record
+from pbs_policy.install.record import InstallRecord, RecordedChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Removal:
     """What it takes to undo an installation. `edited` are the files that somebody changed since."""
 
     restorations: list[Restoration] = field(default_factory=list)
-    edited: dict[str, Entry] = field(default_factory=dict)
+    edited: dict[str, RecordedChange] = field(default_factory=dict)
 
     def shown(self, tree: Tree) -> str:
         """A unified diff of each file that is restored."""
         return "".join(show_diff(str(tree.place(each.path)), each.current, each.before) for each in self.restorations)
 
-    def by_hand(self, tree: Tree, record: Record) -> str:
+    def by_hand(self, tree: Tree, record: InstallRecord) -> str:
         """What is left to do by hand: our difference in each file that was changed since. Empty: nothing is."""
         lines = []
         for path, entry in self.edited.items():
@@ -48,7 +48,7 @@ class Removal:
         return "".join(lines)
 
 
-def plan_removal(tree: Tree, record: Record) -> Removal:
+def plan_removal(tree: Tree, record: InstallRecord) -> Removal:
     """What undoing takes, in the reverse order of installing. Raises InstallError and OSError."""
     removal = Removal()
     for path, entry in reversed(record.entries.items()):
@@ -64,7 +64,7 @@ def plan_removal(tree: Tree, record: Record) -> Removal:
 
 def remove(
     tree: Tree,
-    record: Record,
+    record: InstallRecord,
     removal: Removal,
     *,
     keep: Collection[str] = (),

@@ -70,7 +70,7 @@ def connect(listener: Listener, timeout: float) -> socket.socket:
     return connection
 
 
-class Connection:
+class PolicyClient:
     """One connection to the service, as each smtpd process keeps one. Raises OSError where nobody listens there."""
 
     def __init__(self, listener: Listener) -> None:
@@ -108,12 +108,12 @@ class Connection:
 
 
 def ask_once(listener: Listener, request: bytes) -> Exchange:
-    """Ask the service at `listener` one request, on a connection of its own. Raises OSError as `Connection` does."""
-    with Connection(listener) as connection:
+    """Ask the service at `listener` one request on its own connection. Raises OSError as `PolicyClient` does."""
+    with PolicyClient(listener) as connection:
         return connection.ask(request)
 
 
 def ask(listener: Listener, client_address: str, *, sender: str, recipient: str) -> Exchange:
-    """Ask the service at `listener` about one relay attempt. Raises OSError as `Connection` does."""
+    """Ask the service at `listener` about one relay attempt. Raises OSError as `PolicyClient` does."""
     attributes = {"client_address": client_address, "sender": sender, "recipient": recipient}
     return ask_once(listener, serialise_request(attributes))

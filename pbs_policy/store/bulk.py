@@ -22,7 +22,7 @@ BATCH = 1000
 """Keys that Redis looks at for one SCAN. It serves nobody else meanwhile: 0.2 ms here."""
 
 
-class Batch(NamedTuple):
+class KeyBatch(NamedTuple):
     """Some keys of a table: what stands under each, None where it is gone; the milliseconds it has left (`keys`:
     NO_END, GONE) at `asked_at`, by the monotonic clock; and the further keys that were asked for, with values."""
 
@@ -40,7 +40,7 @@ def read_keys(
     wanted: Callable[[list[bytes]], list[bytes]],
     further: Callable[[list[bytes], list[bytes | None]], list[bytes]] = lambda _keys, _values: [],
     progress: Callable[[int], object] = lambda _count: None,
-) -> Iterator[Batch]:
+) -> Iterator[KeyBatch]:
     """Everything under the keys that match `pattern`, in Redis' order, a batch at a time.
 
     `wanted` chooses of a batch of keys, `further` names other keys that its values make interesting, `progress` is
@@ -48,8 +48,8 @@ def read_keys(
     """
     cursor: bytes | None = b"0"
     keys: list[bytes] = []
-    waiting: Batch | None = None  # for its further values
-    done: Batch | None = None
+    waiting: KeyBatch | None = None  # for its further values
+    done: KeyBatch | None = None
     # A connection of its own: whoever is given a batch may ask something himself.
     with redis.another() as bulk, ThreadPoolExecutor(1, "bulk") as aside:
         while True:
@@ -69,7 +69,7 @@ def read_keys(
             if keys:
                 values = next(replies)
                 left = [next(replies) for _ in keys]
-                waiting = Batch(keys, values, left, asked_at, further(keys, values))
+                waiting = KeyBatch(keys, values, left, asked_at, further(keys, values))
             keys = []
             if cursor is not None:
                 at, names = next(replies)

@@ -30,7 +30,7 @@ from pbs_policy.store.batch import Answered, Answering, Batch
 from pbs_policy.store.connect import TIMEOUT
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_connector import Connector
-from pbs_policy.store.redis_line import Line
+from pbs_policy.store.redis_line import RedisLine
 from pbs_policy.store.redis_url import NOBODY, Login, RedisUrl, TlsFiles
 
 RETRY_INTERVAL = 0.02
@@ -63,7 +63,7 @@ class Lookups:
         self._user = printable(user or "default")
         self._prefix = probe_key.decode().removesuffix("probe")
         self._log = log
-        self._line: Line | None = None
+        self._line: RedisLine | None = None
         self._answering = Answering()
         self._batch = Batch(log, self._answering)  # of this turn of the loop
         self._waiting: deque[Batch] = deque()  # for a connection, oldest first
@@ -173,7 +173,7 @@ class Lookups:
             if line.is_false and not line.has_answered:
                 await asyncio.sleep(PROBE_INTERVAL)
 
-    def _take_back(self, line: Line) -> None:
+    def _take_back(self, line: RedisLine) -> None:
         """After the loss of `line`: what was in flight waits for the next one, once, or is unavailable."""
         self._line = None
         if line.trouble:
@@ -211,7 +211,7 @@ class Lookups:
                 self._log.error(f"Redis is unavailable at {self._url}: {printable(trouble)}")
             self._troubles.add(trouble)
 
-    def _report_connection(self, line: Line) -> None:
+    def _report_connection(self, line: RedisLine) -> None:
         self.connections += 1
         found = "" if self._url.path or self._url.server else f", the master {line.place}"
         self._log.info(f"connected to Redis at {self._url}{found}")

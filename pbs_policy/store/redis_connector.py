@@ -18,7 +18,7 @@ from pbs_policy.store.connect import (
     log_in,
     tls_context,
 )
-from pbs_policy.store.redis_line import Line, RedisRefused
+from pbs_policy.store.redis_line import RedisLine, RedisRefused
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl, TlsFiles, written
 
 WATCH_INTERVAL = 1.0
@@ -42,7 +42,7 @@ class Connector:
         self._tls = tls_context(tls) if url.tls else None
         self._finder = MasterFinder(url, self._login, tls, sentinel, (b"GET", probe_key))
 
-    async def open(self) -> Line:
+    async def open(self) -> RedisLine:
         """A connection that has answered. Raises OSError, TimeoutError, RedisRefused or StoreUnavailable."""
         async with asyncio.timeout(TIMEOUT):
             place = await self._find_master() if self._url.names_master else self._url.place
@@ -63,7 +63,7 @@ class Connector:
             line.lost.add_done_callback(lambda _: watch.cancel())
         return line
 
-    async def _watch(self, line: Line, place: Place) -> None:
+    async def _watch(self, line: RedisLine, place: Place) -> None:
         """Give `line` up once `place` is known not to be the master. Who cannot be asked says nothing about that."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
@@ -85,8 +85,8 @@ class Connector:
         """End the connections by which it was asked who the master is."""
         self._finder.close()
 
-    async def _open_line(self, place: Place) -> Line:
-        line = Line(asyncio.get_running_loop())
+    async def _open_line(self, place: Place) -> RedisLine:
+        line = RedisLine(asyncio.get_running_loop())
         if self._url.path:
             await asyncio.get_running_loop().create_unix_connection(lambda: line, self._url.path)
         else:
@@ -94,7 +94,7 @@ class Connector:
         return line
 
 
-async def _belongs_to_a_replica(line: Line) -> bool:
+async def _belongs_to_a_replica(line: RedisLine) -> bool:
     with suppress(RedisRefused):  # what is no Redis and yet speaks its protocol may not know the command
         return is_replica(await line.greet(b"HELLO", b"2"))
     return False

@@ -24,7 +24,7 @@ class RedisRefused(Exception):
     """Redis was reached, and answered the login or the first command with an error."""
 
 
-class Line(asyncio.Protocol):
+class RedisLine(asyncio.Protocol):
     """One connection to Redis: what is in flight on it, oldest first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from pbs_policy.address import Network, lies_in
-from pbs_policy.store.bulk import Batch, escape_glob, read_keys
+from pbs_policy.store.bulk import KeyBatch, escape_glob, read_keys
 from pbs_policy.table.keys import EVERYBODY, GONE, NO_END, Keys
 from pbs_policy.table.records import Permit, Record, parse_permit, parse_record, user_of_record
 from pbs_policy.table.users import names_of_user
@@ -105,7 +105,7 @@ class Listing:
                     kind, by = kinds[prefix]
                     yield Deny(kind, _decode(key.removeprefix(prefix)), _decode(value), seconds, by)
 
-    def _entries(self, batch: Batch, name: bytes) -> Iterator[Entry]:
+    def _entries(self, batch: KeyBatch, name: bytes) -> Iterator[Entry]:
         """Of each login and permit one row. An address' own key is shown where no user's key says the same, and where
         its missing end needs a look."""
         logins, permits = len(self._keys.login_prefix), self._keys.permit_prefix
@@ -148,13 +148,13 @@ class Listing:
                 return key[len(prefix) :].partition(b",")[0].decode("utf-8", "replace")
         return ""
 
-    def _read(self, keys: list[bytes]) -> Batch:
+    def _read(self, keys: list[bytes]) -> KeyBatch:
         """The batch of exactly these keys."""
         asked_at = time.monotonic()
         if not keys:
-            return Batch([], [], [], asked_at)
+            return KeyBatch([], [], [], asked_at)
         values, *left = self._redis.ask([(b"MGET", *keys), *[(b"PTTL", key) for key in keys]])
-        return Batch(keys, values, left, asked_at)
+        return KeyBatch(keys, values, left, asked_at)
 
 
 def is_within(target: str, outer: Network) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pbs_policy.bars import fit, plot
 from pbs_policy.duration import format_duration
-from pbs_policy.watch.state import NOTE, SECONDS_KEPT, SILENT, Event, Relay, Service, State
+from pbs_policy.watch.state import NOTE, SECONDS_KEPT, SILENT, Event, Relay, State, WatchedService
 
 PLAIN, HEAD, DIM, GOOD, BAD, NEWS = "plain", "head", "dim", "good", "bad", "news"
 """How a line is painted, where there are colours."""
@@ -25,14 +25,14 @@ _STYLES = {"OK": GOOD, "DUNNO": PLAIN, "DEFER_IF_REJECT": BAD, NOTE: DIM}
 _NO_SERVICE_AFTER = 3  # seconds: a service learns within one that it is watched
 
 
-class Line(NamedTuple):
+class ScreenLine(NamedTuple):
     """One line of the screen, and how it is painted."""
 
     text: str
     style: str = PLAIN
 
 
-def render(state: State, width: int, height: int, now: float, at: float, *, blocks: bool = True) -> list[Line]:
+def render(state: State, width: int, height: int, now: float, at: float, *, blocks: bool = True) -> list[ScreenLine]:
     """The screen at the time `now` (the clock of `state`), which is `at` in Unix seconds: `height` lines at most."""
     top = [_title(state, at), _rates(state, width, blocks)]
     foot = [_foot(state)]
@@ -42,10 +42,10 @@ def render(state: State, width: int, height: int, now: float, at: float, *, bloc
     relays = _relays(state, now, width, max(0, room // 3)) if room >= 9 else []
     room -= len(relays)
     lines = [*top, *services, *relays, *_events(state, room, width), *foot]
-    return [Line(fit(line.text, width).rstrip(), line.style) for line in lines[:height]]
+    return [ScreenLine(fit(line.text, width).rstrip(), line.style) for line in lines[:height]]
 
 
-def _title(state: State, at: float) -> Line:
+def _title(state: State, at: float) -> ScreenLine:
     redis = "Redis unavailable: " + state.trouble
     if not state.trouble:
         redis = "Redis -" if state.answer_time is None else f"Redis {state.answer_time * 1000:.1f} ms"
@@ -54,10 +54,10 @@ def _title(state: State, at: float) -> Line:
         marks.append(f'only "{state.pattern}"')
     clock = time.strftime("%H:%M:%S UTC", time.gmtime(at))
     text = "  ".join([f"pbs-policy watch {state.prefix}", clock, *marks, redis])
-    return Line(text, BAD if state.trouble else HEAD)
+    return ScreenLine(text, BAD if state.trouble else HEAD)
 
 
-def _rates(state: State, width: int, blocks: bool) -> Line:
+def _rates(state: State, width: int, blocks: bool) -> ScreenLine:
     last = state.rates[-1] if state.rates else Counter[str]()
     parts = [f"{action.partition('_')[0]} {last[action]:,}/s" for action in _ACTIONS]
     if state.dropped:
@@ -67,27 +67,27 @@ def _rates(state: State, width: int, blocks: bool) -> Line:
     totals = [each.total() for each in state.rates]
     if room >= 10 and any(totals):
         text += "  " + plot(totals[-room:], 1, blocks=blocks)[0].lstrip()
-    return Line(text)
+    return ScreenLine(text)
 
 
-def _services(state: State, now: float, at: float, width: int) -> list[Line]:
+def _services(state: State, now: float, at: float, width: int) -> list[ScreenLine]:
     services = sorted(state.services.values(), key=lambda each: (each.host, each.pid))
     if not services:
         waiting = now - state.started < _NO_SERVICE_AFTER
         text = "waiting to hear from a service" if waiting else (
             "no service is heard: none runs with this Redis and key_prefix, or Redis lets it not publish (ACL)"
         )  # fmt: skip
-        return [Line(""), Line(text, DIM if waiting else BAD)]
+        return [ScreenLine(""), ScreenLine(text, DIM if waiting else BAD)]
     rows: list[tuple[str, ...]] = [("HOST", "PID", "VERSION", "RUNS FOR", "CLIENTS", "RECONNECTS", "DECISIONS/S", "")]
     rows += [_service_row(each, now, at) for each in services[:_MOST_SERVICES]]
     styles = [HEAD, *(BAD if now - each.heard_at > SILENT else PLAIN for each in services[:_MOST_SERVICES])]
-    lines = [Line(""), *map(Line, _columns(rows, width), styles)]
+    lines = [ScreenLine(""), *map(ScreenLine, _columns(rows, width), styles)]
     if len(services) > _MOST_SERVICES:
-        lines.append(Line(f"and {len(services) - _MOST_SERVICES} more", DIM))
+        lines.append(ScreenLine(f"and {len(services) - _MOST_SERVICES} more", DIM))
     return lines
 
 
-def _service_row(each: Service, now: float, at: float) -> tuple[str, ...]:
+def _service_row(each: WatchedService, now: float, at: float) -> tuple[str, ...]:
     silence = now - each.heard_at
     return (
         each.host, str(each.pid), each.version, format_duration(at - each.started), f"{each.connections:,}",
@@ -96,7 +96,7 @@ def _service_row(each: Service, now: float, at: float) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _relays(state: State, now: float, width: int, most: int) -> list[Line]:
+def _relays(state: State, now: float, width: int, most: int) -> list[ScreenLine]:
     table = state.table
     if table is None or most < 4:
         return []
@@ -107,9 +107,9 @@ def _relays(state: State, now: float, width: int, most: int) -> list[Line]:
     if table.among is not None:
         head += "; of the addresses below alone, the table is large"
     rows = [_relay_row(each, now) for each in relays[: most - 2]]
-    lines = [Line(""), Line(head, HEAD), *map(Line, _columns(rows, width))]
+    lines = [ScreenLine(""), ScreenLine(head, HEAD), *map(ScreenLine, _columns(rows, width))]
     if len(relays) > len(rows) and rows:
-        lines[-1] = Line(f"and {len(relays) - len(rows) + 1:,} more", DIM)
+        lines[-1] = ScreenLine(f"and {len(relays) - len(rows) + 1:,} more", DIM)
     return lines
 
 
@@ -118,15 +118,15 @@ def _relay_row(each: Relay, now: float) -> tuple[str, ...]:
     return each.target, each.user or "-", each.service or "-", left
 
 
-def _events(state: State, room: int, width: int) -> list[Line]:
+def _events(state: State, room: int, width: int) -> list[ScreenLine]:
     """Exactly `room` lines, so that what stands below stays where it is."""
     if room < 3:
-        return [Line("")] * room
+        return [ScreenLine("")] * room
     events = state.shown_events(room - 2)
-    lines = [Line(""), Line("EVENTS" if events else "EVENTS: none yet", HEAD)]
+    lines = [ScreenLine(""), ScreenLine("EVENTS" if events else "EVENTS: none yet", HEAD)]
     hosts = len({each.host for each in state.services.values()}) > 1
-    lines += [Line(_event(each, hosts, width), _STYLES.get(each.action, NEWS)) for each in events]
-    return lines + [Line("")] * (room - len(lines))
+    lines += [ScreenLine(_event(each, hosts, width), _STYLES.get(each.action, NEWS)) for each in events]
+    return lines + [ScreenLine("")] * (room - len(lines))
 
 
 def _event(each: Event, hosts: bool, width: int) -> str:
@@ -146,11 +146,11 @@ def _event(each: Event, hosts: bool, width: int) -> str:
     return text
 
 
-def _foot(state: State) -> Line:
+def _foot(state: State) -> ScreenLine:
     if state.typed is not None:
-        return Line(f"only events and entries with: {state.typed}_   Enter sets it, Esc leaves it", HEAD)
+        return ScreenLine(f"only events and entries with: {state.typed}_   Enter sets it, Esc leaves it", HEAD)
     pause = "goes on" if state.is_paused else "pauses"
-    return Line(f"q quits  p {pause}  / filters  s sorts" + ("  Esc shows all" if state.pattern else ""), DIM)
+    return ScreenLine(f"q quits  p {pause}  / filters  s sorts" + ("  Esc shows all" if state.pattern else ""), DIM)
 
 
 def _columns(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:

@@ -79,7 +79,7 @@ class Table(NamedTuple):
     denies: int | None = None
 
 
-class Service(NamedTuple):
+class WatchedService(NamedTuple):
     """What a process last said of itself, and when that was."""
 
     host: str
@@ -102,7 +102,7 @@ class State:
         self.started = now
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.news: deque[Event] = deque(maxlen=10 * EVENTS_KEPT)  # for `take_news`
-        self.services: dict[tuple[str, int], Service] = {}
+        self.services: dict[tuple[str, int], WatchedService] = {}
         self.addresses: dict[str, None] = {}  # of decisions, the last one last
         self.table: Table | None = None
         self.rates: deque[Counter[str]] = deque(maxlen=SECONDS_KEPT)  # decisions a second, by action
@@ -125,7 +125,7 @@ class State:
         if not host or not batch:
             return
         known = self.services.get((host, pid))
-        service = Service(
+        service = WatchedService(
             host, pid, _text(head.get("version")), _number(head.get("started")), _number(head.get("connections")),
             _number(head.get("redis_connections")), _counts(head.get("counts")), batch, now,
             known.rate if known else 0.0,

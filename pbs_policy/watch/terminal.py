@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Self
 
 from pbs_policy.log import escaped
-from pbs_policy.watch.screen import BAD, DIM, GOOD, HEAD, NEWS, Line
+from pbs_policy.watch.screen import BAD, DIM, GOOD, HEAD, NEWS, ScreenLine
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[2J"
 _LEAVE = "\x1b[0m\x1b[?25h\x1b[?1049l"
@@ -87,7 +87,7 @@ class Terminal:
             columns, lines = 80, 24
         return max(1, columns), max(1, lines)
 
-    def draw(self, lines: Sequence[Line]) -> None:
+    def draw(self, lines: Sequence[ScreenLine]) -> None:
         """Show these lines from the top; only what has changed is sent. Raises Ended where nobody is there."""
         texts = [self._paint(line) for line in lines]
         shown = self._shown + [""] * (len(texts) - len(self._shown))
@@ -153,7 +153,7 @@ class Terminal:
         except OSError:
             raise Ended from None
 
-    def _paint(self, line: Line) -> str:
+    def _paint(self, line: ScreenLine) -> str:
         colour, text = self._colours.get(line.style), escaped(line.text)
         return f"{colour}{text}\x1b[0m" if colour and text else text
 

@@ -24,7 +24,7 @@ import fakeredis
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.dovecot.doveconf import DovecotConfig
-from pbs_policy.host import Account, Host, Output, Owned
+from pbs_policy.host import Account, Host, Owned, ProgramOutput
 from pbs_policy.postfix.configuration import PostfixConfig
 from pbs_policy.programs import find_program
 from pbs_policy.settings import load
@@ -116,7 +116,7 @@ class CaseHost(Host):
                 user, _, group = rest[1].partition(":")
                 self._owned[path] = Owned(_KINDS[kind] | int(rest[0], 8), ACCOUNTS[user], ACCOUNTS[group])
 
-    def run(self, program: str, *arguments: str) -> Output:
+    def run(self, program: str, *arguments: str) -> ProgramOutput:
         """The real program; for doveconf of another version, what was captured of it."""
         if program == "doveconf" and not runs_doveconf(self._case.dovecot_version):
             return captured(self._case)
@@ -166,20 +166,20 @@ def runs_doveconf(version: str) -> bool:
     return said.startswith(f"{version}.")
 
 
-def live(case: Case) -> Output:
+def live(case: Case) -> ProgramOutput:
     """What the installed doveconf says of a case, without what differs from host to host."""
     said = Host().run("doveconf", "-n", "-P", "-c", str(case.directory / "dovecot.conf"))
     out = re.sub(r"(?m)^# .*\n", "", said.out)
-    return Output(out, said.err.replace(str(case.directory), "@CASE@"), said.status)
+    return ProgramOutput(out, said.err.replace(str(case.directory), "@CASE@"), said.status)
 
 
-def captured(case: Case) -> Output:
+def captured(case: Case) -> ProgramOutput:
     """What was captured of doveconf: its output, or after a line `status N` its error."""
     text = (case.directory / "doveconf").read_text()
     failed = re.match(r"status (\d+)\n", text)
     if failed:
-        return Output("", text[failed.end() :].replace("@CASE@", str(case.directory)), int(failed[1]))
-    return Output(text, "", 0)
+        return ProgramOutput("", text[failed.end() :].replace("@CASE@", str(case.directory)), int(failed[1]))
+    return ProgramOutput(text, "", 0)
 
 
 def cases(folder: str) -> list[Case]:

@@ -9,7 +9,7 @@ import pytest
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import AS_ROOT, not_looked_at
 from pbs_policy.dovecot.doveconf import read_dovecot
-from pbs_policy.host import Host, NotLookedAt, Output
+from pbs_policy.host import Host, NotLookedAt, ProgramOutput
 from pbs_policy.settings import Settings, load
 from pbs_policy.settings.sources import SettingsError
 from pbs_policy.store.connect import RedisClient, StoreUnavailable
@@ -47,9 +47,9 @@ def test_a_redis_that_only_others_may_reach_is_not_said_to_be_down(connect: obje
 class HidingHost(Host):
     """A doveconf that goes on without a file that it may not read, as it does for !include_try."""
 
-    def run(self, program: str, *_: str) -> Output:
+    def run(self, program: str, *_: str) -> ProgramOutput:
         assert program == "doveconf"
-        return Output("# 2.3.19.1 (9b53102964): /etc/dovecot/dovecot.conf\nprotocols = pop3\n", "", 0)
+        return ProgramOutput("# 2.3.19.1 (9b53102964): /etc/dovecot/dovecot.conf\nprotocols = pop3\n", "", 0)
 
     def read(self, path: str) -> bytes:
         if path.endswith("secret.conf"):

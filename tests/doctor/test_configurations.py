@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, Line, parse_lines, read_dovecot
+from pbs_policy.dovecot.doveconf import ConfigLine, DovecotConfig, DovecotFault, parse_lines, read_dovecot
 from pbs_policy.dovecot.last_login import parse_seconds
-from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt, Output
+from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt, ProgramOutput
 from pbs_policy.postfix.configuration import PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.restrictions import (
@@ -168,12 +168,12 @@ service "imap" {
 b = "two words"
 """
     assert list(parse_lines(text, "f")) == [
-        Line((), "a", "1", "f:1"),
-        Line(("service imap",), "", "", "f:2"),
-        Line(("service imap",), "executable", "imap imap-postlogin", "f:3"),
-        Line(("service imap", "unix_listener srv.imap/%{pid}"), "", "", "f:5"),
-        Line(("service imap", "unix_listener srv.imap/%{pid}"), "mode", "0600", "f:6"),
-        Line((), "b", "two words", "f:9"),
+        ConfigLine((), "a", "1", "f:1"),
+        ConfigLine(("service imap",), "", "", "f:2"),
+        ConfigLine(("service imap",), "executable", "imap imap-postlogin", "f:3"),
+        ConfigLine(("service imap", "unix_listener srv.imap/%{pid}"), "", "", "f:5"),
+        ConfigLine(("service imap", "unix_listener srv.imap/%{pid}"), "mode", "0600", "f:6"),
+        ConfigLine((), "b", "two words", "f:9"),
     ]
 
 
@@ -189,9 +189,9 @@ class Conf(Host):
     def __init__(self, out: str) -> None:
         self.out = out
 
-    def run(self, program: str, *_: str) -> Output:
+    def run(self, program: str, *_: str) -> ProgramOutput:
         assert program == "doveconf"
-        return Output(self.out, "", 0)
+        return ProgramOutput(self.out, "", 0)
 
 
 class Refusing(Host):
@@ -200,9 +200,9 @@ class Refusing(Host):
     def __init__(self, error: str) -> None:
         self.error = error
 
-    def run(self, program: str, *_: str) -> Output:
+    def run(self, program: str, *_: str) -> ProgramOutput:
         assert program == "doveconf"
-        return Output("", f"doveconf: Fatal: Error in configuration file /etc/d.conf{self.error}\n", 89)
+        return ProgramOutput("", f"doveconf: Fatal: Error in configuration file /etc/d.conf{self.error}\n", 89)
 
 
 def test_a_file_that_doveconf_may_not_read_was_not_looked_at() -> None:
@@ -229,7 +229,7 @@ def test_includes_are_read_where_they_stand_and_the_last_assignment_counts(tmp_p
     assert config.place(("service imap",), "executable").endswith("/conf.d/20.conf:3")
     assert config.place(("service imap",), "user").endswith("/conf.d/20.conf:2")
     assert config.place(("service pop3",), "user") == str(main)
-    assert config.written[2] == Line(("service imap",), "executable", "imap one", f"{tmp_path}/part:1")
+    assert config.written[2] == ConfigLine(("service imap",), "executable", "imap one", f"{tmp_path}/part:1")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from pbs_policy.doctor.finding import AS_ROOT, Finding
 from pbs_policy.doctor.proxy import check_proxy
 from pbs_policy.doctor.trusted import check_listeners, check_xclient
-from pbs_policy.dovecot.doveconf import DovecotConfig, Line
+from pbs_policy.dovecot.doveconf import ConfigLine, DovecotConfig
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 
 PLAIN = MasterService("smtp", "inet", False, {}, "master.cf:2")
@@ -20,9 +20,9 @@ def postfix(*services: MasterService, xclient: str = "") -> PostfixConfig:
 
 
 def dovecot(trusted: str = "", unread: tuple[str, ...] = (), listener: str = "") -> DovecotConfig:
-    lines = [Line((), "haproxy_trusted_networks", trusted, "dovecot.conf:1")] if trusted else []
+    lines = [ConfigLine((), "haproxy_trusted_networks", trusted, "dovecot.conf:1")] if trusted else []
     if listener:
-        lines.append(Line((f"service {listener}", "inet_listener x"), "haproxy", "yes", "dovecot.conf:2"))
+        lines.append(ConfigLine((f"service {listener}", "inet_listener x"), "haproxy", "yes", "dovecot.conf:2"))
     return DovecotConfig("dovecot.conf", tuple(lines), tuple(lines), unread)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pbs_policy.install.files import FileState, InstallError, Tree, read_state, write_state
 from pbs_policy.install.plan import Plan, Wanted, apply
-from pbs_policy.install.record import Record
+from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.undo import plan_removal, remove
 from tests.install.support import snapshot, write
 
@@ -28,7 +28,7 @@ steps = st.lists(st.tuples(st.sampled_from([ONE, TWO]), st.sampled_from(["apply"
 
 
 def install(tree: Tree, command: str, wish: dict[str, tuple[bytes, int | None]]) -> Plan:
-    record = Record(tree, RECORDS, command)
+    record = InstallRecord(tree, RECORDS, command)
     plan = Plan("/etc")
     plan.want(tree, record, [Wanted(path, *rest) for path, rest in wish.items()])
     apply(tree, plan, record)
@@ -36,7 +36,7 @@ def install(tree: Tree, command: str, wish: dict[str, tuple[bytes, int | None]])
 
 
 def uninstall(tree: Tree, command: str) -> list[str]:
-    record = Record(tree, RECORDS, command)
+    record = InstallRecord(tree, RECORDS, command)
     removal = plan_removal(tree, record)
     remove(tree, record, removal)
     return list(removal.edited)
@@ -90,7 +90,7 @@ def test_an_installation_that_is_not_accepted_leaves_the_tree_as_it_was(
             write_state(tree.place(path), FileState(data, mode, os.geteuid(), os.getegid()))
         install(tree, ONE, first)
         before = snapshot(root)
-        record = Record(tree, RECORDS, ONE)
+        record = InstallRecord(tree, RECORDS, ONE)
         plan = Plan("/etc", check=refuse)
         plan.want(tree, record, [Wanted(path, *rest) for path, rest in second.items()])
         if plan:
@@ -107,7 +107,7 @@ def test_an_installation_that_was_cut_short_is_undone(tmp_path: Path) -> None:
     write(tmp_path, "/etc/a.conf", "old\n")
     before = snapshot(tmp_path)
     tree = Tree(tmp_path)
-    record = Record(tree, RECORDS, ONE)
+    record = InstallRecord(tree, RECORDS, ONE)
     plan = Plan("/etc", check=lambda: os._exit(3))
     plan.want(tree, record, [Wanted("/etc/a.conf", b"new\n"), Wanted("/etc/deep/b.conf", b"new\n")])
     child = os.fork()
@@ -140,7 +140,7 @@ def test_a_file_that_was_changed_since_is_left_alone_and_shown(tmp_path: Path) -
     write(tmp_path, "/etc/a.conf", "new\nand more\n")
     with pytest.raises(InstallError, match=r"a\.conf: was changed since it was installed"):
         install(tree, ONE, {"/etc/a.conf": (b"newer\n", None)})
-    record = Record(tree, RECORDS, ONE)
+    record = InstallRecord(tree, RECORDS, ONE)
     removal = plan_removal(tree, record)
     remove(tree, record, removal)
     assert (tmp_path / "etc/a.conf").read_text() == "new\nand more\n"
@@ -148,7 +148,7 @@ def test_a_file_that_was_changed_since_is_left_alone_and_shown(tmp_path: Path) -
     told = removal.by_hand(tree, record)
     assert "was changed since it was installed, and is left alone" in told
     assert "-new\n+ours\n" in told
-    assert list(Record(tree, RECORDS, ONE).entries) == ["/etc/a.conf"], "what was restored is forgotten"
+    assert list(InstallRecord(tree, RECORDS, ONE).entries) == ["/etc/a.conf"], "what was restored is forgotten"
     write(tmp_path, "/etc/a.conf", "ours\n")
     assert not uninstall(tree, ONE)
     assert not (tmp_path / "var").exists()
@@ -227,7 +227,7 @@ def test_one_record_is_about_one_configuration(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     install(tree, ONE, {"/etc/a.conf": (b"new\n", 0o644)})
     before = snapshot(tmp_path)
-    record = Record(tree, RECORDS, ONE)
+    record = InstallRecord(tree, RECORDS, ONE)
     plan = Plan("/srv")
     plan.want(tree, record, [Wanted("/srv/a.conf", b"new\n")])
     with pytest.raises(InstallError, match=r"was applied to /etc, and has one record .* --remove first"):
@@ -239,7 +239,7 @@ def test_a_folder_with_something_else_in_it_stays(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     install(tree, ONE, {"/etc/deep/b.conf": (b"new\n", 0o644)})
     write(tmp_path, "/etc/deep/theirs.conf", "")
-    record = Record(tree, RECORDS, ONE)
+    record = InstallRecord(tree, RECORDS, ONE)
     assert remove(tree, record, plan_removal(tree, record)) == [str(tmp_path / "etc/deep"), str(tmp_path / "etc")]
     assert (tmp_path / "etc/deep/theirs.conf").exists()
     assert not (tmp_path / "var").exists()
@@ -250,7 +250,7 @@ def test_a_removal_that_is_not_accepted_is_taken_back(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     install(tree, ONE, {"/etc/a.conf": (b"new\n", None)})
     before = snapshot(tmp_path)
-    record = Record(tree, RECORDS, ONE)
+    record = InstallRecord(tree, RECORDS, ONE)
     with pytest.raises(InstallError, match="Everything was put back"):
         remove(tree, record, plan_removal(tree, record), check=refuse)
     assert snapshot(tmp_path) == before
@@ -260,7 +260,7 @@ def test_a_removal_that_is_not_accepted_is_taken_back(tmp_path: Path) -> None:
 def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, damage: str) -> None:
     write(tmp_path, f"{RECORDS}/{ONE}/manifest.json", damage)
     with pytest.raises(InstallError, match=r"manifest\.json: cannot be used"):
-        Record(Tree(tmp_path), RECORDS, ONE)
+        InstallRecord(Tree(tmp_path), RECORDS, ONE)
 
 
 def test_a_copy_that_was_changed_is_not_restored(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_copy_that_was_changed_is_not_restored(tmp_path: Path) -> None:
         if copy.read_bytes() == b"old\n":
             copy.write_bytes(b"other\n")
     with pytest.raises(InstallError, match="was changed"):
-        Record(tree, RECORDS, ONE)
+        InstallRecord(tree, RECORDS, ONE)
 
 
 def test_the_copies_are_for_nobody_else(tmp_path: Path) -> None:
@@ -285,5 +285,5 @@ def test_a_last_line_without_newline_is_shown_as_patch_wants_it(tmp_path: Path) 
     write(tmp_path, "/etc/a.conf", "a\nb")
     tree = Tree(tmp_path)
     plan = Plan("/etc")
-    plan.want(tree, Record(tree, RECORDS, ONE), [Wanted("/etc/a.conf", b"a\nb\n", None)])
+    plan.want(tree, InstallRecord(tree, RECORDS, ONE), [Wanted("/etc/a.conf", b"a\nb\n", None)])
     assert plan.shown(tree).endswith("-b\n\\ No newline at end of file\n+b\n")

@@ -20,7 +20,7 @@ from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.turns import Turns
 from pbs_policy.store.batch import Answered, Answering, Batch
 from pbs_policy.store.question import Command
-from pbs_policy.store.redis_line import Line
+from pbs_policy.store.redis_line import RedisLine
 from pbs_policy.table.keys import Keys
 from tests.fuzz.targets import TOO_MANY, Supply
 from tests.fuzz.transport import Transport
@@ -89,7 +89,7 @@ class Lookups:
         transport: Any = self.transport
         self._log = log
         self._batch = Batch(log, Answering())
-        self.line = Line(still)
+        self.line = RedisLine(still)
         self.line.connection_made(transport)
         self.said = b""
         self.soon: list[Callable[[], None]] = []  # what is to be called in the next turn
