@@ -174,6 +174,7 @@ def test_who_does_not_finish_is_left_in_time(run: Run, monkeypatch: pytest.Monke
 
 def test_the_oldest_makes_room_for_the_next(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "PLACE_KEPT", 0.01)
+    monkeypatch.setattr(metrics, "PATIENCE", 3600.0)
 
     async def scenario() -> None:
         async with site() as opened:
@@ -182,7 +183,7 @@ def test_the_oldest_makes_room_for_the_next(run: Run, monkeypatch: pytest.Monkey
                 idle.append(await asyncio.open_connection("127.0.0.1", opened.port))
                 await until(lambda: len(opened.server.visits) >= min(len(idle), MOST))
             with suppress(ConnectionResetError):
-                assert await idle[0][0].read() == b""
+                assert await asyncio.wait_for(idle[0][0].read(), 5) == b""
             assert len(opened.server.visits) <= MOST
             assert status_of(await opened.get()) == 200
             for _, writer in idle:
