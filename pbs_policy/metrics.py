@@ -39,10 +39,11 @@ from pbs_policy import __version__
 from pbs_policy.log import Log, printable
 from pbs_policy.postfix.listener import listener_of
 from pbs_policy.service.server import PolicyServer
-from pbs_policy.service.sockets import open_at
+from pbs_policy.service.sockets import open_listeners
 from pbs_policy.service.stats import flatten
 from pbs_policy.settings import Settings
 from pbs_policy.store.connect import TIMEOUT, StoreUnavailable
+from pbs_policy.store.question import Question
 from pbs_policy.store.redis_connector import Connector
 from pbs_policy.store.redis_line import RedisRefused
 
@@ -80,7 +81,7 @@ class Metrics:
         self.waits = Waits()
         self._event_loop = event_loop
         self._log = log
-        self._sockets = open_at(settings.metrics_listen, settings)
+        self._sockets = open_listeners(settings.metrics_listen, settings)
         for each in self._sockets:
             each.listen(MOST)  # who floods the place keeps others out for as long as these take
             if not listener_of(each).is_local:
@@ -115,19 +116,9 @@ class Metrics:
         return web.Response(text="turns\n")
 
     async def _readiness(self) -> web.Response:
-        if await self._redis_answers():
+        if await self._server.lookups.put(Question([self._server.keys.probe])) is not None:
             return web.Response(text="ready\n")
         return web.Response(text="Redis is unavailable\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
-
-    async def _redis_answers(self) -> bool:
-        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-        def settle(values: Sequence[bytes | None] | None, _: Sequence[Any]) -> None:
-            if not answered.done():
-                answered.set_result(values is not None)
-
-        self._server.lookups.ask_further([self._server.keys.probe], (), settle)
-        return await answered
 
     async def _count_sets(self) -> None:
         """Ask Redis again and again how many SET commands it has had: each login that is recorded is one to three of

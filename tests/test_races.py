@@ -23,7 +23,7 @@ from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.postfix.listener import Listener, ListenError
-from pbs_policy.service.sockets import open_at, remove_paths
+from pbs_policy.service.sockets import open_listeners, remove_paths
 from pbs_policy.settings import load
 from pbs_policy.settings.sources import SettingsError
 from pbs_policy.trust import Untrusted
@@ -213,7 +213,7 @@ def test_who_can_change_a_sockets_folder_wins_no_file_of_roots(
     with attack(place, "policy", victim):
         for _ in range(TRIES):
             try:
-                for each in open_at([listener], settings):
+                for each in open_listeners([listener], settings):
                     each.close()
                     opened += 1
             except ListenError:
@@ -229,7 +229,7 @@ def test_root_says_why_it_makes_no_socket_in_another_users_folder(tmp_path: Path
     (tmp_path / "theirs").mkdir()
     os.chown(tmp_path / "theirs", NOBODY, 0)
     with pytest.raises(ListenError) as refused:
-        open_at([Listener(path=f"{tmp_path}/theirs/policy")], settings)
+        open_listeners([Listener(path=f"{tmp_path}/theirs/policy")], settings)
     assert str(refused.value) == (
         f"cannot listen on unix:{tmp_path}/theirs/policy: {tmp_path}/theirs: belongs to nobody, who can change it: "
         "chown root, or run the service as a user of its own"

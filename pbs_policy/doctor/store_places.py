@@ -10,7 +10,7 @@ from dataclasses import replace
 from pbs_policy.doctor.finding import Finding, good, warning, wrong
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
-from pbs_policy.store.connect import StoreUnavailable, find_master_by
+from pbs_policy.store.connect import StoreUnavailable, connect_by
 from pbs_policy.store.redis_url import Place, written
 
 Named = tuple[Place, Place | StoreUnavailable]
@@ -23,7 +23,7 @@ def ask_places(settings: Settings) -> list[Named]:
     for place in settings.redis_url.places:
         alone = replace(settings, redis_url=replace(settings.redis_url, places=(place,)))
         try:
-            named.append((place, find_master_by(alone)))
+            named.append((place, connect_by(alone).find_master()))
         except StoreUnavailable as error:
             named.append((place, error))
     return named

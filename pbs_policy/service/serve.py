@@ -55,7 +55,7 @@ def _listen(
                 f"the service manager passed {places}: say so in listen, where query, doctor and install-postfix look"
             )
         return passed
-    return open_listeners(settings)
+    return open_listeners(settings.listen, settings)
 
 
 def _open_metrics(settings: Settings, log: Log) -> Metrics | None:

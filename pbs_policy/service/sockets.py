@@ -21,13 +21,9 @@ _BACKLOG = 4_096
 """Connections the kernel may hold for us: after a restart every smtpd of a busy Postfix comes back at once."""
 
 
-def open_listeners(settings: Settings) -> list[socket.socket]:
-    """The listening sockets of `listen`. Raises ListenError, after closing those it had opened."""
-    return open_at(settings.listen, settings)
-
-
-def open_at(listeners: Iterable[Listener], settings: Settings) -> list[socket.socket]:
-    """The same at other places, with the mode and the group of `settings`."""
+def open_listeners(listeners: Iterable[Listener], settings: Settings) -> list[socket.socket]:
+    """The listening sockets there, with the mode and the group of `settings`. Raises ListenError, after closing those
+    it had opened."""
     sockets: list[socket.socket] = []
     for listener in listeners:
         try:

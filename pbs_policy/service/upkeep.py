@@ -21,7 +21,7 @@ from pbs_policy.log import printable
 from pbs_policy.service.events import Publisher
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.stats import Stats, flatten, process_name
-from pbs_policy.store.question import Answer, Command, Question
+from pbs_policy.store.question import Command, Question
 from pbs_policy.table.networks import parse_lengths
 
 INTERVAL = 1.0
@@ -86,7 +86,7 @@ class Upkeep:
     async def look(self) -> None:
         """Learn the lengths of permits' networks, whether somebody watches; files anew that have changed."""
         server = self._server
-        answer = await self._ask(Question([server.keys.permit_networks, server.keys.watching]))
+        answer = await server.lookups.put(Question([server.keys.permit_networks, server.keys.watching]))
         if answer is not None:
             server.permit_lengths = parse_lengths(answer.values[0])
         is_watched = answer is not None and answer.values[1] is not None
@@ -151,14 +151,3 @@ class Upkeep:
         if commands:
             await answered
         return replies
-
-    def _ask(self, question: Question) -> asyncio.Future[Answer | None]:
-        """What becomes the answer, or None where Redis is unavailable. It is asked in this turn of the loop."""
-        answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-
-        def settle(values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
-            if not answered.done():
-                answered.set_result(None if values is None else Answer(values, replies))
-
-        self._server.lookups.ask_further(question.keys, question.commands, settle)
-        return answered

@@ -97,13 +97,6 @@ def connect_by(
     )  # fmt: skip
 
 
-def find_master_by(settings: Settings) -> Place:
-    """The master that the servers of `settings` name or are. Raises StoreUnavailable, SettingsError."""
-    login = Login(settings.redis_user, settings.redis_password())
-    probe = (b"GET", Keys(settings.key_prefix).probe)
-    return MasterFinder(settings.redis_url, login, settings.redis_tls, settings.sentinel_login(), probe).find()
-
-
 class RedisClient:
     """Asks in pipelines, and raises StoreUnavailable where Redis cannot be asked.
 
@@ -162,6 +155,10 @@ class RedisClient:
             pubsub = server.pubsub(ignore_subscribe_messages=True)
             pubsub.subscribe(channel)
         return Subscription(pubsub, self._where)
+
+    def find_master(self) -> Place:
+        """The master that the servers at `url` name or are. Raises StoreUnavailable."""
+        return self._finder.find()
 
     def another(self) -> RedisClient:
         """A client of the same Redis with a connection of its own."""

@@ -22,16 +22,16 @@ from collections import deque
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
+from typing import Any
 
 from pbs_policy.log import Log, printable
-from pbs_policy.store.acl import missing_right
-from pbs_policy.store.alarm import Alarm
 from pbs_policy.store.batch import Answered, Answering, Batch
 from pbs_policy.store.connect import TIMEOUT
-from pbs_policy.store.question import Command
+from pbs_policy.store.question import Answer, Command, Question
 from pbs_policy.store.redis_connector import Connector
-from pbs_policy.store.redis_line import RedisLine
+from pbs_policy.store.redis_line import Alarm, RedisLine
 from pbs_policy.store.redis_url import NOBODY, Login, RedisUrl, TlsFiles
+from pbs_policy.store.replies import missing_right
 
 RETRY_INTERVAL = 0.02
 """Seconds between attempts to connect while requests wait: a restart of Redis takes a few tenths of a second."""
@@ -139,6 +139,17 @@ class Lookups:
         batch.asks.append((answered, len(keys), len(commands), deadline))
         batch.keys += keys
         batch.commands += commands
+
+    def put(self, question: Question) -> asyncio.Future[Answer | None]:
+        """Ask for the service itself: what becomes the answer, or None where Redis is unavailable."""
+        answered: asyncio.Future[Answer | None] = self._loop.create_future()
+
+        def settle(values: Sequence[bytes | None] | None, replies: Sequence[Any]) -> None:
+            if not answered.done():
+                answered.set_result(None if values is None else Answer(values, replies))
+
+        self.ask_further(question.keys, question.commands, settle)
+        return answered
 
     def _begin(self, batch: Batch) -> None:
         batch.deadline = batch.due = monotonic() + TIMEOUT

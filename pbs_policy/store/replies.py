@@ -1,10 +1,12 @@
 """Which replies a command of the hot path can have. What is none of them was not Redis' reply to that command: the
 bytes were changed on their way, or replies are shifted, and then the next reply is somebody else's as well. So a
 connection that gave one is of no further use (`Impossible`). An error is a reply like any other, if Redis knows it.
+What an ACL user lacks is found in the words in which Redis (6.2 to 8) and Valkey refuse it.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pbs_policy.store.question import Command
@@ -38,14 +40,24 @@ _NUMBERS = {
 
 _IS_VALUE = frozenset((bytes, type(None))).issuperset
 
-
 _WHAT = "no reply that Redis can give"
+
+_match_command = re.compile(r".*\bNOPERM .*'([A-Za-z|-]+)' command").match
+_match_thing = re.compile(r".*\bNOPERM .*\b(key|channel)s?\b").match
 
 
 def is_elsewhere(error: str) -> bool:
     """Whether an error says that another server is the one to be asked, or will be."""
     return error.partition(" ")[0] in ELSEWHERE
 
+
+def missing_right(said: str, prefix: str) -> str:
+    """What an ACL user lacks, as ACL SETUSER has it: `+pttl`, `~pbs:*`; "" where `said` is no such refusal."""
+    if command := _match_command(said):
+        return f"+{command[1].lower()}"
+    if thing := _match_thing(said):
+        return f"~{prefix}*" if thing[1] == "key" else f"&{prefix}events"
+    return ""
 
 
 class Impossible(Exception):
@@ -85,4 +97,3 @@ def _check_error(name: bytes, reply: Any) -> bool:
         return False
     kind = "an error that it does not know" if isinstance(reply, Exception) else type(reply).__name__
     raise Impossible(f"{_WHAT} to {name.decode()}: {kind}")
-
