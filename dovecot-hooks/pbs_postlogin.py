@@ -110,7 +110,7 @@ def record_login(file, service, environment):
         name += b"@" + settings["user_domain"].encode().lower()  # ASCII only, as users.complete_user
     local_part, _, domain = name.rpartition(b"@")
     domains = settings["login_domains"].replace(",", " ").split()
-    if domains and domain not in [each.encode().lower() for each in domains]:
+    if domains and not (local_part and domain in [each.encode().lower() for each in domains]):
         raise Unwanted(f"user {shown(user)} from {address} is of no domain in login_domains")
     value = b"%d %s" % (time.time(), service.encode()) + (b" " + user if user else b"")
     key = (settings["key_prefix"] + "login:" + address).encode()

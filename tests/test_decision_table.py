@@ -386,6 +386,8 @@ def test_only_logins_of_the_services_count(
         ("alice@victim.example", "", ("DUNNO", "domain_mismatch")),
         ("alice@sub.example.com", "", ("DUNNO", "domain_mismatch")),
         ("@example.com", "", ("DUNNO", "domain_mismatch")),
+        ("example.com", "", ("DUNNO", "domain_mismatch")),  # a name without a domain, whatever it reads like
+        ("example.com", "victim.example", ("DUNNO", "domain_mismatch")),
         ("", "example.com", ("DUNNO", "domain_mismatch")),  # Dovecot's last_login plugin records no user
     ],
 )

@@ -37,7 +37,7 @@ from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.login_table import Entry, LoginTable
 from pbs_policy.table.records import Record, parse_record
-from pbs_policy.table.users import names_of_user
+from pbs_policy.table.users import domain_of, names_of_user
 from tests.conftest import CAPTURES
 from tests.patience import be_patient, patient_script
 from tests.stores import connect, pause, table_on
@@ -270,6 +270,8 @@ def test_a_master_users_login_is_known_whatever_the_user_database_says(
         (b"alice@sub.example.com", "", False),
         (b"alice", "", False),
         (b"alice", "victim.example", False),
+        (b"example.com", "", False),  # a name without a domain, whatever it reads like
+        (b"example.com", "victim.example", False),
         (b"@example.com", "", False),
         (b"", "", False),
     ],
@@ -904,6 +906,7 @@ def commands_for(environment: dict[bytes, bytes], service: str, file: str) -> li
     st.one_of(
         st.binary(max_size=30),
         st.lists(st.sampled_from([b"@", b"a", b"A", b",", b" ", b"\xc9", b".", b"\n"]), max_size=8).map(b"".join),
+        st.sampled_from([b"example.com", b"Example.NET", b"a@Example.com"]),
     ),
     st.one_of(st.sampled_from(["pop3", "imap", "---"]), st.text(max_size=34)),
     st.sampled_from(["", "example.com", "Example.COM", "B\u00dccher.example"]),
@@ -917,7 +920,7 @@ def test_script_and_package_agree_on_the_names_and_the_record_of_a_login(
     keys = Keys("pbs:")
     names = names_of_user(user, user_domain)
     domains = {domain.encode() for domain in settings.load(scratch)[0].login_domains}
-    if domains and not (names and names[0].rpartition(b"@")[2] in domains):
+    if domains and not (names and domain_of(names[0]) in domains):
         with pytest.raises(NotRecorded, match="is of no domain in login_domains"):
             commands_for({b"IP": b"192.0.2.7", b"USER": user}, service, str(scratch))
         return

@@ -42,6 +42,7 @@ from pbs_policy.decision.sender import is_among, is_certain, is_within
 from pbs_policy.postfix.protocol import only
 from pbs_policy.store.question import Procedure
 from pbs_policy.table.keys import NO_END
+from pbs_policy.table.users import domain_of
 
 
 def decide_at_once(found: Sequence[bytes | None]) -> Decision | None:
@@ -104,7 +105,7 @@ def _services(case: Case, each: Candidate, _: Against) -> Decision | None:
 def _domains(case: Case, each: Candidate, _: Against) -> Decision | None:
     """A login counts if its user is known, and of one of these domains."""
     domains = case.rules.login_domains
-    is_out = domains and not each.permit and each.user.rpartition(b"@")[2] not in domains
+    is_out = domains and not each.permit and domain_of(each.user) not in domains
     return DOMAIN_MISMATCH if is_out else None
 
 

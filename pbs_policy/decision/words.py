@@ -30,7 +30,7 @@ from pbs_policy.store.question import carry_out
 from pbs_policy.table.keys import EVERYBODY, GONE, NO_END
 from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit, Record
-from pbs_policy.table.users import names_of_user
+from pbs_policy.table.users import domain_of, names_of_user
 
 MOST_OTHERS = 10
 """Users behind an address who are named; of the rest their number."""
@@ -283,7 +283,7 @@ class _Words:
         if not step.of or step.of.permit:
             return _row(step, "a permit needs no login")
         user = step.of.user
-        domain = _text(user.rpartition(b"@")[2]) if b"@" in user else ""
+        domain = _text(domain_of(user))
         change = (
             f"if {domain} is a domain of yours, add it to login_domains, where the post-login script reads it too"
             if domain

@@ -22,5 +22,11 @@ def names_of_user(user: bytes, user_domain: str) -> tuple[bytes, ...]:
     A user whose name begins with "@" has none: it would pass for everybody of that domain.
     """
     name = complete_user(user, user_domain)
+    domain = domain_of(name)
+    return (name, b"@" + domain) if domain else (name,) if name else ()
+
+
+def domain_of(name: bytes) -> bytes:
+    """The domain of a user as keys name them; b"" where there is none: `example.com` alone is a name, no domain."""
     local_part, _, domain = name.rpartition(b"@")
-    return (name, b"@" + domain) if local_part and domain else (name,) if name else ()
+    return domain if local_part else b""

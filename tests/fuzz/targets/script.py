@@ -13,7 +13,7 @@ from pbs_policy import log, settings
 from pbs_policy.address import AddressError
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import parse_record
-from pbs_policy.table.users import names_of_user
+from pbs_policy.table.users import domain_of, names_of_user
 from tests.fuzz.targets import Supply, load_recorder, load_settings
 
 WORDS = (
@@ -104,7 +104,7 @@ def _check(known: settings.Settings, sent: bytes, environment: dict[bytes, bytes
         assert not commands
         return
     names = names_of_user(environment[b"USER"], known.user_domain)
-    domain = names[0].rpartition(b"@")[2].decode("utf-8", "surrogateescape") if names else ""
+    domain = domain_of(names[0]).decode("utf-8", "surrogateescape") if names else ""
     if known.login_domains and domain not in known.login_domains:
         assert not commands
         return
