@@ -16,7 +16,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -75,6 +75,15 @@ def opened(path: Path, flags: int = os.O_RDONLY, *, for_root: bool = False) -> I
         if not stat.S_ISCHR(status.st_mode):  # everybody may write to /dev/null
             judge.content(status, place)
         yield Opened(number, status, tuple(judge.doubts))
+
+
+def judge_way(path: Path) -> None:
+    """Judge the way to `path` for root, as far as it is there: each folder, each link, and who has put the last entry
+    where it is, but not who can change what is in that. Raises Untrusted, or another OSError."""
+    judge = _Judge(str(path.absolute()), for_root=os.geteuid() == 0)
+    with ExitStack() as stack, suppress(FileNotFoundError, NotADirectoryError):  # nothing is below what is not there
+        folder, name, place = _walk(path, judge, stack)
+        judge.entry(os.fstat(_open(name, _PLACE, folder, stack)), place)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -257,6 +258,96 @@ def test_root_exports_to_no_device_that_another_user_names(place: Path) -> None:
         pass
 
 
+@pytest.fixture
+def lure(tmp_path: Path) -> Path:
+    """A link in another user's folder to a folder that is root's alone."""
+    (tmp_path / "secret").mkdir(mode=0o700)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/lure").symlink_to(tmp_path / "secret")
+    for path in (tmp_path / "home", tmp_path / "home/lure"):
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    return tmp_path / "home/lure"
+
+
+@pytest.mark.parametrize("folder", ["home/lure", "home/theirs", "home"])
+def test_root_exports_behind_no_link_and_below_no_folder_of_another_user(lure: Path, folder: str) -> None:
+    (lure.parent / "theirs").mkdir()
+    (lure.parent / "theirs").chmod(0o755)
+    with pytest.raises(Untrusted, match=r"belongs to nobody, .* let the shell write: pbs-policy export > FILE$"):
+        with _replacing(str(lure.parent.parent / folder / "table.jsonl")):
+            pass
+    assert list((lure.parent.parent / "secret").iterdir()) == []
+
+
+def test_root_exports_behind_no_link_where_everybody_may_put_one(place: Path, victim: Path) -> None:
+    (place / "lure").symlink_to(victim.parent)
+    os.chown(place / "lure", NOBODY, -1, follow_symlinks=False)
+    with pytest.raises(Untrusted, match=r"lure.* belongs to nobody, and stands where everybody may put files"):
+        with _replacing(str(place / "lure/table.jsonl")):
+            pass
+    assert [each.name for each in victim.parent.iterdir()] == [victim.name]
+
+
+def test_root_exports_behind_a_link_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with _replacing(str(tmp_path / "link/table.jsonl")) as stream:
+        assert stream is not None
+        stream.write(b"a line\n")
+    assert (tmp_path / "real/table.jsonl").read_bytes() == b"a line\n"
+
+
+@pytest.mark.parametrize("below", ["", "/pbs-postlogin", "/new/folder/settings.conf"])
+def test_root_installs_nothing_behind_the_link_of_another_user(lure: Path, below: str) -> None:
+    with pytest.raises(InstallError, match=r"home belongs to nobody, .*: root writes nothing there$"):
+        Tree(lure.parent.parent).place(f"/home/lure{below}")
+    with pytest.raises(InstallError, match=r"home belongs to nobody"):
+        Tree(lure)
+
+
+@pytest.mark.parametrize("target", ["secret", "secret/none"])
+@pytest.mark.parametrize("below", ["", "/main.cf"])
+def test_root_installs_nothing_behind_a_link_where_everybody_may_put_one(
+    place: Path, target: str, below: str
+) -> None:
+    (place / "secret").mkdir(mode=0o700)
+    (place / "lure").symlink_to(place / target)
+    os.chown(place / "lure", NOBODY, -1, follow_symlinks=False)
+    with pytest.raises(InstallError, match=r"belongs to nobody, and stands where everybody may put files"):
+        Tree(Path("/")).place(f"{place}/lure{below}")
+
+
+@pytest.mark.parametrize("option", ["--lib-dir", "--settings", "--dovecot-config", "--record-dir", "--root"])
+def test_install_hook_as_root_goes_behind_no_link_of_another_user(lure: Path, option: str) -> None:
+    base = lure.parent.parent
+    (base / "secret/dovecot.conf").write_text("protocols = pop3\n")
+    (base / "dovecot").mkdir()
+    (base / "dovecot/dovecot.conf").write_text("protocols = pop3\n!include_try conf.d/*.conf\n")
+    value = {"--settings": f"{lure}/settings.conf"}.get(option, str(lure))
+    options = {"--lib-dir": f"{base}/lib", "--dovecot-config": f"{base}/dovecot", "--record-dir": f"{base}/record"}
+    arguments = [word for pair in (options | {option: value}).items() for word in pair]
+    before = sorted((base / "secret").iterdir())
+    done = run_installer("install-hook", "--user", "nobody", "--apply", *arguments)
+    assert "home belongs to nobody, who can change it" in done.stderr
+    assert done.returncode == os.EX_CONFIG
+    assert sorted((base / "secret").iterdir()) == before
+
+
+def test_install_postfix_as_root_goes_behind_no_link_of_another_user(lure: Path) -> None:
+    base = lure.parent.parent
+    (base / "secret/main.cf").write_text("compatibility_level = 3.6\n")
+    done = run_installer(
+        "install-postfix", "--apply", "--postfix-config", str(lure), "--record-dir", f"{base}/record"
+    )
+    assert "home belongs to nobody, who can change it" in done.stderr
+    assert (base / "secret/main.cf").read_text() == "compatibility_level = 3.6\n"
+
+
+def run_installer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pbs_policy", "-c", "/dev/null", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 @pytest.mark.parametrize("path", ["/theirs/main.cf", "/theirs/sub/main.cf", "/theirs/none/main.cf"])
 def test_root_installs_nothing_below_the_folder_of_another_user(tmp_path: Path, path: str) -> None:
     (tmp_path / "theirs/sub").mkdir(parents=True)
@@ -271,5 +362,5 @@ def test_root_installs_nothing_below_the_folder_of_another_user(tmp_path: Path, 
 def test_root_goes_by_no_record_of_another_user(tmp_path: Path) -> None:
     (tmp_path / "var/installed/install-hook").mkdir(parents=True)
     os.chown(tmp_path / "var/installed/install-hook", NOBODY, -1)
-    with pytest.raises(InstallError, match=r"install-hook: belongs to nobody, who can change it"):
+    with pytest.raises(InstallError, match=r"install-hook belongs to nobody, who can change it"):
         InstallRecord(Tree(tmp_path), "/var/installed", "install-hook")

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 import click
@@ -200,11 +200,17 @@ def _device(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     """A stream to a new file that takes the place of the old one at the end, all in the folder that is there now,
-    whatever somebody makes of its path meanwhile."""
+    whatever somebody makes of its path meanwhile. Root goes by no link and below no folder of another user: it would
+    write where only root can."""
     import secrets
 
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    from pbs_policy.trust import Untrusted, opened
+
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(opened(path.parent, os.O_RDONLY | os.O_DIRECTORY, for_root=True)).number
+        except Untrusted as error:
+            raise Untrusted(f"{path.parent}: {error}, or let the shell write: pbs-policy export > FILE") from None
         name = f".{path.name}.{secrets.token_hex(4)}"
         number = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
         try:
@@ -217,5 +223,3 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder)
             raise
-    finally:
-        os.close(folder)

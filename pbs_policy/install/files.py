@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbs_policy.trust import Untrusted, opened
+from pbs_policy.trust import Untrusted, judge_way
 
 
 class InstallError(Exception):
@@ -55,7 +55,8 @@ class Tree:
     """A system's files below `root`."""
 
     def __init__(self, root: Path = Path("/")) -> None:
-        """Raises InstallError where `root` is no folder."""
+        """Raises InstallError where `root` is no folder, or, as root, where another user can change the way there."""
+        _judge(root)
         self.root = root.resolve()
         if not self.root.is_dir():
             raise InstallError(f"--root {root}: there is no such folder", os.EX_USAGE)
@@ -69,15 +70,16 @@ class Tree:
         """Where the file is that the tree calls `path`, links followed.
 
         Raises InstallError for a path that is not absolute, or that a link leads out of the tree; and, as root, for
-        one below a folder that another user can change: what is done by its path could be done elsewhere.
+        one below a folder or behind a link that another user can change: what is done by its path could be done
+        elsewhere.
         """
         if not path.startswith("/"):
             raise InstallError(f"{path}: expected an absolute path", os.EX_USAGE)
-        real = self.root.joinpath(path.lstrip("/")).resolve()
+        asked = self.root.joinpath(path.lstrip("/"))
+        _judge(asked)
+        real = asked.resolve()
         if not real.is_relative_to(self.root):
             raise InstallError(f"{path}: a link there leads out of {self.root}, to {real}")
-        if os.geteuid() == 0:
-            _judge(real)
         return real
 
     def name(self, path: str) -> str:
@@ -103,12 +105,11 @@ class Tree:
 
 
 def _judge(path: Path) -> None:
-    folder = next(each for each in path.parents if each.is_dir())
     try:
-        with opened(folder, os.O_PATH, for_root=True):
-            pass
+        if os.geteuid() == 0:
+            judge_way(path)
     except Untrusted as error:
-        raise InstallError(f"{folder}: {error}: root writes nothing below it") from None
+        raise InstallError(f"{path}: {error}: root writes nothing there") from None
 
 
 def useradd(user: str) -> str:
