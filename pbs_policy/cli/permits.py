@@ -131,15 +131,17 @@ def permit(
 
 def _denies_against(table: LoginTable, of_file: Denies | None, target: Target, user: str | None) -> Iterator[str]:
     """Which denies a permit of `target` does not get past, and what ends each."""
+    from pbs_policy.command_line import command_line
     from pbs_policy.log import printable
     from pbs_policy.table.keys import EVERYBODY
 
     names = [target.text] if table.is_denied(target) else []
     for each in [*names, *table.denied_around(target)]:
-        yield f"{_denied_name(each)} is denied: pbs-policy allow {'--all' if each == EVERYBODY else each}"
+        allow = "pbs-policy allow --all" if each == EVERYBODY else command_line("pbs-policy", "allow", about=each)
+        yield f"{_denied_name(each)} is denied: {allow}"
     name = table.name(user) if user else b""
     if name and table.is_user_denied(name):
-        yield f"{printable(user or '')} is denied: pbs-policy allow {printable(user or '')}"
+        yield f"{printable(user or '')} is denied: {command_line('pbs-policy', 'allow', about=user or '')}"
     if of_file:
         for line in (of_file.of_target(target), of_file.of_user(name) if name else None):
             if line:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from pbs_policy.address import ClientAddress
+from pbs_policy.command_line import command_line
 from pbs_policy.decision import check
 from pbs_policy.decision.against import Against, read_against
 from pbs_policy.decision.candidate import Candidate
@@ -205,7 +206,8 @@ class _Words:
         saw = f"nobody has logged in from {client}, or it is too long ago"
         if self._followed or self._decision.reason != "no_login":
             return Row("logins", "pass", saw, details=details)
-        change = f"log in to POP3 or IMAP from {client}, or `pbs-policy permit {client}`"
+        permit = command_line("pbs-policy", "permit", about=client)
+        change = f"log in to POP3 or IMAP from {client}, or `{permit}`"
         deny = self._deny_of_a_stranger()
         if deny:  # which the service need not look for where nobody is logged in
             details, change = (*details, f"besides, {deny.saw}"), f"{deny.change}, and then {change}"
@@ -353,9 +355,12 @@ class _Words:
             f"{_left_of_deny(left[key])}"
             for name, key, value in found
         ]
-        allowed = dict.fromkeys("--all" if key == everybody else name for name, key, _ in found)
+        allowed = dict.fromkeys(
+            "pbs-policy allow --all" if key == everybody else command_line("pbs-policy", "allow", about=name)
+            for name, key, _ in found
+        )
         said += map(_file_deny_text, of_file)
-        changes = [*(f"`pbs-policy allow {each}`" for each in allowed), *map(_taking_out, of_file)]
+        changes = [*(f"`{each}`" for each in allowed), *map(_taking_out, of_file)]
         return _row(step, "; ".join(said), " and ".join(changes))
 
     def _end(self, step: Step) -> Row:
@@ -363,7 +368,7 @@ class _Words:
             return _row(step, "")
         left, key = step.saw.left[step.of.key], _text(step.of.key)
         if left == NO_END:
-            revoke = f"`pbs-policy revoke {step.of.target}`"
+            revoke = f"`{command_line('pbs-policy', 'revoke', about=step.of.target)}`"
             change = f"{revoke}, and have whatever wrote {key} give it an end (SET ... EX)"
             return _row(step, f"{key} has none, and is not honoured", change)
         return _row(step, left_text(left / 1000) if left > 0 else f"{key} has just ended", "log in again")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pbs_policy.command_line import command_line
 from pbs_policy.doctor import (
     dovecot,
     dovecot_auth,
@@ -189,9 +190,9 @@ class Doctor:
                                 "--postfix-config DIR")  # fmt: skip
             return
         except PostfixFault as error:
-            folder = f" -c {self.postfix_directory}" if self.postfix_directory else ""
+            folder = ["-c", self.postfix_directory] if self.postfix_directory else []
             why = f"postconf does not take it: {error}"
-            yield wrong("postfix.configuration", why, error.place, f"postconf{folder} -n")
+            yield wrong("postfix.configuration", why, error.place, command_line("postconf", *folder, "-n"))
             return
         seen.append(config)
         yield from postfix.check_relaying(config, self.settings.listen, self.host)
@@ -207,8 +208,8 @@ class Doctor:
             yield not_looked_at("dovecot.configuration", str(error), self.dovecot_file, "--dovecot-config FILE")
             return
         except DovecotFault as error:
-            file = f" -c {self.dovecot_file}" if self.dovecot_file else ""
-            yield wrong("dovecot.configuration", str(error), error.place, f"doveconf -n{file}")
+            its_file = ["-c", self.dovecot_file] if self.dovecot_file else []
+            yield wrong("dovecot.configuration", str(error), error.place, command_line("doveconf", "-n", *its_file))
             return
         seen.append(config)
         for file in config.unread:

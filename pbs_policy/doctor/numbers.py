@@ -44,7 +44,7 @@ def _check_versions(services: Sequence[ServiceState]) -> Iterator[Finding]:
     for each in others:
         name = f"{printable(each.host)}, process {each.pid}"
         seen = f"the service on {name}, is version {printable(each.version) or '?'}, pbs-policy here is {__version__}"
-        yield warning(VERSION, seen, "", f"systemctl restart pbs-policy on {printable(each.host)}")
+        yield warning(VERSION, seen, "", "systemctl restart pbs-policy, on that host")
     if not others:
         yield good(VERSION, f"processes of version {__version__}: {len(services)}")
 

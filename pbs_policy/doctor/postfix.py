@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from pbs_policy.command_line import command_line
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.duration import parse_duration
 from pbs_policy.host import READ, WRITE, Host, NotLookedAt
@@ -189,9 +190,9 @@ def check_socket(
         )
         return
     owner = config.value("mail_owner") or "postfix"
-    mend = (
-        f"start the service; its folder: install -d -o pbs-policy -g {owner} -m 2750 {PurePosixPath(outside).parent}"
-    )
+    folder = str(PurePosixPath(outside).parent)
+    make = command_line("install", "-d", "-o", "pbs-policy", "-g", owner, "-m", "2750", folder)
+    mend = f"start the service; its folder: {make}"
     try:
         if not stat.S_ISSOCK(host.owned(outside).mode):
             yield wrong("postfix.socket", f"{outside} is not a socket", place, mend)
@@ -200,9 +201,8 @@ def check_socket(
     except FileNotFoundError:
         yield wrong("postfix.socket", f"there is no socket {outside}", place, mend)
     except KeyError:
-        yield not_looked_at(
-            "postfix.socket", f"there is no user {owner} (mail_owner) here", place, f"useradd {owner}"
-        )
+        seen = f"there is no user {owner} (mail_owner) here"
+        yield not_looked_at("postfix.socket", seen, place, command_line("useradd", about=owner))
     except (NotLookedAt, OSError) as error:
         yield not_looked_at("postfix.socket", f"{outside}: {error}", place, "run doctor as root")
     else:

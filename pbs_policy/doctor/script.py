@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from pbs_policy import settings as all_settings
+from pbs_policy.command_line import command_line, useradd
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, where, wrong
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt
@@ -33,7 +34,7 @@ def check_script(hooks: list[Hook], settings: Settings, values: Mapping[str, Val
             account = host.account(hook.user or "root")
         except KeyError:
             yield wrong("dovecot.user", f"there is no user {hook.user}: Dovecot does not start", hook.place,
-                        f"useradd --system --no-create-home --shell /usr/sbin/nologin {hook.user}")  # fmt: skip
+                        useradd(hook.user))  # fmt: skip
             continue
         if account.uid:
             yield good("dovecot.user", f"the script runs as {account.name}", hook.place)
@@ -63,14 +64,14 @@ def _check_files(hook: Hook, account: Account, host: Host) -> Iterator[Finding]:
     folder = PurePosixPath(hook.script).parent
     obstacle = host.obstacle(account, hook.script, READ | EXECUTE)
     if obstacle:
-        mend = f"install -D -m 755 -t {folder} pbs-postlogin"
+        mend = command_line("install", "-D", "-m", "755", "-t", str(folder), "pbs-postlogin")
         yield wrong("dovecot.script", f"{obstacle}: every login is refused", hook.place, mend)
         return
     try:
         first = host.read_as(hook.user, hook.script).split(b"\n")[0].decode("utf-8", "replace")
     except Untrusted as error:
         seen = f"others can change what each login runs: {hook.script}: {error}"
-        yield wrong("dovecot.script", seen, hook.place, f"ls -ld {folder} {hook.script}")
+        yield wrong("dovecot.script", seen, hook.place, command_line("ls", "-ld", str(folder), hook.script))
         return
     interpreter = first.removeprefix("#!").split()[0] if first.startswith("#!/") else ""
     if not interpreter or (obstacle := host.obstacle(account, interpreter, EXECUTE)):
@@ -92,7 +93,7 @@ def _check_settings(
     lost = "logins go on, and none is recorded"
     obstacle = host.obstacle(account, file, READ)
     if obstacle and (hook.settings_file or not obstacle.endswith("does not exist")):
-        mend = f"chgrp {account.name} {file} && chmod 640 {file}"
+        mend = f"{command_line('chgrp', account.name, file)} && {command_line('chmod', '640', file)}"
         if obstacle.endswith("does not exist"):
             mend = f"write {file}, or correct -c in executable"
         yield wrong("dovecot.settings_file", f"{obstacle}: {lost}", hook.place, mend)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from pbs_policy.command_line import command_line
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.store_facts import StoreFacts
 from pbs_policy.log import printable
@@ -157,8 +158,8 @@ def _check_clock(facts: StoreFacts) -> Iterator[Finding]:
 
 def check_rights(facts: StoreFacts, who: str, settings: Settings, place: str) -> Iterator[Finding]:
     """Whether the ACL user of `who` (the script, the service) may do more than that needs."""
-    least = "-@all +set" if who == "script" else "-@all +get +mget +pttl"
-    mend = f"ACL SETUSER {facts.user} resetkeys ~{settings.key_prefix}* {least}"
+    least = ("-@all", "+set") if who == "script" else ("-@all", "+get", "+mget", "+pttl")
+    mend = _set_user(facts.user or "", "resetkeys", f"~{settings.key_prefix}*", *least)
     if facts.user is None or facts.rights is None:
         # It may not ask what it may do: that is what a user of few rights should be.
         yield good("store.rights", f"the {who}'s user may not look at rights: {_why(facts)}", place)
@@ -191,7 +192,7 @@ def check_write(redis: RedisClient, settings: Settings, place: str) -> Iterator[
             return
         user = settings.redis_user or "default"
         seen = f"the script's user {user} cannot record a login{_lack(said, settings)}: {said}"
-        yield wrong("store.write", seen, place, f"ACL SETUSER {user} ~{settings.key_prefix}* +set +select")
+        yield wrong("store.write", seen, place, _set_user(user, f"~{settings.key_prefix}*", "+set", "+select"))
     else:
         yield good("store.write", f"the script's user {settings.redis_user or 'default'} can record logins", place)
 
@@ -209,10 +210,14 @@ def check_read(table: LoginTable, settings: Settings, place: str) -> Iterator[Fi
         user = settings.redis_user or "default"
         said = printable(str(error), 200)
         seen = f"the service's user {user} cannot look logins up{_lack(said, settings)}: {said}"
-        mend = f"ACL SETUSER {user} %R~{settings.key_prefix}* +get +mget +pttl +select"
+        mend = _set_user(user, f"%R~{settings.key_prefix}*", "+get", "+mget", "+pttl", "+select")
         yield wrong("store.read", seen, place, mend)
     else:
         yield good("store.read", f"the service's user {settings.redis_user or 'default'} can look logins up", place)
+
+
+def _set_user(user: str, *rules: str) -> str:
+    return command_line("redis-cli", "ACL", "SETUSER", user, *rules)
 
 
 def _lack(said: str, settings: Settings) -> str:
@@ -230,9 +235,10 @@ def check_ends(redis: RedisClient, settings: Settings) -> Iterator[Finding]:
         return
     endless = [key for key, left in zip(keys, ends, strict=True) if left == NO_END]
     if endless:
-        first = printable(endless[0].decode("utf-8", "replace"))
-        seen = f"{len(endless)} of {len(keys)} keys have no end, {first} is one: they are not honoured"
-        yield warning("store.ends", seen, "", f"redis-cli DEL '{first}', and find out who writes without EX")
+        first = endless[0].decode("utf-8", "replace")
+        seen = f"{len(endless)} of {len(keys)} keys have no end, {printable(first)} is one: they are not honoured"
+        delete = command_line("redis-cli", "DEL", about=first)
+        yield warning("store.ends", seen, "", f"find out who writes without EX, and: {delete}")
     else:
         yield good("store.ends", f"each of {len(keys)} keys has an end")
 

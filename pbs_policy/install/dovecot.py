@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from pbs_policy.command_line import command_line, useradd
 from pbs_policy.dovecot.auth import lets_everybody_in, passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot, read_setting
 from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook, find_hooks
 from pbs_policy.host import Host, NotLookedAt
-from pbs_policy.install.files import InstallError, Tree, read_state, useradd
+from pbs_policy.install.files import InstallError, Tree, read_state
 from pbs_policy.install.last_login import denied_users, fill_in, last_login_drop_in, refuse_in_the_way
 from pbs_policy.install.own_scripts import chained_by_hand
 from pbs_policy.install.plan import Plan, Wanted
@@ -106,7 +106,7 @@ def plan_script(tree: Tree, record: InstallRecord, placement: Placement) -> Plan
         plan.notes.append(f"{place}: passdb {passdb.driver} has nopassword: whoever asks logs in, and may relay")
     _look_at_users(plan, tree, placement, [*chained, *([None] if left else [])])
     if not _is_packaged(tree, placement):
-        plan.commands.append(shlex.join([*_COMPILE, f"{placement.lib}/pbs_postlogin.py"]))
+        plan.commands.append(command_line(*_COMPILE, f"{placement.lib}/pbs_postlogin.py"))
     plan.commands.append(_look(file))
     plan.check = lambda: _check_script(file, placement, left, chained)
     return plan
@@ -169,7 +169,7 @@ def plan_last_login(tree: Tree, record: InstallRecord, placement: Placement, set
     plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
     denied, unknown = denied_users(settings)
     if denied:
-        allow = f"pbs-policy allow {shlex.quote(printable(denied))}"
+        allow = command_line("pbs-policy", "allow", about=denied)
         plan.obstacles.append(
             f"{printable(denied)} is denied, and last_login records no user: the service would refuse all its "
             f"logins. Use the script (without --last-login), or first: {allow}"
@@ -252,7 +252,7 @@ def _file(tree: Tree, placement: Placement) -> Path:
 
 
 def _look(file: Path) -> str:
-    return shlex.join(["doveconf", "-c", str(file), "-n"])
+    return command_line("doveconf", "-c", str(file), "-n")
 
 
 def _compile(module: bytes, lib: str) -> tuple[bytes, str]:

@@ -112,11 +112,6 @@ def _judge(path: Path) -> None:
         raise InstallError(f"{path}: {error}: root writes nothing there") from None
 
 
-def useradd(user: str) -> str:
-    """The command that makes the system user."""
-    return f"useradd --system --no-create-home --shell /usr/sbin/nologin {user}"
-
-
 def read_state(path: Path) -> FileState | None:
     """What stands at `path`, None where nothing does. Raises InstallError for anything but a file, and OSError."""
     try:

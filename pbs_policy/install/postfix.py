@@ -7,14 +7,14 @@ in the right place would not have its effect, is refused with what to do by hand
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from pbs_policy.command_line import command_line, useradd
 from pbs_policy.host import Host, NotLookedAt
-from pbs_policy.install.files import FileState, InstallError, Owner, Tree, read_state, useradd
+from pbs_policy.install.files import FileState, InstallError, Owner, Tree, read_state
 from pbs_policy.install.plan import Change, Folder, Plan
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.restrictions import ListError, insert_check, parse_list, stands_right
@@ -69,7 +69,7 @@ def plan_postfix(tree: Tree, record: InstallRecord, folder: str, listeners: Sequ
             )
         plan.changes.append(Change(path, current, FileState(data, current.mode, current.uid, current.gid)))
         postconf = ["postconf", "-c", str(main_cf.parent)]
-        plan.commands = [shlex.join([*postconf, "-e", f"{RELAY} = {value}"]), shlex.join([*postconf, "-n"])]
+        plan.commands = [command_line(*postconf, "-e", f"{RELAY} = {value}"), command_line(*postconf, "-n")]
         plan.check = lambda: _verify(main_cf.parent, value, config.warnings)
     _plan_socket_folder(tree, plan, config, listener, user)
     plan.notes = list(_submission_notes(config))

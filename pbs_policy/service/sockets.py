@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from pbs_policy.command_line import command_line
 from pbs_policy.postfix.listener import Listener, ListenError
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.settings import Settings
@@ -109,7 +110,9 @@ def _give_to_group(folder: Opened, path: Path, group: str, group_id: int) -> Non
     try:
         give_to_group(folder, path.name, group_id)
     except PermissionError:  # we are not in the group, or, as in the unit, give nothing to anybody
-        instead = f"leave that empty, and chgrp {group} {path.parent} && chmod g+s {path.parent}"
+        folder_name = str(path.parent)
+        chgrp = command_line("chgrp", group, folder_name)
+        instead = f"leave that empty, and {chgrp} && {command_line('chmod', 'g+s', folder_name)}"
         raise ListenError(f"we may not give it to the group {group} (unix_socket_group): {instead}") from None
 
 

@@ -50,7 +50,7 @@ def test_each_process_of_another_version_is_named(redis: Redis) -> None:
     assert old.seen == f"the service on mx2, process 8, is version 0.0.9, pbs-policy here is {__version__}"
     assert "process 9" in new.seen
     assert new.seen.isprintable()
-    assert old.mend == "systemctl restart pbs-policy on mx2"
+    assert old.mend == "systemctl restart pbs-policy, on that host"
 
 
 def test_where_no_process_is_known_versions_are_not_looked_at(redis: Redis) -> None:
