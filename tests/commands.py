@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -40,10 +39,7 @@ def commands_with(file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
 
     def call(*arguments: str) -> Result:
         capsys.readouterr()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         status = run(["-c", str(file), *arguments])
-        # `serve` blocks SIGHUP until it can obey it. Where it ends before, each child of the tests would inherit it.
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return Result(status, *capsys.readouterr())
 
     return call

@@ -82,6 +82,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """`serve` blocks SIGHUP until it can obey it. Where it ends before that, in this process, no daemon of a later
+    test would hear the signal."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[PrivateRedis]:
     """One real Redis for all tests that only read and write; each begins on an empty one (`redis_server`)."""

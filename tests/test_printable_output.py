@@ -9,7 +9,6 @@ import json
 import os
 import pty
 import re
-import signal
 import socketserver
 import subprocess
 import sys
@@ -137,9 +136,7 @@ def shown(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fo
 
     def call(*arguments: str, file: str = "none.conf") -> str:
         capfd.readouterr()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         run(["-c", str(folder / file), *arguments])
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         written = "".join(capfd.readouterr())
         assert written
         assert prints(written), written

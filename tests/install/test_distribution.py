@@ -146,7 +146,9 @@ def test_the_script_stays_until_dovecot_has_forgotten_it(place: Place) -> None:
         assert snapshot(dovecot.configuration) == before
         assert pop3_login(dovecot.pop3_port, CLIENT).succeeded
         os.kill(dovecot.pid, signal.SIGHUP)  # what doveadm reload does
-        assert wait_until(lambda: place.hook("--remove", "--apply").status == 0)
+        assert wait_until(lambda: place.hook("--remove", "--apply").status == 0), (
+            place.hook("--remove", "--apply").output + dovecot.log_text()
+        )
         assert not script.exists()
         assert pop3_login(dovecot.pop3_port, CLIENT).succeeded
     assert not (place.top / "installed").exists()
