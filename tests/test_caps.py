@@ -260,6 +260,25 @@ def test_one_warning_per_address_and_period_names_the_address_and_the_cap(redis:
         advance(redis, 60)
 
 
+def test_a_warning_quotes_a_user_who_could_pass_for_fields_of_the_line(redis: Redis, table: LoginTable) -> None:
+    user = 'x: "ok" action=OK client_address=198.51.100.9'
+    log_in(redis, user=user)
+    seen = [relay(table, Rules(user_cap=Cap(1, 60)), f"{each}@x.net") for each in "12"]
+    shown = user.lower().replace('"', '\\"')
+    assert seen[1].warning == f'user "{shown}" is over its cap of 1/1m recipients'
+
+
+def test_auto_deny_gives_no_expiry_to_what_a_deny_without_one_is_found_by(redis: Redis, table: LoginTable) -> None:
+    address = "2001:db8::7"
+    log_in(redis, address)
+    redis.set(table.keys.auto_deny_networks, "6/64")
+    rules = Rules(address_cap=Cap(1, 60), auto_deny=3600)
+    seen = [relay(table, rules, f"{each}@x.net", address=address) for each in "12345"]
+    assert any("auto_deny" in each.warning for each in seen)
+    assert redis.ttl(table.keys.auto_deny_networks) == -1
+    assert redis.get(table.keys.auto_deny_networks) == b"6/64 6/128"
+
+
 def test_two_servers_give_one_warning(redis: Redis, table: LoginTable) -> None:
     rules = Rules(address_cap=Cap(1, 60))
     servers = itertools.cycle([table, table_on(redis, PREFIX)])

@@ -76,6 +76,34 @@ def test_a_deny_without_an_end_is_longer_than_any(pbs: Pbs, redis: Redis) -> Non
     assert redis.ttl(KEYS.deny("192.0.2.7")) == -1
 
 
+@pytest.mark.parametrize("who", ["192.0.2.7", "192.0.2.0/24", "2001:db8::7", "alice@example.com", "--all"])
+def test_a_key_of_another_type_is_no_deny_and_is_overwritten_by_one(pbs: Pbs, redis: Redis, who: str) -> None:
+    for key in (key_of(who), KEYS.deny_networks, KEYS.user_denies):
+        redis.hset(key, "written", "by hand")
+    name = "everybody" if who == "--all" else who
+    assert pbs("revoke", who, "--deny", "1h", "--reason", "spam").out.startswith(f"denied: {name} for 1h\n")
+    assert redis.get(key_of(who)) == b"spam"
+    assert 0 < int(redis.ttl(key_of(who))) <= 3600
+    network = {"192.0.2.0/24": "4/24", "2001:db8::7": "6/128"}.get(who)
+    if network:
+        assert redis.get(KEYS.deny_networks) == network.encode()
+    if "@" in who:
+        assert redis.get(KEYS.user_denies) == b"1"
+
+
+@pytest.mark.parametrize("who", ["192.0.2.0/24", "2001:db8::7"])
+def test_a_later_deny_gives_no_expiry_to_what_a_deny_without_one_is_found_by(
+    pbs: Pbs, redis: Redis, table: LoginTable, who: str
+) -> None:
+    redis.set(KEYS.deny("198.51.100.0/25"), "by hand")
+    redis.set(KEYS.deny_networks, "4/25")
+    assert pbs("revoke", who, "--deny", "1s").status == 0
+    assert redis.ttl(KEYS.deny_networks) == -1
+    lengths = table.read([KEYS.deny_networks])[0][0]
+    assert lengths is not None
+    assert set(lengths.split()) > {b"4/25"}
+
+
 def test_replace_is_about_a_deny(pbs: Pbs) -> None:
     assert is_one_error(pbs("revoke", "192.0.2.7", "--replace"), 64, "--replace is about a deny: it needs --deny")
 

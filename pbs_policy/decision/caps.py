@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
+from pbs_policy import log
 from pbs_policy.address import Target
 from pbs_policy.cap import Cap
 from pbs_policy.decision.candidate import Candidate
@@ -83,8 +84,9 @@ def _deny(case: Case, reason: bytes) -> Procedure[None]:
     if length:
         values, (left,) = yield Question([keys.auto_deny_networks], [(b"PTTL", keys.auto_deny_networks)])
         lengths = serialise_lengths(parse_lengths(values[0]) | {length})
-        longest = max(seconds + 2, left // 1000)
-        commands.insert(0, (b"SET", keys.auto_deny_networks, lengths, b"EX", b"%d" % longest))
+        longest = b"%d" % max(seconds + 2, left // 1000)
+        end = () if left == NO_END and values[0] is not None else (b"EX", longest)
+        commands.insert(0, (b"SET", keys.auto_deny_networks, lengths, *end))
     yield Question((), commands)
 
 
@@ -103,7 +105,7 @@ def counts_of(case: Case, each: Candidate) -> Sequence[Count]:
 
 
 def _count(case: Case, kind: str, name: bytes, cap: Cap) -> Count:
-    what = f"{kind} {name.decode('utf-8', 'replace')}"
+    what = f"{kind} {log.value(name.decode('utf-8', 'replace'))}"
     return Count(what, cap, *case.table_keys.counted(kind.encode() + b":" + name), is_address=kind == "address")
 
 

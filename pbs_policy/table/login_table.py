@@ -167,13 +167,15 @@ class LoginTable:
     def _write_deny(self, key: bytes, reason: str, ttl: float, replaces: bool) -> float | None:
         stays: float | None = None
 
-        def command(replies: Sequence[int]) -> Command | None:
+        def command(replies: Sequence[Any]) -> Command | None:
             nonlocal stays
-            left = float("inf") if replies[0] == NO_END else replies[0] / 1000
-            stays = left if left > ttl and not replaces else None
+            (value,), milliseconds = replies
+            left = float("inf") if milliseconds == NO_END else milliseconds / 1000
+            # Where a key of another type stands (MGET: None), nobody is denied.
+            stays = left if value is not None and left > ttl and not replaces else None
             return None if stays else set_command(key, encode(reason), ttl)
 
-        self._write_watched(key, [(b"PTTL", key)], command)
+        self._write_watched(key, [(b"MGET", key), (b"PTTL", key)], command)
         return stays
 
     def allow(self, target: Target | None) -> bool:
@@ -196,10 +198,11 @@ class LoginTable:
         """Make known that a user is denied, for longer than the deny lasts."""
         key = self.keys.user_denies
 
-        def command(replies: Sequence[int]) -> Command | None:
-            return None if replies[0] == NO_END else (b"SET", key, b"1", b"EX", b"%d" % max(int(ttl) + 2, replies[0]))
+        def command(replies: Sequence[Any]) -> Command | None:
+            (value,), left = replies
+            return None if value is not None and left == NO_END else _set_for_longer(key, b"1", ttl, left)
 
-        self._write_watched(key, [(b"TTL", key)], command)
+        self._write_watched(key, [(b"MGET", key), (b"TTL", key)], command)
 
     def _mark_of_what_is_left(self) -> Command | None:
         """What makes the mark last as long as the denies of users do."""
@@ -227,11 +230,13 @@ class LoginTable:
             return
 
         def command(replies: Sequence[Any]) -> Command:
-            value, left = replies
+            (value,), left = replies
             lengths = serialise_lengths(parse_lengths(value) | {length})
-            return (b"SET", key, lengths, b"EX", b"%d" % max(int(ttl) + 2, left))
+            if value is not None and left == NO_END:  # a deny without an expiry holds, as long as it is found
+                return (b"SET", key, lengths)
+            return _set_for_longer(key, lengths, ttl, left)
 
-        self._write_watched(key, [(b"GET", key), (b"TTL", key)], command)
+        self._write_watched(key, [(b"MGET", key), (b"TTL", key)], command)
 
     def _write_watched(
         self, key: bytes, reads: Sequence[Command], command: Callable[[Sequence[Any]], Command | None]
@@ -325,6 +330,11 @@ class LoginTable:
 
     def _delete(self, keys: list[bytes]) -> int:
         return cast("int", self.redis.ask([(b"DEL", *keys)])[0]) if keys else 0
+
+
+def _set_for_longer(key: bytes, value: bytes, ttl: float, left: int) -> Command:
+    """What sets a key for longer than what is written next lasts, and not for less than the seconds it has left."""
+    return (b"SET", key, value, b"EX", b"%d" % max(int(ttl) + 2, left))
 
 
 def set_command(key: bytes, value: bytes, ttl: float) -> Command:
