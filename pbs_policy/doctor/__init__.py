@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pbs_policy.command_line import command_line
 from pbs_policy.doctor import (
+    denies,
     dovecot,
     dovecot_auth,
     last_login,
@@ -101,6 +102,7 @@ CHECKS = {
     "store.exposure": "no stranger can write to Redis",
     "store.clock": "Redis' clock and ours agree",
     "store.ends": "each key has an end",
+    "store.denies": "each deny in Redis is registered, as version 0.1.0 did not do it",
     "service.answers": "the service answers on every listener, asked as Postfix asks",
     "service.version": "each running process of the service is of the version of this command",
     "service.observe_only": "the service permits, and does not only observe",
@@ -251,6 +253,7 @@ class Doctor:
             yield from store_replicas.check_replicas(facts, self.settings, place)
             yield from store.check_rights(facts, "service", self.settings, place)
             yield from store.check_ends(redis, self.settings)
+            yield from denies.check_denies(table)
             yield from store.check_durable(facts, table)
             tables.append(table)
         except (StoreUnavailable, SettingsError) as error:
