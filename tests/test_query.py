@@ -8,7 +8,7 @@ import socketserver
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -95,6 +95,29 @@ def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 # --- the client
+
+
+def test_a_reply_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pbs_policy.postfix.query.TIMEOUT", 0.5)
+    gone = threading.Event()
+
+    class Drip(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                while not gone.wait(0.1):
+                    self.wfile.write(b"a")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            listener = Listener(host="127.0.0.1", port=server.socket.getsockname()[1])
+            with pytest.raises(TimeoutError, match="timed out"), PolicyClient(listener) as client:
+                client.ask(LOOKING)
+        finally:
+            gone.set()
+            server.shutdown()
+            thread.join()
 
 
 def test_a_request_is_what_postfix_sends() -> None:

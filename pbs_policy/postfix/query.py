@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
 from pbs_policy.postfix.listener import Listener
 
 TIMEOUT = 5.0
-"""Seconds for each piece of a reply: more than the service may take by its own rules."""
+"""Seconds for a connection, and for a request with all of its reply: the service may take less by its own rules."""
 
 _LONGEST_REPLY = 8_192  # bytes: Postfix reads less, and no peer fills our memory
 
@@ -80,12 +81,18 @@ class PolicyClient:
     def ask(self, request: bytes) -> Exchange:
         """Send the bytes of one request, and wait for its reply.
 
-        Raises OSError where none comes in time, or what comes is not of the policy delegation protocol. After that
-        the connection is of no further use.
+        Raises OSError where it is not complete in time, or what comes is not of the policy delegation protocol. After
+        that the connection is of no further use.
         """
+        answer_by = time.monotonic() + TIMEOUT
+        self._socket.settimeout(TIMEOUT)
         self._socket.sendall(request)
         reply = b""
         while not reply.endswith(b"\n\n"):
+            left = answer_by - time.monotonic()
+            if left <= 0:  # a byte now and then is no answer
+                raise TimeoutError("timed out")
+            self._socket.settimeout(left)
             data = self._socket.recv(4096)
             if not data:
                 raise ConnectionError(f"the service at {self._listener} closed the connection after {reply!r}")

@@ -47,6 +47,7 @@ def read_keys(
     told how many keys were read. A key may be missed or come twice that is written meanwhile (SCAN).
     """
     cursor: bytes | None = b"0"
+    cursors: set[bytes] = set()
     keys: list[bytes] = []
     waiting: KeyBatch | None = None  # for its further values
     done: KeyBatch | None = None
@@ -73,7 +74,7 @@ def read_keys(
             keys = []
             if cursor is not None:
                 at, names = next(replies)
-                cursor = None if at == b"0" else at
+                cursor = next_cursor(at, cursors)
                 keys = wanted(names)
                 progress(len(names))
 
@@ -94,6 +95,19 @@ def scan_command(cursor: bytes, pattern: bytes, count: int) -> Command:
     """The next step of a SCAN, over about `count` keys; its reply is the cursor of the one after it, b"0" at the end,
     and the keys that match."""
     return (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % count)
+
+
+def next_cursor(cursor: bytes, seen: set[bytes]) -> bytes | None:
+    """The cursor to go on from, which is noted in `seen`; None at the end. Raises StoreUnavailable for one that was
+    there before: Redis names none twice in one SCAN, and that would have no end."""
+    if cursor == b"0":
+        return None
+    if cursor in seen:
+        from pbs_policy.store.connect import StoreUnavailable
+
+        raise StoreUnavailable("SCAN comes to a place where it was before, and would have no end")
+    seen.add(cursor)
+    return cursor
 
 
 def escape_glob(text: bytes) -> bytes:

@@ -39,6 +39,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from pbs_policy.store.in_time import TcpConnection, TlsConnection, UnixConnection, expect
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl, TlsFiles, written
 from pbs_policy.store.replies import is_elsewhere
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 TIMEOUT = 0.5
 """Seconds for a connection and for a reply, and for all that a request of Postfix may wait for Redis: Postfix waits
 2 s for us in the example main.cf, and an administrator's command says what is wrong instead of hanging."""
+
+_ANSWER = 4
+"""Times TIMEOUT: all that may pass until the answers to a question are complete, however they trickle in. A thousand
+keys and their values have to come through a slow line."""
 
 REPLICA = "it is a replica, which may be behind"
 
@@ -213,6 +218,7 @@ class Subscription:
     def arrived(self) -> list[bytes]:
         """The messages received so far, `_MOST_HEARD` at most; never blocks."""
         messages: list[bytes] = []
+        expect(self._pubsub.connection)
         with _errors_of(self._where):
             for _ in range(_MOST_HEARD):
                 message = self._pubsub.get_message(timeout=0)
@@ -251,7 +257,9 @@ class MasterFinder:
 
     def client_of(self, place: Place) -> redis.Redis:
         """A client of redis-py for the server there, which logs in and refuses a replica at each connection."""
-        return self._client(place, self._login, TIMEOUT, self._url.db, must_be_master=not self._even_replica)
+        return self._client(
+            place, self._login, TIMEOUT, self._url.db, within=_ANSWER * TIMEOUT, must_be_master=not self._even_replica
+        )
 
     def find(self) -> Place:
         """The master's place. Raises StoreUnavailable with the last reason there was."""
@@ -300,38 +308,33 @@ class MasterFinder:
         return place
 
     def _client(
-        self, place: Place, login: Login, seconds: float, db: int = 0, *, must_be_master: bool = False
+        self,
+        place: Place,
+        login: Login,
+        seconds: float,
+        db: int = 0,
+        *,
+        within: float | None = None,
+        must_be_master: bool = False,
     ) -> redis.Redis:
         options: dict[str, Any] = {
+            "within": within or seconds,
             "db": db, "username": login.user or None, "password": login.password or None,
             "socket_timeout": seconds, "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
             "redis_connect_func": partial(_greet, login=login, must_be_master=must_be_master), **_SAYS_NOTHING,
         }  # fmt: skip
         if self._url.path:
-            options |= {"connection_class": redis.UnixDomainSocketConnection, "path": self._url.path}
+            options |= {"connection_class": UnixConnection, "path": self._url.path}
         else:
             options |= {"host": place[0], "port": place[1], "socket_connect_timeout": seconds}
-            if self._tls is not None:
-                options |= {"connection_class": partial(_TlsConnection, self._tls)}
+            options |= (
+                {"connection_class": TlsConnection, "context": self._tls}
+                if self._tls is not None
+                else {"connection_class": TcpConnection}
+            )
         client = redis.Redis(connection_pool=redis.ConnectionPool(**options))
         client.response_callbacks.clear()  # replies as they were sent: each caller knows its command
         return client
-
-
-class _TlsConnection(redis.Connection):
-    """TLS that trusts only whom the settings name: redis-py's own trusts the system's authorities as well."""
-
-    def __init__(self, context: ssl.SSLContext, **options: Any) -> None:
-        self._context = context
-        super().__init__(**options)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-
-    def _connect(self) -> ssl.SSLSocket:
-        connection = super()._connect()  # type: ignore[no-untyped-call]  # as above
-        try:
-            return self._context.wrap_socket(connection, server_hostname=self.host)
-        except BaseException:
-            connection.close()
-            raise
 
 
 def tls_context(files: TlsFiles) -> ssl.SSLContext:

@@ -12,7 +12,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 
 from pbs_policy.address import AddressError, ClientAddress, Network, Target, networks_of
-from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
+from pbs_policy.store.bulk import BATCH, escape_glob, next_cursor, scan_command
 from pbs_policy.store.connect import StoreUnavailable
 from pbs_policy.store.question import Answer, Command, Question
 from pbs_policy.table.keys import EVERYBODY, NO_END, Keys
@@ -320,13 +320,13 @@ class LoginTable:
 
     def _scan(self, prefix: bytes, progress: Progress) -> Iterator[list[bytes]]:
         """The keys that begin with `prefix`, a batch at a time."""
-        cursor = b"0"
-        while True:
-            ((cursor, keys),) = self.redis.ask([scan_command(cursor, escape_glob(prefix) + b"*", BATCH)])
+        cursor: bytes | None = b"0"
+        cursors: set[bytes] = set()
+        while cursor is not None:
+            ((at, keys),) = self.redis.ask([scan_command(cursor, escape_glob(prefix) + b"*", BATCH)])
             progress(BATCH)
             yield keys
-            if cursor == b"0":
-                return
+            cursor = next_cursor(at, cursors)
 
     def _delete(self, keys: list[bytes]) -> int:
         return cast("int", self.redis.ask([(b"DEL", *keys)])[0]) if keys else 0
