@@ -70,7 +70,7 @@ def test_permit_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis
 @pytest.mark.parametrize("name", HOSTILE)
 def test_doctor_offers_a_line_that_deletes_that_key_alone(redis: Redis, name: str) -> None:
     redis.set(f"pbs:login:{ADDRESS},{name}", "1700000000 pop3")
-    (found,) = store.check_ends(client_on(redis), load(Path("/dev/null"))[0])
+    found, _ = store.check_ends(client_on(redis), load(Path("/dev/null"))[0])
     assert words(found.mend.rpartition(": redis-cli")[2]) == ["DEL", f"pbs:login:{ADDRESS},{name}"]
 
 

@@ -102,6 +102,7 @@ CHECKS = {
     "store.exposure": "no stranger can write to Redis",
     "store.clock": "Redis' clock and ours agree",
     "store.ends": "each key has an end",
+    "store.types": "the service can read each deny",
     "store.denies": "each deny in Redis is registered, as version 0.1.0 did not do it",
     "service.answers": "the service answers on every listener, asked as Postfix asks",
     "service.version": "each running process of the service is of the version of this command",

@@ -7,7 +7,7 @@ and then less is looked at. Only `check_write` writes: one key, for a second, th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from pbs_policy.store.connect import StoreRefused, StoreUnavailable
 from pbs_policy.store.persistence import APPEND, what_a_crash_forgets
 from pbs_policy.store.question import Command
 from pbs_policy.store.replies import missing_right
-from pbs_policy.table.keys import NO_END, Keys
+from pbs_policy.table.keys import GONE, NO_END, Keys
 from pbs_policy.table.login_table import LoginTable
 
 if TYPE_CHECKING:
@@ -226,21 +226,50 @@ def _lack(said: str, settings: Settings) -> str:
 
 
 def check_ends(redis: RedisClient, settings: Settings) -> Iterator[Finding]:
-    """Keys of ours without an end, in a sample: somebody else wrote them, and the service honours none of them."""
+    """Keys of ours without an end, in a sample, which somebody else wrote: the service honours denies of them, and
+    no login or permit. And keys of denies that it cannot read."""
+    known = Keys(settings.key_prefix)
     try:
         keys = _sample(redis, settings.key_prefix)
         ends = redis.ask([(b"PTTL", key) for key in keys])
+        denying = [key for key in keys if key.startswith(known.denying)]
+        values = redis.ask([(b"MGET", *denying), *[(b"PTTL", key) for key in denying]]) if denying else [()]
     except StoreUnavailable as error:
-        yield not_looked_at("store.ends", f"SCAN: {printable(str(error), 100)}")
+        for check in ("store.ends", "store.types"):
+            yield not_looked_at(check, f"SCAN: {printable(str(error), 100)}")
         return
     endless = [key for key, left in zip(keys, ends, strict=True) if left == NO_END]
-    if endless:
-        first = endless[0].decode("utf-8", "replace")
-        seen = f"{len(endless)} of {len(keys)} keys have no end, {printable(first)} is one: they are not honoured"
-        delete = command_line("redis-cli", "DEL", about=first)
-        yield warning("store.ends", seen, "", f"find out who writes without EX, and: {delete}")
+    holding = [key for key in endless if key.startswith(known.denying)]
+    others = [key for key in endless if key not in set(holding)]
+    others.sort(key=lambda key: not key.startswith((known.login_prefix, known.permit_prefix)))
+    besides = f"; {len(holding)} of denies have none, {_shown(holding)}: these hold" if holding else ""
+    if others:
+        seen = f"{len(others)} of {len(keys)} keys have no end, {_shown(others)}: no such login or permit is honoured"
+        delete = command_line("redis-cli", "DEL", about=_text(others[0]))
+        yield warning("store.ends", seen + besides, "", f"find out who writes without EX, and: {delete}")
     else:
-        yield good("store.ends", f"each of {len(keys)} keys has an end")
+        yield good("store.ends", f"each of {len(keys) - len(holding)} keys has an end{besides}")
+    yield _check_types(denying, *values)
+
+
+def _check_types(keys: Sequence[bytes], values: Sequence[bytes | None], *left: int) -> Finding:
+    """Of a key of another type MGET says None, as of one that is not there: the service sees no deny."""
+    wrong_type = [
+        key for key, value, milliseconds in zip(keys, values, left, strict=True)
+        if value is None and milliseconds != GONE
+    ]  # fmt: skip
+    if not wrong_type:
+        return good("store.types", f"each of {len(keys)} keys of denies is a string")
+    seen = f"{len(wrong_type)} of {len(keys)} keys of denies are no string, {_shown(wrong_type)}: they deny nobody"
+    return wrong("store.types", seen, "", "find out who writes them, and then pbs-policy revoke WHO --deny TIME")
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
+
+
+def _shown(keys: Sequence[bytes]) -> str:
+    return f"{printable(_text(keys[0]))} is one"
 
 
 def _sample(redis: RedisClient, prefix: str) -> list[bytes]:

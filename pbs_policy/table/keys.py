@@ -17,7 +17,8 @@
     watching                           while somebody watches; events is the channel they listen to (`events`)
 
 Users and domains are folded to lower case in key names, ASCII only. Every key has an end; of a login or permit
-without one nothing is honoured. The values are described in `records`.
+without one nothing is honoured, a deny without one holds. Logins, permits, denies and what they are found by are
+strings: a key of another type is as if it were not there. The values are described in `records`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class Keys:
         self.deny_networks = self.prefix + b"networks:deny"
         self.auto_deny_networks = self.prefix + b"networks:auto-deny"
         self.user_denies = self.prefix + b"users:deny"
+        self.denying = (
+            self.deny_prefix, self.deny_user_prefix, self.auto_deny_prefix, self.deny_networks,
+            self.auto_deny_networks, self.user_denies,
+        )  # fmt: skip
         self.stats_prefix = self.prefix + b"stats:"
         self.service_prefix = self.prefix + b"service:"
         self.watching = self.prefix + b"watching"

@@ -201,6 +201,31 @@ def test_keys_without_an_end_are_counted(redis: Redis) -> None:
     assert found["store.ends"].mend.endswith("redis-cli DEL pbs:login:192.0.2.8")
 
 
+def test_denies_without_an_end_are_honoured_and_no_fault(redis: Redis) -> None:
+    for key in ("deny:192.0.2.7", "deny:all", "deny-user:alice@example.com", "auto-deny:192.0.2.7", "networks:deny"):
+        redis.set(f"pbs:{key}", "by hand")
+    ends = next(store.check_ends(client_on(redis), SETTINGS))
+    assert ends.level == "good"
+    assert "5 of denies have none, pbs:" in ends.seen
+    redis.set("pbs:permit:192.0.2.8", "{}")
+    redis.set("pbs:use:20260101", "{}")
+    found = faults(store.check_ends(client_on(redis), SETTINGS))["store.ends"]
+    assert found.seen.startswith("2 of 7 keys have no end, pbs:permit:192.0.2.8 is one: no such login or permit")
+    assert found.mend.endswith("redis-cli DEL pbs:permit:192.0.2.8")
+
+
+@pytest.mark.parametrize(
+    "key", ["deny:192.0.2.7", "deny-user:alice", "auto-deny:192.0.2.7", "networks:deny", "users:deny"]
+)
+def test_a_key_of_a_deny_that_is_no_string_is_named(redis: Redis, key: str) -> None:
+    redis.set("pbs:deny:192.0.2.8", "spam", ex=60)
+    assert faults(store.check_ends(client_on(redis), SETTINGS)) == {}
+    redis.hset(f"pbs:{key}", "written", "by hand")
+    redis.expire(f"pbs:{key}", 60)
+    found = faults(store.check_ends(client_on(redis), SETTINGS))["store.types"]
+    assert (found.level, f"1 of 2 keys of denies are no string, pbs:{key} is one" in found.seen) == ("wrong", True)
+
+
 def test_other_programs_keys_are_not_gone_through_to_the_end(own_redis: OwnRedis) -> None:
     redis = client_of(own_redis())
     pipeline = redis.pipeline()
