@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import posix
 import signal
 import subprocess
 import sys
@@ -201,3 +202,35 @@ def test_the_session_finds_the_alarm_clock_as_it_was(
         Path(working[2]).write_text("redis_url = nonsense\n")
     result = run(["/bin/sh", "-c", f'{before} exec "$@"', "sh", *working], (sys.executable, "-c", TIMER))
     assert result.stdout.decode() == f"0.0 0.0 {disposition}\n"
+
+
+def test_a_blocked_alarm_goes_off_and_the_session_finds_it_blocked(working: list[str], tmp_path: Path) -> None:
+    """Signals that are blocked stay so in the programs that are started."""
+    posix.mkfifo(tmp_path / "endless.conf")
+    working[2] = str(tmp_path / "endless.conf")
+    shown = "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, ()) == {signal.SIGALRM})"
+    block = "signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGALRM})"
+    start = f"import os, signal, sys; {block}; os.execv(sys.argv[1], sys.argv[1:])"
+    result = run([sys.executable, "-c", start, *working], (sys.executable, "-c", shown))
+    assert result.stdout == b"True\n"
+    assert b"this login is not recorded: no end within" in result.stderr
+
+
+def test_an_alarm_that_waits_already_ends_nothing(working: list[str]) -> None:
+    wait = "signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGALRM}); signal.raise_signal(signal.SIGALRM)"
+    start = f"import os, signal, sys; {wait}; os.execv(sys.argv[1], sys.argv[1:])"
+    result = run([sys.executable, "-c", start, *working])
+    assert went_on(result, ALICE)
+    assert result.stderr == b""
+
+
+def test_a_module_that_cannot_be_read_in_time_delays_a_login_by_half_a_second_at_most(working: list[str]) -> None:
+    """A pipe stands for a network file system whose server is gone."""
+    module = Path(working[0]).with_name(MODULE.name)
+    module.unlink()
+    posix.mkfifo(module)
+    started = time.monotonic()
+    result = run(working, (sys.executable, "-c", TIMER))
+    assert time.monotonic() - started < LONGEST_LOGIN
+    assert result.stdout.decode() == "0.0 0.0 SIG_DFL\n"
+    assert b"this login is not recorded: TimeoutError('its module is not loaded within 0.4 s')" in result.stderr
