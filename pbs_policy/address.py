@@ -23,6 +23,7 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import NamedTuple
+from unicodedata import normalize
 
 Network = IPv4Network | IPv6Network
 
@@ -52,8 +53,10 @@ _NEVER_PERMITTED: tuple[tuple[Network, str], ...] = (
 _SUSPECT_V4 = frozenset((0, 127, 169, *range(224, 256)))
 _SUSPECT_V6 = frozenset((0x00, 0xFE, 0xFF))
 
-# Digits and dots alone, or colons among hexadecimal digits: nobody's name, but a mistyped address.
-_is_like_address = re.compile(r"[0-9]+\.[0-9.]*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(%.*)?").fullmatch
+# Nobody's name, but a mistyped address: also a list, a range, a wildcard, one with a port, and one in brackets.
+_is_like_address = re.compile(
+    r"[0-9]+\.[0-9.*,;:?\[\]-]*|[0-9]+\.[0-9]+\..*|\[.*|[0-9A-Fa-f.]*:[0-9A-Fa-f:.,;*?\[\]-]*(%.*)?", re.DOTALL
+).fullmatch
 
 
 class AddressError(ValueError):
@@ -219,8 +222,9 @@ def _excluding(network: Network, exclusions: Iterable[tuple[Network, str]]) -> s
 
 def looks_like_address(text: str) -> bool:
     """Whether `text` must be an address or network, right or wrong, and is nobody's name."""
-    # A slash belongs to a network, unless an "@" says that this is a mail address.
-    return bool(_is_like_address(text)) or ("/" in text and "@" not in text)
+    # A slash belongs to a network, unless an "@" says that this is a mail address. Other digits and dots than ASCII's
+    # look alike, so they count as those.
+    return "@" not in text and bool("/" in text or _is_like_address(normalize("NFKC", text)))
 
 
 def parse_network(text: str) -> Network:

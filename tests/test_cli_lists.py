@@ -133,7 +133,7 @@ def test_a_name_that_does_not_print_is_shown_safely_in_each_format(pbs: Pbs, tab
     """Whoever chooses a user name must not write to an administrator's terminal, nor a line of his own."""
     login(table, "192.0.2.7", UNPRINTABLE)
     redis.set(b"pbs:login:\x1b]0;x\x07\t198.51.100.7", str(DAYS_AGO), ex=LEFT)
-    for arguments in (["list"], ["list", "-o", "tsv"], ["list", "-o", "jsonl"], ["show", UNPRINTABLE]):
+    for arguments in (["list"], ["list", "-o", "tsv"], ["list", "-o", "jsonl"], ["show", f"user:{UNPRINTABLE}"]):
         result = pbs(*arguments)
         assert (result.status, result.err) == (0, "")
         assert all(letter.isprintable() or letter in "\t\n" for letter in result.out)
@@ -261,7 +261,9 @@ def test_show_an_address_a_network_or_a_user(pbs: Pbs, table: LoginTable) -> Non
     assert shown("scanner@example.com") == [*around, ("192.0.2.9", "scanner@example.com")]
 
 
-@pytest.mark.parametrize("who", ["192.0.2.7", "192.0.2.0/28", "2001:db8::/32", "alice@example.com", "*", "jos\udce9"])
+@pytest.mark.parametrize(
+    "who", ["192.0.2.7", "192.0.2.0/28", "2001:db8::/32", "alice@example.com", "user:*", "user:jos\udce9"]
+)
 def test_show_where_there_is_nothing(pbs: Pbs, table: LoginTable, who: str) -> None:
     login(table, "192.0.2.70", "bob@example.com")
     assert pbs("show", who) == Result(1, "", "")

@@ -191,7 +191,7 @@ def test_a_permit_of_what_the_file_of_denies_has_names_its_line(pbs: Pbs, tmp_pa
 # --- everybody
 
 
-@pytest.mark.parametrize("name", ["all", "ALL", " all "])
+@pytest.mark.parametrize("name", ["all", "ALL", " all ", "Everybody"])
 @pytest.mark.parametrize("command", [["revoke"], ["revoke", "--deny", "10m"], ["allow"], ["permit"]])
 def test_everybody_is_meant_by_the_option_alone(pbs: Pbs, redis: Redis, command: list[str], name: str) -> None:
     text = "not an IP address" if command == ["permit"] else "for everybody it is --all"
@@ -354,16 +354,35 @@ def test_an_argument_that_is_nobody_is_an_error(pbs: Pbs, redis: Redis, command:
     assert redis.keys() == []
 
 
-@pytest.mark.parametrize("who", ["alice", "a/b@example.com", "49301234567", "bob.cafe", "jos\udce9", "a\x1b[31m\nb"])
+@pytest.mark.parametrize(
+    "who", ["alice", "a/b@example.com", "49301234567", "bob.cafe", "o'brien@example.com", "josé",
+          "user:john doe", "user:jos\udce9", "user:a\x1b[31m\nb", "user:192.0.2.8", "user:all"],
+)  # fmt: skip
 def test_a_user_of_any_name_is_one(pbs: Pbs, table: LoginTable, who: str) -> None:
-    login(table, "192.0.2.7", who)
+    login(table, "192.0.2.7", who.removeprefix("user:"))
     result = pbs("revoke", who, "--deny", "1h")
     assert result.status == 0
     assert "revoked: 192.0.2.7 for " in result.out
     assert all(letter.isprintable() or letter == "\n" for letter in result.out)
-    login(table, "192.0.2.7", who)
+    login(table, "192.0.2.7", who.removeprefix("user:"))
     assert reason(table, "192.0.2.7") == "denied_user"
     assert pbs("allow", who).status == 0
+
+
+@pytest.mark.parametrize("command", [["revoke"], ["revoke", "--deny", "1h"], ["allow"], ["show"]])
+def test_what_is_neither_address_nor_user_is_refused(pbs: Pbs, redis: Redis, command: list[str]) -> None:
+    """A deny of a user of such a name would hold for nobody, and the address would still relay."""
+    mistyped = [
+        "192.0.2.7;", "192.0.2.7,192.0.2.8", "192.0.2.7 192.0.2.8", "192.0.2.*", "192.0.2.0-192.0.2.255",
+        "192.0.2.7:25", "192.0.2.7\u00a0", "192.0.2.x", "1\uff19\uff12.0.2.7", "[2001:db8::1]", "2001:db8::g",
+        "2001:db8::1\u200b", "<alice@example.com>", '"alice"@example.com', "'alice'", "alice@example.com ", "alice@",
+        "a@b@c",
+        "bob,carol", "alice@example.com\t", "*", "user:", "user: ", "a*@example.com", "everyone",
+    ]  # fmt: skip
+    for who in mistyped:
+        result = pbs(*command, who)
+        assert is_one_error(result, 64, ""), (who, result)
+    assert redis.keys() == []
 
 
 @pytest.mark.parametrize(

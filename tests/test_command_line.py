@@ -19,6 +19,7 @@ from pbs_policy.postfix.protocol import as_request
 from pbs_policy.postfix.query import serialise_request
 from pbs_policy.settings import load
 from pbs_policy.table.records import Record
+from pbs_policy.table.users import parse_user_name
 from tests.stores import client_on, table_on, write_login
 
 ADDRESS = "192.0.2.7"
@@ -54,7 +55,7 @@ def test_check_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis,
     client = load(Path("/dev/null"))[0].addresses.parse(ADDRESS)
     request = as_request(serialise_request({"client_address": ADDRESS, "sender": "bob@example.net"}))
     change = next(row.change for row in explain(table, Rules(), client, request).rows if row.rule == "user denies")
-    assert words(change.strip("`"))[-1] == name.lower()
+    assert parse_user_name(words(change.strip("`"))[-1]) == name.lower()
     assert words(change.strip("`"))[:2] == ["pbs-policy", "allow"]
 
 
@@ -64,7 +65,7 @@ def test_permit_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis
     table.deny_user(table.name(name), "", 60)
     target = load(Path("/dev/null"))[0].addresses.parse_target(ADDRESS)
     (said,) = _denies_against(table, None, target, name)
-    assert words(said.partition(" is denied: ")[2])[-1] == name
+    assert parse_user_name(words(said.partition(" is denied: ")[2])[-1]) == name
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -126,6 +126,8 @@ def test_what_is_listed_twice_is_denied_for_the_first_reason(denies_of: DeniesOf
 
 def test_every_fault_is_named_with_its_line(denies_of: DeniesOf) -> None:
     hint = "expected an address, a network or a user, then a reason"
+    no_user = "expected an address, a network or a user such as alice@example.com"
+    no_user += "; if it is a user's name, put user: before it"
     text = b"""\
 192.0.2.7 fine
 192.0.2.777 a typing error
@@ -147,10 +149,23 @@ bob \xff
         f"6: '!bob': {hint}; nothing is excepted (!)",
         f"7: 'if': {hint}; there are no conditions",
         "8: '@example.com': a whole domain cannot be denied: deny its users, or their addresses",
-        f"9: 'bob,carol': {hint}, without quotes or commas",
-        f"10: '\"john': {hint}, without quotes or commas",
+        f"9: 'bob,carol': {no_user}",
+        f"10: '\"john': {no_user}",
         "11: expected UTF-8 text without control characters",
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["192.0.2.8\u00a0spam", "[2001:db8::1]", "192.0.2.10-192.0.2.20", "192.0.2.*", "192.0.2.7;", "ALL", "Everybody"],
+)
+def test_a_mistyped_address_is_nobodys_name(denies_of: DeniesOf, name: str) -> None:
+    (fault,) = faults_of(denies_of, f"{name} x")
+    assert fault.startswith("1: ")
+
+
+def test_an_odd_name_is_a_users_where_the_line_says_so(denies_of: DeniesOf) -> None:
+    assert denies_of("user:All@x x\nuser:all x").of_users([b"all@x", b"all"]) == {b"all@x", b"all"}
 
 
 def test_a_network_narrower_than_ipv6_prefix_is_a_fault(denies_of: DeniesOf) -> None:

@@ -134,14 +134,15 @@ def _denies_against(table: LoginTable, of_file: Denies | None, target: Target, u
     from pbs_policy.command_line import command_line
     from pbs_policy.log import printable
     from pbs_policy.table.keys import EVERYBODY
+    from pbs_policy.table.users import write_user_name
 
     names = [target.text] if table.is_denied(target) else []
     for each in [*names, *table.denied_around(target)]:
         allow = "pbs-policy allow --all" if each == EVERYBODY else command_line("pbs-policy", "allow", about=each)
         yield f"{_denied_name(each)} is denied: {allow}"
     name = table.name(user) if user else b""
-    if name and table.is_user_denied(name):
-        yield f"{printable(user or '')} is denied: {command_line('pbs-policy', 'allow', about=user or '')}"
+    if user and name and table.is_user_denied(name):
+        yield f"{printable(user)} is denied: {command_line('pbs-policy', 'allow', about=write_user_name(user))}"
     if of_file:
         for line in (of_file.of_target(target), of_file.of_user(name) if name else None):
             if line:

@@ -21,13 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pbs_policy.address import ClientAddress, ClientAddresses, Target, looks_like_address, networks_of
+from pbs_policy.address import ClientAddress, ClientAddresses, Target, networks_of
 from pbs_policy.changing_file import ChangingFile, raise_faults
 from pbs_policy.decision.sender import is_text
 from pbs_policy.log import printable
 from pbs_policy.postfix.main_cf import logical_lines
 from pbs_policy.table.networks import Lengths
-from pbs_policy.table.users import complete_user
+from pbs_policy.table.users import complete_user, parse_user_name
 
 _NO_USERS = {
     "all": "; everybody is 0.0.0.0/0 and, on a line of its own, ::/0",
@@ -103,18 +103,15 @@ class Denies(ChangingFile[_Content]):
         yield from content.users.values()
 
 
-def _is_user(name: str) -> bool:
-    """Whether a line is about a user. Raises ValueError for what names neither a user nor an address or network."""
-    if looks_like_address(name):
-        return False
+def _parse_user(name: str) -> str | None:
+    """The user whom a line is about; None for an address or network. Raises ValueError for what is neither."""
     hint = "expected an address, a network or a user, then a reason"
-    if name in _NO_USERS or name.startswith("!"):
-        raise ValueError(f"{printable(name)!r}: {hint}{_NO_USERS.get(name, '; nothing is excepted (!)')}")
-    if name.startswith("@"):
+    if name.lower() in _NO_USERS or name.startswith("!"):
+        raise ValueError(f"{printable(name)!r}: {hint}{_NO_USERS.get(name.lower(), '; nothing is excepted (!)')}")
+    user = name if name.startswith("@") else parse_user_name(name)
+    if user and user.startswith("@"):
         raise ValueError(f"{printable(name)!r}: a whole domain cannot be denied: deny its users, or their addresses")
-    if any(letter in name for letter in ',<>"'):
-        raise ValueError(f"{printable(name)!r}: {hint}, without quotes or commas")
-    return True
+    return user
 
 
 def _parse(data: bytes, file: str, addresses: ClientAddresses, user_domain: str) -> _Content:
@@ -130,8 +127,9 @@ def _parse(data: bytes, file: str, addresses: ClientAddresses, user_domain: str)
                 raise ValueError("expected UTF-8 text without control characters")
             name, _, reason = line.replace(b"\t", b" ").partition(b" ")
             text, why = name.decode(), printable(reason.decode().strip())
-            if _is_user(text):
-                user = complete_user(name, user_domain)
+            named = _parse_user(text)
+            if named is not None:
+                user = complete_user(named.encode(), user_domain)
                 users.setdefault(user, FileDeny("user", user.decode(), why, place))
                 continue
             target = addresses.parse_target(text)

@@ -31,7 +31,7 @@ from pbs_policy.store.question import carry_out
 from pbs_policy.table.keys import EVERYBODY, GONE, NO_END
 from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit, Record
-from pbs_policy.table.users import domain_of, names_of_user
+from pbs_policy.table.users import domain_of, names_of_user, write_user_name
 
 MOST_OTHERS = 10
 """Users behind an address who are named; of the rest their number."""
@@ -348,6 +348,7 @@ class _Words:
             names = dict.fromkeys(name for name, _, _ in asked)
             return _row(step, f"none against {', '.join(names)}" if names else "no user to deny")
         everybody = self._table.keys.deny_everybody
+        named = write_user_name if step.rule == "user denies" else str
         found = [(name, key, value) for name, key, value in asked if value is not None]
         left = self._read_left([key for _, key, _ in found])
         said = [
@@ -356,7 +357,7 @@ class _Words:
             for name, key, value in found
         ]
         allowed = dict.fromkeys(
-            "pbs-policy allow --all" if key == everybody else command_line("pbs-policy", "allow", about=name)
+            "pbs-policy allow --all" if key == everybody else command_line("pbs-policy", "allow", about=named(name))
             for name, key, _ in found
         )
         said += map(_file_deny_text, of_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pbs_policy.address import AddressError, Target
+from pbs_policy.table.users import LITERAL, parse_user_name
 
 WIDEST_PERMIT = {4: 16, 6: 32}
 """Bits of the widest network that may be permitted. IPv4 /16 is about the largest that one organisation has to
@@ -36,9 +37,13 @@ def parse_text(text: str) -> str:
 
 def parse_user(text: str) -> str:
     """Whom a permit is for. A name that begins with "@" would pass for everybody of that domain."""
-    if not parse_text(text) or text.startswith("@") or any(letter in ' ,/<>"' for letter in text):
-        raise ValueError("expected a user such as scanner@example.com")
-    return text
+    try:
+        user = parse_user_name(parse_text(text))
+    except AddressError:
+        user = None
+    if not user or user.startswith("@"):
+        raise ValueError(f"expected a user such as scanner@example.com, or {LITERAL} before any other name")
+    return user
 
 
 def parse_sender(text: str) -> str:
