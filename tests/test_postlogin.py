@@ -639,7 +639,10 @@ def test_a_full_log_pipe_delays_a_login_by_half_a_second_at_most(
     environment = ALICE | extra
     with full_pipe() as (_, begin):
         started = time.monotonic()
-        result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=begin, check=True)
+        # A script that waits for the pipe waits for ever: then this is a failure, and not a test that hangs.
+        result = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=begin, check=True, timeout=2 * LONGEST_LOGIN
+        )
         assert time.monotonic() - started < LONGEST_LOGIN
     assert result.stdout.decode() == "0.0 0.0 SIG_DFL\n0\n"
 
