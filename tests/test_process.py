@@ -42,6 +42,40 @@ def test_a_fault_that_nobody_waits_for_is_one_line_of_the_log(
     assert "Traceback" not in service.log()
 
 
+# The same for what libraries say: by their loggers, by warnings, and in a record that is broken.
+_SAYS = r"""
+import asyncio, logging, threading, warnings
+wait = asyncio.Event.wait
+async def wait_and_say(event):
+    try:
+        raise ValueError("three\nlines")
+    except ValueError:
+        logging.getLogger("asyncio").exception("two\nlines \x1b[2J of %s", "a peer")
+    logging.getLogger("redis.client").warning("%d", "no number")
+    logging.getLogger("redis.client").info("of no interest")
+    warnings.warn("an old name", DeprecationWarning)
+    warnings.warn("unclosed <socket>", UserWarning)
+    threading.Thread(target=logging.getLogger("redis.client").warning, args=("from a thread",)).start()
+    return await wait(event)
+asyncio.Event.wait = wait_and_say
+"""
+
+
+def test_what_libraries_log_is_a_printable_line_of_the_log_each(
+    start_service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_SAYS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    service = start_service()
+    assert service.waits_to_log("warning: redis.client: from a thread")
+    log = service.log()
+    assert r"error: asyncio: two lines ?[2J of a peer: ValueError('three\nlines')" in log
+    assert "warning: redis.client: '%d' (TypeError(" in log
+    assert "UserWarning: unclosed <socket>" in log
+    assert "of no interest" not in log
+    assert all(line.startswith(("info: ", "warning: ", "error: ")) for line in log.splitlines()), log
+
+
 def test_a_signal_that_comes_with_readiness_ends_it_in_order() -> None:
     with tempfile.TemporaryDirectory(prefix="pbs-") as directory:
         path = Path(directory) / "policy"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import resource
 import signal
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +39,9 @@ _WRITE_TIME = 0.6
 
 _OWN_DESCRIPTORS = 64
 """Descriptors that are not Postfix': listeners, Redis and its Sentinels, name servers, files; under 30 in all."""
+
+_LONGEST_LIBRARY_LINE = 1000
+"""Characters of what a library logs: it may quote what a peer or Redis sent."""
 
 
 class Process:
@@ -70,6 +76,8 @@ class Process:
             loop.add_signal_handler(signal_number, stopping.set)
         self._log.write_soon(loop.call_soon)
         loop.set_exception_handler(partial(_say_fault, self._log))
+        logging.getLogger().addHandler(_LibraryLines(self._log, loop))
+        logging.captureWarnings(capture=True)
         service, configuration = self._service, self._service.configuration
         settings = configuration.settings
         keys = Keys(settings.key_prefix)
@@ -152,6 +160,32 @@ def _say_fault(log: Log, _: asyncio.AbstractEventLoop, context: dict[str, Any]) 
     frames = traceback.extract_tb(error.__traceback__) if error else ()
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     log.error(f"event loop: {printable(context['message'] + (f': {error!r}' if error else ''))}{place}")
+
+
+class _LibraryLines(logging.Handler):
+    """Hands what libraries log or warn of to our log, one line each. Python would write it to standard error as it
+    is: of several lines, in no form of ours, and waiting for a full pipe."""
+
+    def __init__(self, log: Log, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._loop = loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record as a line. A traceback is left out, but for its error."""
+        try:
+            text = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - a library's record whose arguments do not fit its text
+            text = f"{record.msg!r} ({error!r})"
+        if record.exc_info and record.exc_info[1]:
+            text += f": {record.exc_info[1]!r}"
+        say = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        line = f"{printable(record.name)}: {printable(' '.join(text.split()), _LONGEST_LIBRARY_LINE)}"
+        if threading.current_thread() is threading.main_thread():
+            say(line)
+        else:  # our log belongs to the loop's thread; a loop that is closed has no use for the line
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(say, line)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
