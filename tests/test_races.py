@@ -319,6 +319,7 @@ def test_root_installs_nothing_behind_a_link_where_everybody_may_put_one(
 
 @pytest.mark.parametrize("option", ["--lib-dir", "--settings", "--dovecot-config", "--record-dir", "--root"])
 def test_install_hook_as_root_goes_behind_no_link_of_another_user(lure: Path, option: str) -> None:
+    need("dovecot")
     base = lure.parent.parent
     (base / "secret/dovecot.conf").write_text("protocols = pop3\n")
     (base / "dovecot").mkdir()
