@@ -28,6 +28,7 @@ from pbs_policy.service.sockets import open_listeners, remove_paths
 from pbs_policy.settings import load
 from pbs_policy.settings.sources import SettingsError
 from pbs_policy.trust import Untrusted
+from tests.conftest import need
 
 PYTHON = Path("/usr/bin/python3")
 pytestmark = [
