@@ -784,6 +784,20 @@ def test_a_denied_user_without_a_domain_could_be_of_any_where_user_domain_is_not
     assert ask(table, known, sender="alice@example.com") == ("OK", "login")
 
 
+@pytest.mark.parametrize("user", ["alice@example.com.", "alice+x@example.com", "alice+x@example.com."])
+def test_a_denied_user_is_denied_under_the_other_names_of_a_login(
+    table: LoginTable, log_in: Callable[..., None], user: str
+) -> None:
+    log_in(user)
+    rules = Rules(SenderRules(recipient_delimiter="+"))
+    assert ask(table, rules, sender=BOB) == ("OK", "login")
+    table.deny_user(b"alice@example.com", "spam", 60)
+    assert ask(table, rules, sender=BOB) == ("DUNNO", "denied_user")
+    table.allow_user(b"alice@example.com")
+    table.deny_user(b"alice", "spam", 60)
+    assert ask(table, rules, sender=BOB) == ("DUNNO", "denied_user")
+
+
 def test_the_mark_of_denied_users_lasts_as_long_as_the_longest_of_their_denies(
     table: LoginTable, redis: Redis
 ) -> None:

@@ -431,7 +431,7 @@ def test_denies_are_told_with_their_reason_and_the_time_left(redis: Redis) -> No
     log_in(table, ALICE)
     explanation = explain(table, Rules(), CLIENT, request_of())
     assert step_of(explanation, "denies").saw == "none against 192.0.2.7, all"
-    assert step_of(explanation, "user denies").saw == f"none against {ALICE}"
+    assert step_of(explanation, "user denies").saw == f"none against alice, {ALICE}"
     table.deny_user(ALICE.encode(), "stolen password", LEFT)
     rule, saw, change = refusal(table, Rules())
     assert (rule, change) == ("user denies", f"`pbs-policy allow {ALICE}`")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.case import Case
+from pbs_policy.decision.sender import denied_names
 from pbs_policy.store.question import Procedure, Question
 from pbs_policy.table.keys import GONE
 from pbs_policy.table.networks import parse_lengths
@@ -44,8 +45,7 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
         own = [*own, *(name.partition(b"@")[0] for name in own)]
     users = [*own, *mapped]
     for each in standing:
-        if each.user and each.user not in users:
-            users.append(each.user)
+        users += [name for name in denied_names(each.user, case.rules.senders) if name not in users]
     asked = [
         keys.deny_networks, keys.auto_deny_networks, keys.user_denies, keys.deny(case.client),
         keys.auto_deny(case.client), keys.deny_everybody, *map(keys.deny_user, users),
@@ -68,6 +68,9 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
     denied = {user for user, value in zip(users, values[first_user:last_user], strict=True) if value is not None}
     if case.denies is not None:
         denied |= case.denies.of_users(users)
+    for each in standing:
+        if not denied.isdisjoint(denied_names(each.user, case.rules.senders)):
+            denied.add(each.user)
     is_any_denied = bool(denied) or values[2] is not None or (case.denies is not None and case.denies.has_users)
     is_address_denied = any(value is not None for value in (*values[3:first_user], *values[first_other:]))
     is_sender_denied = _is_sender_denied(own, mapped, denied)

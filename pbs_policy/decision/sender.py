@@ -120,6 +120,17 @@ def own_names(sender: bytes, rules: SenderRules) -> tuple[bytes, ...]:
     return (name, bare) if bare else (name,)
 
 
+def denied_names(user: bytes, rules: SenderRules) -> tuple[bytes, ...]:
+    """Under which names a deny of this user may stand. Dovecot may let alice@example.com log in as
+    `alice@example.com.` and `alice+x@example.com` too, and without user_domain a denied alice could be of any domain.
+    """
+    name = user.rstrip(b".") if b"@" in user else user
+    names = [user, name, _strip_extension(name, rules.recipient_delimiter) if b"@" in name else b""]
+    if not rules.user_domain:
+        names += [each.partition(b"@")[0] for each in names]
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
 def is_among(sender: bytes, senders: Sequence[str], rules: SenderRules) -> bool:
     """Whether a sender is one of `senders` (folded: user@domain, @domain), with or without its extension."""
     names = own_names(sender, rules)
