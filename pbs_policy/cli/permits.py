@@ -170,7 +170,8 @@ def revoke(
 
     Others who are logged in from the same address keep theirs when a USER is revoked. A new login permits again,
     unless it is denied: --deny comes first, and outranks every login and permit until it ends or `allow` ends it. A
-    deny that lasts longer already stays as it is, unless --replace is given.
+    deny that lasts longer already stays as it is, unless --replace is given. A user whose name has blanks or quotes
+    is written user:NAME.
 
     \b
     Example:

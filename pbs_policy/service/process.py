@@ -76,7 +76,8 @@ class Process:
             loop.add_signal_handler(signal_number, stopping.set)
         self._log.write_soon(loop.call_soon)
         loop.set_exception_handler(partial(_say_fault, self._log))
-        logging.getLogger().addHandler(_LibraryLines(self._log, loop))
+        libraries = _LibraryLines(self._log, loop)
+        logging.getLogger().addHandler(libraries)
         logging.captureWarnings(capture=True)
         service, configuration = self._service, self._service.configuration
         settings = configuration.settings
@@ -119,6 +120,7 @@ class Process:
         if self._metrics:
             await self._metrics.stop()
         await lookups.close()
+        logging.getLogger().removeHandler(libraries)
         self._log.write_now()
 
     async def _beat(self) -> None:
