@@ -105,7 +105,8 @@ class Clients:
         self.assert_recorded()
         assert service.ask(ALICE) == OK, service.log()
         assert service.ask(BOB) == DUNNO
-        assert self.check(ALICE).status == 0
+        checked = self.check(ALICE)
+        assert checked.status == 0, checked
         assert self.check(BOB).status == 1
         assert "error: " not in service.log()
         return service

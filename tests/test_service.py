@@ -256,6 +256,7 @@ def test_a_client_that_leaves_while_redis_is_mute_costs_its_neighbours_nothing(
         clients[3].socket.close()
         staying = [clients[number] for number in (1, 2, 4, 5)]
         assert [client.action().split()[0] for client in staying] == [DEFER] * 4
+    assert service.waits_to_log("error: ")  # the answers have a deadline of their own, which may be earlier
     resume(server)
     assert wait_until(lambda: service.ask(LOGGED_IN) == "OK")
     assert "Traceback" not in service.log()
