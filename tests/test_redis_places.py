@@ -4,9 +4,11 @@ the command line and the post-login script each have a client of Redis of their 
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +17,9 @@ from redis import Redis
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
+from pbs_policy.settings import load
+from pbs_policy.store.connect import connect_by
+from pbs_policy.store.in_time import TlsConnection
 from tests.certificates import Certificate, Certificates
 from tests.redis_clients import ALICE, Clients
 
@@ -80,6 +85,23 @@ def test_all_present_their_certificate_where_redis_asks_for_one(
         files = {"redis_tls_cert_file": str(certificates.client_in_one_file)}
     clients.point_at(redis.url, redis_tls_ca_file=str(certificates.authority), **files)
     clients.assert_all_are_served()
+
+
+def test_the_tickets_of_a_tls_session_are_not_taken_for_an_answer_that_nobody_asked_for(
+    tls_redis: Callable[..., TlsRedis], certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = TlsConnection.can_read
+
+    def when_they_are_here(connection: TlsConnection, timeout: float = 0) -> bool:
+        if connection._sock is not None:
+            select.select([connection._sock], [], [], 0.2)
+        return bool(at_once(connection, timeout))
+
+    monkeypatch.setattr(TlsConnection, "can_read", when_they_are_here)
+    overrides = [f"redis_url={tls_redis(certificates.server).url}", f"redis_tls_ca_file={certificates.authority}"]
+    settings, _ = load(Path("/dev/null"), overrides=overrides)
+    with connect_by(settings, even_replica=True) as redis:
+        assert redis.ask([(b"EXISTS", b"pbs:absent")]) == [0]
 
 
 @pytest.mark.usefixtures("either_loop")

@@ -375,10 +375,12 @@ def _greet(connection: Any, *, login: Login, must_be_master: bool) -> None:
         connection.on_connect()
     except (ResponseError, AuthenticationError) as error:
         raise StoreRefused(without_password(_said(error), log_in(login)[0] if login.password else (b"",))) from None
-    if must_be_master:
+    # Before its first reply a server's TLS sends tickets, which redis-py takes for data that nobody asked for.
+    if must_be_master or isinstance(connection, TlsConnection):
         connection.send_command(b"HELLO", b"2")
         with suppress(ResponseError):  # what is no Redis and yet speaks its protocol may not know the command
-            if is_replica(connection.read_response()):
+            hello = connection.read_response()
+            if must_be_master and is_replica(hello):
                 raise NotTheMaster(REPLICA)
 
 
