@@ -77,7 +77,8 @@ def test_an_address_that_may_relay_has_every_rule_on_a_line_of_its_own(check: Ch
         f"  user denies   pass       none against alice, {ALICE}\n"
         "  caps          pass       none\n"
         "  observe_only  pass       observe_only = no\n"
-        "  answer        pass       OK: Postfix accepts the recipient\n"
+        "  answer        pass       OK: the service permits it; other restrictions may still refuse it, "
+        "and `pbs-policy doctor` names them\n"
     )
 
 

@@ -433,7 +433,8 @@ def _observe_only(rules: Rules) -> Row:
 
 def _answer(decision: Decision) -> Row:
     if decision.action == OK:
-        return Row("answer", "pass", "OK: Postfix accepts the recipient")
+        saw = "OK: the service permits it; other restrictions may still refuse it, and `pbs-policy doctor` names them"
+        return Row("answer", "pass", saw)
     saw = f"{decision.action}: Postfix goes on to its next restriction, reject_unauth_destination"
     return Row("answer", "refuse", saw, reason=decision.reason)
 

@@ -26,6 +26,7 @@ from pbs_policy.doctor import (
     store,
     store_places,
     store_replicas,
+    strangers,
     trial,
     trusted,
     use,
@@ -63,7 +64,12 @@ CHECKS = {
     "postfix.mynetworks": "not everybody may relay anyway",
     "postfix.delay_reject": "nothing is refused before RCPT, where the service is asked",
     "postfix.login_mismatch": "clients without SMTP AUTH may send as your users",
+    "postfix.client_names": "no list asks clients for the HELO name or PTR record of a mail server",
+    "postfix.verification": "no address is verified before a permitted client's mail is taken",
     "postfix.dns_list": "no DNS list refuses clients that may relay",
+    "postfix.policy_services": "no other policy service judges clients that may relay",
+    "postfix.postscreen": "postscreen sends no client away that may relay",
+    "postfix.filters": "no milter or content filter takes clients that may relay for strangers",
     "postfix.xclient": "nobody but proxies may say XCLIENT",
     "postfix.proxy_port": "no port takes the PROXY protocol from everywhere",
     "postfix.upstream_proxy": "a proxy tells Postfix and Dovecot the clients' addresses, or neither",
@@ -200,6 +206,7 @@ class Doctor:
         seen.append(config)
         yield from postfix.check_relaying(config, self.settings.listen, self.host)
         yield from postfix_lists.check_lists(config, self.settings.listen)
+        yield from strangers.check_strangers(config, self.settings.listen)
         yield from trusted.check_xclient(config)
         yield from trusted.check_listeners(config)
 

@@ -28,7 +28,6 @@ def check_lists(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Itera
     yield from _check_open_relay(config, service)
     yield from _check_delay_reject(config, service)
     yield from _check_login_mismatch(config, service)
-    yield from _check_dns_lists(config, service)
 
 
 def _check_other_lists(
@@ -153,18 +152,3 @@ def _check_login_mismatch(config: PostfixConfig, service: MasterService | None) 
             yield warning("postfix.login_mismatch", seen, config.place(name, service), mend)
             return
     yield good("postfix.login_mismatch", "a client may send as one of your users without SMTP AUTH")
-
-
-def _check_dns_lists(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
-    for name in LISTS:
-        for each in config.restrictions(name, service):
-            if each.refuses and name == config.relay_list(service):
-                break
-            if each.name in ("reject_rbl_client", "reject_rhsbl_client") and not each.is_warned:
-                seen = (
-                    f"{each.name} {each.argument} in {name} refuses clients at dial-up addresses, also permitted ones"
-                )
-                yield warning("postfix.dns_list", seen, config.place(name, service),
-                              "a restriction class for your own domains: see postfix-examples/README.md")  # fmt: skip
-                return
-    yield good("postfix.dns_list", "no DNS list refuses a client that may relay")

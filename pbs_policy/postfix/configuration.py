@@ -7,7 +7,7 @@ gives no lines: those are found in the two files, where the last assignment of a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -63,14 +63,18 @@ class MasterService:
     def is_for_strangers(self) -> bool:
         """Whether clients of other hosts may come in here without authenticating. They may not at a loopback address,
         where a content filter returns mail, nor where a list of the entry's own refuses whomever it does not know."""
-        host = self.name.rpartition(":")[0].strip("[]")
-        try:
-            loopback = ip_address(host).is_loopback
-        except ValueError:
-            loopback = host == "localhost"
         own = [each for name in LISTS for each in parse_restrictions(self.overrides.get(name, ""))]
         closed = not self.is_port_25 and any(each.name == "reject" and each.refuses for each in own)
-        return not (self.is_submission or loopback or closed)
+        return not (self.is_submission or self.is_loopback or closed)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs of this host come in here."""
+        host = self.name.rpartition(":")[0].strip("[]")
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,17 @@ class PostfixConfig:
         """The entries where strangers come in, those at port 25 first."""
         return sorted((each for each in self.services if each.is_for_strangers), key=lambda each: not each.is_port_25)
 
+    def ways_in(self, listeners: Sequence[Listener]) -> list[MasterService | None]:
+        """The entries where clients come in whom the service may permit; the main one where none asks the service."""
+        asking = [
+            each
+            for each in self.services
+            if not (each.is_submission or each.is_loopback)
+            and (each.is_for_strangers or self.relay_list(each) in each.overrides)
+            and self.find_ours(self.relay_list(each), each, listeners)
+        ]
+        return [*asking] or [self.main_service()]
+
     def main_service(self) -> MasterService | None:
         """The entry where relay attempts come in: port 25 if there is one, else the first that is not submission."""
         others = [each for each in self.services if not each.is_submission]
@@ -118,20 +133,32 @@ class PostfixConfig:
 
     def restrictions(self, name: str, service: MasterService | None = None) -> list[Restriction]:
         """The restrictions of a list, with those of restriction classes in place of the class."""
-        return list(self._flat(self.value(name, service), service, frozenset()))
+        return list(self._flat(name, service, frozenset()))
+
+    def reached(
+        self, name: str, service: MasterService | None, listeners: Iterable[Listener]
+    ) -> Iterator[Restriction]:
+        """The restrictions of a list that may refuse a client whom the service permits. Our own check ends the list
+        with its OK; so does `permit`, and what refuses everybody. `warn_if_reject` refuses nobody."""
+        ours = self.find_ours(name, service, listeners)
+        for at, restriction in enumerate(self.restrictions(name, service)):
+            if at in ours or restriction.refuses or restriction.name == "permit":
+                return
+            if not restriction.is_warned:
+                yield restriction
 
     def classes(self, service: MasterService | None = None) -> list[str]:
         """The names of the restriction classes."""
         return words(self.value("smtpd_restriction_classes", service))
 
-    def _flat(self, text: str, service: MasterService | None, inside: frozenset[str]) -> Iterator[Restriction]:
+    def _flat(self, name: str, service: MasterService | None, inside: frozenset[str]) -> Iterator[Restriction]:
         classes = frozenset(self.classes(service)) - inside
-        for restriction in parse_restrictions(text):
+        for restriction in parse_restrictions(self.value(name, service)):
             if restriction.name in classes:
-                for each in self._flat(self.value(restriction.name, service), service, inside | {restriction.name}):
+                for each in self._flat(restriction.name, service, inside | {restriction.name}):
                     yield each._replace(is_warned=each.is_warned or restriction.is_warned)
             else:
-                yield restriction
+                yield restriction._replace(stands_in=name)
 
     def find_ours(self, name: str, service: MasterService | None, listeners: Iterable[Listener]) -> list[int]:
         """Where in a list the policy service at these listeners is asked: the numbers of the restrictions."""

@@ -53,12 +53,14 @@ _LOCALHOST = ("localhost", *_ANY_ADDRESS, *_ANY_ADDRESS.values())
 
 
 class Restriction(NamedTuple):
-    """One restriction of a list, and where in the text it begins. `is_warned`: warn_if_reject stands before it."""
+    """One restriction of a list, and where in the text it begins. `is_warned`: warn_if_reject stands before it.
+    `stands_in` is the parameter whose text that is, where it is known: a list or a restriction class."""
 
     name: str
     argument: str = ""
     start: int = 0
     is_warned: bool = False
+    stands_in: str = ""
 
     @property
     def is_known(self) -> bool:
