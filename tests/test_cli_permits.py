@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pbs_policy.table.keys import EVERYBODY, Keys
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
 from pbs_policy.table.records import Permit, Record, parse_permit
+from pbs_policy.table.rows import read_time
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.stores import table_on, write_login
 
@@ -213,7 +215,7 @@ def test_what_check_advises_against_a_deny_of_everybody_ends_it(pbs: Pbs, table:
 def test_a_deny_of_everybody_is_listed_as_that_for_people(pbs: Pbs) -> None:
     pbs("revoke", "--all", "--deny", "10m")
     assert pbs("denied").out.splitlines()[1].split()[0] == "everybody"
-    assert json.loads(pbs("denied", "--json").out)[0]["target"] == "all"
+    assert json.loads(pbs("denied", "--json").out)[0]["client_address"] == "all"
     pbs("revoke", "192.0.2.7", "--deny", "10m")
     assert pbs("allow", "192.0.2.7").err == "192.0.2.7 is still denied by the deny of everybody\n"
 
@@ -419,14 +421,16 @@ def test_denies_are_listed_with_reason_and_time_left(pbs: Pbs, redis: Redis) -> 
         assert pbs("revoke", target, "--deny", "9030", "--reason", text).status == 0
     redis.set(KEYS.deny("198.51.100.7"), "by hand")
     shown = json.loads(pbs("denied", "--json").out)
-    assert all(9000 < deny["left"] <= 9030 for deny in shown if deny["target"] != "198.51.100.7")
-    assert sorted((deny["kind"], deny["target"], deny["reason"]) for deny in shown) == [
-        ("address", "192.0.2.7", "spam"),
-        ("address", "198.51.100.7", "by hand"),
-        ("address", "2001:db8::/32", ""),
-        ("address", EVERYBODY, "x"),
-        ("user", "alice@example.com", "stolen"),
+    expiries = [deny["expires_at"] for deny in shown if deny["client_address"] != "198.51.100.7"]
+    assert all(9000 < read_time(each) - time.time() <= 9030 for each in expiries)
+    assert sorted((deny["client_address"] or "", deny["user"], deny["reason"]) for deny in shown) == [
+        ("", "alice@example.com", "stolen"),
+        ("192.0.2.7", None, "spam"),
+        ("198.51.100.7", None, "by hand"),
+        ("2001:db8::/32", None, None),
+        (EVERYBODY, None, "x"),
     ]
+    assert {(deny["kind"], deny["by"]) for deny in shown} == {("deny", "administrator")}
     table = pbs("denied").out
     assert table.startswith("DENIED             LEFT    BY             REASON\n")
     assert "198.51.100.7       no end  administrator  by hand\n" in table
@@ -438,8 +442,8 @@ def test_a_deny_that_somebody_else_wrote_is_shown_safely(pbs: Pbs, redis: Redis)
     result = pbs("denied")
     assert all(letter.isprintable() or letter == "\n" for letter in result.out)
     assert len(result.out.splitlines()) == 2
-    assert json.loads(pbs("denied", "-o", "jsonl").out)["target"] == "jos\ufffd\x1b[31m"
-    assert pbs("denied", "-o", "tsv").out.splitlines()[1].split("\t")[1] == "jos\ufffd\\u001b[31m"
+    assert json.loads(pbs("denied", "-o", "jsonl").out)["user"] == "jos\ufffd\x1b[31m"
+    assert pbs("denied", "-o", "tsv").out.splitlines()[1].split("\t")[2] == "jos\ufffd\\u001b[31m"
 
 
 def test_allow_ends_one_deny_and_says_if_there_was_none(pbs: Pbs, table: LoginTable) -> None:

@@ -27,6 +27,7 @@ from pbs_policy.table.listing import ADMINISTRATOR, AUTO_DENY
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
 from pbs_policy.table.records import Permit, Record
+from pbs_policy.table.rows import write_time
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.manager import Manager
 from tests.service import SERVE, Service
@@ -128,10 +129,9 @@ def test_a_longer_deny_that_comes_in_between_is_not_overwritten(table: LoginTabl
 
 def test_an_import_shortens_no_deny(pbs: Pbs, redis: Redis, table: LoginTable, tmp_path: Path) -> None:
     file = tmp_path / "table.jsonl"
-    ends_at = table.now() + 3600
     short = [
-        {"kind": "deny", "target": "192.0.2.7", "reason": "short", "ends_at": ends_at},
-        {"kind": "deny-user", "user": "alice@example.com", "reason": "short", "ends_at": ends_at},
+        {"kind": "deny", name: who, "reason": "short", "expires_at": write_time(table.now() + 3600)}
+        for name, who in (("client_address", "192.0.2.7"), ("user", "alice@example.com"))
     ]
     file.write_text("".join(json.dumps(each) + "\n" for each in short))
     for who in ("192.0.2.7", "alice@example.com"):
@@ -204,11 +204,13 @@ def test_denied_and_allow_know_the_file(pbs: Pbs, tmp_path: Path) -> None:
     with_file = ("--set", f"denies={file}")
     assert pbs("revoke", "192.0.2.7", "--deny", "1h", "--reason", "spam").status == 0
     shown = json.loads(pbs(*with_file, "denied", "--json").out)
-    assert [(each["target"], each["left"] is None, each["by"], each["reason"]) for each in shown] == [
-        ("192.0.2.0/24", True, f"{file}:1", "hosting"),
-        ("alice@example.com", True, f"{file}:2", ""),
-        ("192.0.2.7", False, ADMINISTRATOR, "spam"),
+    names = ("client_address", "user", "by", "reason")
+    assert [tuple(each[name] for name in names) for each in shown] == [
+        ("192.0.2.0/24", None, f"{file}:1", "hosting"),
+        (None, "alice@example.com", f"{file}:2", None),
+        ("192.0.2.7", None, ADMINISTRATOR, "spam"),
     ]
+    assert [each["expires_at"] is None for each in shown] == [True, True, False]
     assert pbs(*with_file, "allow", "192.0.2.7") == Result(
         0, "no longer denied: 192.0.2.7\n", f"192.0.2.7 is still denied by {file}:1: take that line out\n"
     )
@@ -257,10 +259,10 @@ def test_who_may_not_ask_whether_redis_forgets_is_told_nothing(
 
 def test_an_import_names_the_addresses_that_may_never_relay(pbs: Pbs, table: LoginTable, tmp_path: Path) -> None:
     file = tmp_path / "table.jsonl"
-    line = {"kind": "login", "user": "alice@example.com", "service": "imap", "login_at": int(table.now())}
+    line = {"kind": "login", "user": "alice@example.com", "service": "imap", "since": write_time(table.now())}
     addresses = ["192.0.2.7", *[f"127.0.0.{number}" for number in range(1, 25)]]
-    ends_at = table.now() + 3600
-    lines = [json.dumps({**line, "client_address": each, "ends_at": ends_at}) for each in addresses]
+    expires_at = write_time(table.now() + 3600)
+    lines = [json.dumps({**line, "client_address": each, "expires_at": expires_at}) for each in addresses]
     file.write_text("\n".join(lines))
     result = pbs("import", str(file))
     assert result.out == "written: 1 logins, 0 permits, 0 denies; 24 of addresses that may never relay here\n"

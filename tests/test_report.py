@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.ports import free_port
+from pbs_policy.table.rows import write_time
 from pbs_policy.table.usage import Usage
 from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
 
@@ -100,9 +101,9 @@ def test_json_is_one_object_for_each_user_and_address(pbs: Pbs, some_uses: None,
     assert result.err == ""
     assert objects[1] == {
         "user": "alice@example.com", "client_address": "192.0.2.7",
-        "recipients": 90, "foreign_senders": 1, "last_use": NOON - 7500,
+        "recipients": 90, "foreign_senders": 1, "last_use_at": write_time(NOON - 7500),
     }  # fmt: skip
-    assert [each["user"] for each in objects[4:]] == ["", "carol@example.com", "jos\ufffd@example.com"]
+    assert [each["user"] for each in objects[4:]] == [None, "carol@example.com", "jos\ufffd@example.com"]
     assert len(result.out.splitlines()) == 2 + len(objects)
     assert pbs("report", "--json", "--addresses").out == result.out
 
@@ -131,7 +132,8 @@ def test_what_was_beyond_a_days_bound_is_a_line_of_its_own(pbs: Pbs, note: Note)
         f"1 user at 1 address and others: 12 recipients since {day(7)}\n"
     )
     assert json.loads(pbs("report", "--json").out)[1] == {
-        "user": None, "client_address": None, "recipients": 5, "foreign_senders": 1, "last_use": NOON - 300,
+        "user": None, "client_address": None, "recipients": 5, "foreign_senders": 1,
+        "last_use_at": write_time(NOON - 300),
     }  # fmt: skip
 
 

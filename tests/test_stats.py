@@ -315,14 +315,14 @@ def test_stats_as_json_has_every_minute(pbs: Pbs, some_numbers: None) -> None:
     numbers = json.loads(result.out)
     assert numbers["services"] == [
         {
-            "host": "mx1", "pid": 7, "version": "1.2", "started": NOON - 1800, "connections": 3,
+            "host": "mx1", "pid": 7, "version": "1.2", "since": "2023-11-15T11:30:00Z", "connections": 3,
             "redis_connections": 2, "counts": {"OK login": 435, "DUNNO no_login": 300, "DUNNO cap": 1},
         }
     ]  # fmt: skip
     assert numbers["since_start"] == {"OK login": 435, "DUNNO no_login": 300, "DUNNO cap": 1}
     assert numbers["last_day"]["DUNNO no_login"] == 1_800
     assert len(numbers["minutes"]) == 32
-    assert numbers["minutes"][-1] == {"begins": "2023-11-15T12:00Z", "counts": {"DUNNO cap": 1}}
+    assert numbers["minutes"][-1] == {"since": "2023-11-15T12:00:00Z", "counts": {"DUNNO cap": 1}}
 
 
 def test_where_nothing_runs_and_nothing_was_decided_it_says_so(pbs: Pbs) -> None:

@@ -24,6 +24,7 @@ from pbs_policy.table.importing import Import
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.login_table import LoginTable, StoreUnavailable
 from pbs_policy.table.records import Permit, Record
+from pbs_policy.table.rows import read_time, write_time
 from pbs_policy.table.transfer import LONGEST_LINE, export_lines, parse_line, parse_lines, read_lines
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.stores import table_on, write_login
@@ -90,12 +91,19 @@ def take_in(table: LoginTable, data: bytes, **options: Any) -> Counter[str]:
 
 
 def line(**fields: Any) -> bytes:
-    return json.dumps({"ends_at": NOW + HOUR, **fields}).encode() + b"\n"
+    """A line that expires in an hour, unless it says when; its times are Unix seconds."""
+    fields = {"expires_at": NOW + HOUR, **fields}
+    for name in fields.keys() & {"since", "expires_at"}:
+        if type(fields[name]) is int and 0 <= fields[name] < 10**12:
+            fields[name] = write_time(fields[name])
+    return json.dumps(fields).encode() + b"\n"
 
 
 def login(user: str, at: int = NOW, ends: float = HOUR, address: str = "192.0.2.7") -> bytes:
-    """The line of a login `at` Unix seconds that ends in so many seconds."""
-    return line(kind="login", client_address=address, user=user, service="imap", login_at=at, ends_at=NOW + ends)
+    """The line of a login `at` Unix seconds that expires in so many seconds."""
+    return line(
+        kind="login", client_address=address, user=user, service="imap", since=at, expires_at=NOW + int(ends)
+    )
 
 
 # --- there and back
@@ -109,7 +117,7 @@ networks = st.sampled_from(["192.0.2.0/28", "192.0.2.0/24", "2001:db8::/32", "20
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
 names = st.lists(st.sampled_from(["a@example.com", "@example.org", "\u00e4@example.net"]), max_size=2).map(tuple)
 caps = st.sampled_from([None, Cap(20, 60)])
-permits = st.builds(Permit, st.integers(1, 10**12 - 1), texts, names, names, caps, texts)
+permits = st.builds(Permit, st.integers(1, 253_402_300_799), texts, names, names, caps, texts)
 ends = st.integers(60, 10**7)
 tables = st.fixed_dictionaries(
     {
@@ -178,7 +186,8 @@ def test_an_hour_on_the_way_is_an_hour_lost(table: LoginTable, redis: Redis, clo
     table.permit(ADDRESSES.parse_target("192.0.2.0/28"), FULL, 3 * HOUR)
     table.deny_user(b"bob@example.com", "stolen", 10)
     data, _ = exported(table)
-    assert [round(json.loads(each)["ends_at"], -1) for each in sorted(data.splitlines())]
+    expiries = {read_time(json.loads(each)["expires_at"]) - NOW for each in data.splitlines()}
+    assert {-each % HOUR < 2 or -each % 10 < 2 for each in expiries} == {True}
     redis.flushall()
     clock.now += HOUR
     assert take_in(table, data) == {"logins": 1, "permits": 1, "ended": 2}
@@ -194,8 +203,8 @@ def test_a_longer_entry_stays_unless_it_is_to_be_replaced(table: LoginTable, red
     table.permit(target, FULL, 2 * HOUR)
     table.deny(target, "spam", 2 * HOUR)
     before = stand(redis)
-    data = login("alice@example.com") + line(kind="permit", target="192.0.2.7", given_at=NOW)
-    data += line(kind="deny", target="192.0.2.7", reason="other")
+    data = login("alice@example.com") + line(kind="permit", client_address="192.0.2.7", since=NOW)
+    data += line(kind="deny", client_address="192.0.2.7", reason="other")
     assert take_in(table, data) == {"kept": 3}
     assert are_alike(before, stand(redis))
     assert take_in(table, data, replaces=True, only_looks=True) == {"logins": 1, "permits": 1, "denies": 1}
@@ -241,7 +250,7 @@ def test_a_key_without_an_end_is_mended_by_a_login_and_a_deny_without_one_stays(
     redis.set(KEYS.deny("192.0.2.7"), "for ever")
     assert take_in(table, login("alice@example.com")) == {"logins": 1}
     assert 0 < stand(redis)[KEYS.login("192.0.2.7")][1] <= HOUR * 1000
-    assert take_in(table, line(kind="deny", target="192.0.2.7", reason="x")) == {"kept": 1}
+    assert take_in(table, line(kind="deny", client_address="192.0.2.7", reason="x")) == {"kept": 1}
 
 
 def test_what_must_not_be_carried_on_is_left_out_and_counted(table: LoginTable, redis: Redis) -> None:
@@ -268,33 +277,43 @@ def test_what_must_not_be_carried_on_is_left_out_and_counted(table: LoginTable, 
         (b"[" * 100_000, "nested too deep"),
         (b"[]", "expected a JSON object"),
         (b"7", "expected a JSON object"),
-        (b'{"kind": "login"}', "ends_at: expected Unix seconds"),
-        (b'{"kind": ["login"], "ends_at": 1}', "kind: expected text"),
-        (line(), "kind: expected login, permit, deny, auto-deny or deny-user"),
-        (line(kind="loginn"), "kind: expected login, permit, deny, auto-deny or deny-user"),
-        *[(line(kind="deny", target="all", ends_at=end), "ends_at: expected Unix seconds")
-          for end in (None, True, "1790003600", -1, float("nan"), float("inf"), NOW + 1832 * 86_400, 10**30)],
-        (line(kind="login", client_address="192.0.2.7", login_at=NOW, colour="red"), "unknown field 'colour'"),
-        (line(kind="login", client_address="192.0.2.7"), "login_at: expected Unix seconds"),
-        (line(kind="login", client_address="192.0.2.7", login_at=True), "login_at: expected Unix seconds"),
-        (line(kind="login", client_address="192.0.2.7", login_at=10**12), "login_at: expected Unix seconds"),
-        (line(kind="login", client_address="192.0.2.7", login_at=NOW, service="a b"), "service: expected a word"),
-        (line(kind="login", client_address="192.0.2.7", login_at=NOW, user=7), "user: expected text"),
-        (line(kind="login", client_address="192.0.2.0/24", login_at=NOW), "is a network, from which nobody logs in"),
-        (line(kind="login", client_address="192.0.2.300", login_at=NOW), "client_address: not an IP address"),
-        (line(kind="login", login_at=NOW), "client_address: not an IP address: ''"),
-        (line(kind="login", client_address="192.0.2.7", login_at=NOW, user="\ud800"), "a lone surrogate"),
-        (line(kind="permit", target="192.0.2.7"), "given_at: expected Unix seconds"),
-        (line(kind="permit", target="192.0.0.0/15", given_at=NOW), "wider than /16"),
-        (line(kind="permit", target="192.0.2.7", given_at=NOW, sender="a@example.com"), "unknown field 'sender'"),
-        (line(kind="permit", target="192.0.2.7", given_at=NOW, senders=[]), "senders: expected at least one"),
-        (line(kind="permit", target="192.0.2.7", given_at=NOW, cap="many"), "expected recipients per time"),
-        (line(kind="permit", target="192.0.2.7/24", given_at=NOW), "did you mean 192.0.2.0/24?"),
-        (line(kind="deny", target="0.0.0.0/0"), 'is everybody: expected "all"'),
-        (line(kind="deny", target="everybody"), "target: not an IP address"),
-        (line(kind="deny-user"), "user: expected a name"),
-        (line(kind="deny-user", user="bob", target="all"), "unknown field 'target'"),
-        (b" " * LONGEST_LINE + line(kind="deny", target="all"), "longer than 1048576 bytes"),
+        (b'{"kind": "login"}', "expires_at: expected a time"),
+        (b'{"kind": ["login"], "expires_at": 1}', "kind: expected text"),
+        (line(), "kind: expected login, permit or deny"),
+        (line(kind="loginn"), "kind: expected login, permit or deny"),
+        *[(line(kind="deny", client_address="all", expires_at=at), "expires_at: expected a time")
+          for at in (None, True, "1790003600", "2026-09-21T14:13:20", "", -1, float("nan"), float("inf"),
+                     NOW + 1832 * 86_400, 10**30, 10**400)],
+        (line(kind="login", client_address="192.0.2.7", since=NOW, colour="red"), "unknown field 'colour'"),
+        (line(kind="login", client_address="192.0.2.7", since=NOW, senders=["a@b"]), "unknown field 'senders'"),
+        (line(kind="login", client_address="192.0.2.7"), "since: expected a time"),
+        (line(kind="login", client_address="192.0.2.7", since=True), "since: expected a time"),
+        (line(kind="login", client_address="192.0.2.7", since=10**12), "since: expected a time"),
+        (line(kind="login", client_address="192.0.2.7", since=NOW, login_at=NOW), "one field by two names: expected"),
+        (line(kind="login", client_address="192.0.2.7", since=NOW, service="a b"), "service: expected a word"),
+        (line(kind="login", client_address="192.0.2.7", since=NOW, user=7), "user: expected text"),
+        (line(kind="login", client_address="192.0.2.0/24", since=NOW), "is a network, from which nobody logs in"),
+        (line(kind="login", client_address="192.0.2.300", since=NOW), "client_address: not an IP address"),
+        (line(kind="login", since=NOW), "client_address: not an IP address: ''"),
+        (line(kind="login", client_address="192.0.2.7", since=NOW, user="\ud800"), "a lone surrogate"),
+        (line(kind="permit", client_address="192.0.2.7"), "since: expected a time"),
+        (line(kind="permit", client_address="192.0.0.0/15", since=NOW), "wider than /16"),
+        (line(kind="permit", client_address="192.0.2.7", since=NOW, sender="a@b"), "unknown field 'sender'"),
+        (line(kind="permit", client_address="192.0.2.7", since=NOW, senders=[]), "senders: expected at least one"),
+        (line(kind="permit", client_address="192.0.2.7", since=NOW, cap="many"), "expected recipients per time"),
+        (line(kind="permit", client_address="192.0.2.7/24", since=NOW), "did you mean 192.0.2.0/24?"),
+        (line(kind="deny", client_address="0.0.0.0/0"), 'is everybody: expected "all"'),
+        (line(kind="deny", client_address="everybody"), "client_address: not an IP address"),
+        (line(kind="deny", client_address=None), "client_address: expected text"),
+        (line(kind="deny"), "expected either client_address or user"),
+        (line(kind="deny", user="bob", client_address="all"), "expected either client_address or user"),
+        (line(kind="deny", user=""), "user: expected a name"),
+        (line(kind="deny", user="bob", by="auto_deny"), "by: no user is denied by auto_deny"),
+        (line(kind="deny", client_address="all", by="auto_deny"), "client_address: not an IP address"),
+        (line(kind="deny", client_address="all", by="/etc/denies:1"), "by: expected administrator or auto_deny"),
+        (line(kind="deny-user"), "deny-user: expected a user"),
+        (line(kind="auto-deny", user="bob"), "auto-deny: expected a target"),
+        (b" " * LONGEST_LINE + line(kind="deny", client_address="all"), "longer than 1048576 bytes"),
     ],
 )  # fmt: skip
 def test_a_line_that_says_nothing_sound_is_a_fault(text: bytes, fault: str) -> None:
@@ -305,12 +324,31 @@ def test_a_line_that_says_nothing_sound_is_a_fault(text: bytes, fault: str) -> N
 @given(st.binary(max_size=60) | st.builds(json.dumps, st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["kind", "target", "ends_at", "user", "reason", "given_at", "client_address"]), inner
+        st.sampled_from(["kind", "expires_at", "user", "reason", "since", "client_address", "target", "by"]), inner
     ),
 )).map(str.encode))  # fmt: skip
 def test_any_line_is_an_item_or_one_fault(data: bytes) -> None:
     for _, found in parse_lines(read_lines(io.BytesIO(data)), ADDRESSES, NOW):
         assert isinstance(found, tuple | ValueError)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now"),
+    [
+        ({"kind": "login", "client_address": "192.0.2.7", "user": "bob", "service": "imap", "login_at": NOW},
+         {"kind": "login", "client_address": "192.0.2.7", "user": "bob", "service": "imap", "since": NOW}),
+        ({"kind": "permit", "target": "192.0.2.0/28", "given_at": NOW, "senders": ["a@b"], "cap": "20/1h"},
+         {"kind": "permit", "client_address": "192.0.2.0/28", "since": NOW, "senders": ["a@b"], "cap": "20/1h"}),
+        ({"kind": "deny", "target": "all", "reason": "x"}, {"kind": "deny", "client_address": "all", "reason": "x"}),
+        ({"kind": "auto-deny", "target": "192.0.2.7", "reason": "x"},
+         {"kind": "deny", "by": "auto_deny", "client_address": "192.0.2.7", "reason": "x"}),
+        ({"kind": "deny-user", "user": "bob", "reason": ""}, {"kind": "deny", "user": "bob"}),
+    ],
+)  # fmt: skip
+def test_a_line_of_an_earlier_version_says_what_it_said(earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    read = parse_line(json.dumps({**earlier, "ends_at": NOW + HOUR + 0.25}).encode(), ADDRESSES, NOW)
+    assert read._replace(ends_at=NOW + HOUR) == parse_line(line(**now), ADDRESSES, NOW)
+    assert read.ends_at == NOW + HOUR + 0.25
 
 
 def test_a_line_without_an_end_is_read_in_pieces_and_counted_once() -> None:
@@ -335,9 +373,8 @@ def now_lines(*lines: bytes) -> bytes:
     moved = []
     for each in lines:
         fields = json.loads(each)
-        for name in ("ends_at", "login_at", "given_at"):
-            if name in fields:
-                fields[name] += shift
+        for name in fields.keys() & {"expires_at", "since"}:
+            fields[name] = write_time(read_time(fields[name]) + shift)
         moved.append(json.dumps(fields).encode() + b"\n")
     return b"".join(moved)
 
@@ -395,7 +432,7 @@ def test_of_a_file_with_faults_nothing_is_written(pbs: Pbs, redis: Redis, tmp_pa
     assert result.status == os.EX_DATAERR
     assert result.err == (
         f"pbs-policy: {file}:2: not JSON: Expecting value at character 1\n"
-        f"pbs-policy: {file}:4: ends_at: expected Unix seconds, at most 1830d ahead\n"
+        f"pbs-policy: {file}:4: expires_at: expected a time such as 2026-11-28T10:02:00Z, at most 1830d ahead\n"
         "pbs-policy: nothing was written\n"
     )
     assert stand(redis) == {}

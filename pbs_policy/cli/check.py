@@ -144,29 +144,28 @@ def _lines_of(row: Row) -> Iterator[str]:
 
 
 def _answer_as_json(client: ClientAddress, decision: Decision) -> dict[str, Any]:
+    import time
+
+    from pbs_policy.table.rows import write_time
+
     record = decision.record
     return {
         "client_address": client.text,
         "action": decision.action,
         "reason": decision.reason,
         "would_be": decision.would_be or None,
-        "user": record.user_text if record else None,
-        "service": record.service if record else None,
-        "login_at": record.login_at if record else None,
-        "left": round(decision.left) if decision.left else None,
+        "user": (record.user_text or None) if record else None,
+        "service": (record.service or None) if record else None,
+        "since": write_time(record.login_at) if record else None,
+        "expires_at": write_time(time.time() + decision.left) if decision.left else None,
     }
 
 
 def _as_json(explanation: Explanation) -> dict[str, Any]:
-    others = [
-        {
-            "user": entry.record.user_text,
-            "service": entry.record.service,
-            "login_at": entry.record.login_at,
-            "left": None if entry.left is None else round(entry.left),
-        }
-        for entry in explanation.others
-    ]
+    import time
+
+    from pbs_policy.table.rows import entry_row
+
     steps = [
         {
             "rule": row.rule,
@@ -178,6 +177,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
         }
         for row in explanation.rows
     ]
+    others = [entry_row(entry, time.time()) for entry in explanation.others]
     answer = _answer_as_json(explanation.client, explanation.decision)
     return {**answer, "steps": steps, "others": others, "more_others": explanation.more}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pbs_policy.cli.completion import suggest_who
-from pbs_policy.cli.output import FORMATS, Column, Output, Row, format_options
+from pbs_policy.cli.output import FORMATS, Column, Output, Row, ago, format_options, left
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import parse_who
 
@@ -25,18 +25,8 @@ SORT_LIMIT = 100_000
 """Entries that --sort reads and holds, 600 bytes each; `sort` has no bound and its own files."""
 
 
-def _since(row: Row) -> str:
-    import time
-
-    from pbs_policy.duration import format_duration
-
-    return format_duration(time.time() - row["login_at"]) + " ago"
-
-
 def _left(row: Row) -> str:
-    from pbs_policy.duration import format_duration
-
-    return "NO END: not honoured" if row["left"] is None else format_duration(row["left"])
+    return left(row["expires_at"]) or "NO END: not honoured"
 
 
 def _note(row: Row) -> str:
@@ -45,7 +35,7 @@ def _note(row: Row) -> str:
         "from " + " ".join(row["senders"]) if row["senders"] else "",
         "to " + " ".join(row["recipient_domains"]) if row["recipient_domains"] else "",
         "at most " + row["cap"] if row["cap"] else "",
-        row["note"],
+        row["note"] or "",
     ]
     return "; ".join(part for part in parts if part) or " "
 
@@ -55,8 +45,8 @@ COLUMNS = (
     Column("client_address", "CLIENT ADDRESS"),
     Column("user", "USER"),
     Column("service", "SERVICE"),
-    Column("login_at", "SINCE", _since),
-    Column("left", "LEFT", _left),
+    Column("since", "SINCE", lambda row: ago(row["since"])),
+    Column("expires_at", "LEFT", _left),
     Column("senders"),
     Column("recipient_domains"),
     Column("cap"),
@@ -125,26 +115,12 @@ def _entries(table: LoginTable, whom: Who, output: Output) -> Iterator[Entry]:
 
 
 def _write(output: Output, entries: Iterable[Entry], sort: str | None) -> None:
+    import time
+
+    from pbs_policy.table.rows import entry_row
+
     for entry in _sorted(entries, sort) if sort else entries:
-        output.write(entry_as_row(entry))
-
-
-def entry_as_row(entry: Entry) -> dict[str, Any]:
-    """One entry in the names of the login table. `left` is seconds, None for a key without an end; a permit's
-    `client_address` may be a network."""
-    permit = entry.permit
-    return {
-        "kind": entry.kind,
-        "client_address": entry.target,
-        "user": entry.record.user_text,
-        "service": entry.record.service,
-        "login_at": entry.record.login_at,
-        "left": None if entry.left is None else round(entry.left),
-        "senders": permit.senders if permit else (),
-        "recipient_domains": permit.recipient_domains if permit else (),
-        "cap": str(permit.cap) if permit and permit.cap else None,
-        "note": permit.note if permit else "",
-    }
+        output.write(entry_row(entry, time.time()))
 
 
 def _sorted(entries: Iterable[Entry], by: str) -> list[Entry]:

@@ -210,6 +210,22 @@ def _control(text: str) -> None:
     os.write(sys.stderr.fileno(), text.encode("ascii"))
 
 
+def ago(since: str) -> str:
+    """How long ago that time of a row was, for people."""
+    from pbs_policy.duration import format_duration
+    from pbs_policy.table.rows import read_time
+
+    return format_duration(time.time() - read_time(since)) + " ago"
+
+
+def left(expires_at: str | None) -> str:
+    """How long it is until that time of a row; nothing where it has none."""
+    from pbs_policy.duration import format_duration
+    from pbs_policy.table.rows import read_time
+
+    return format_duration(read_time(expires_at) - time.time()) if expires_at else ""
+
+
 def _as_json(row: Row, names: Sequence[str]) -> str:
     """As json.dumps writes it, which takes four times as long."""
     return "{" + ", ".join([f'"{name}": {_as_json_value(row[name])}' for name in names]) + "}"
@@ -218,10 +234,18 @@ def _as_json(row: Row, names: Sequence[str]) -> str:
 def _as_json_value(field: Any) -> str:
     kind = type(field)
     if kind is str:
-        return encode_basestring_ascii(field)
+        return encode_basestring_ascii(whole(field))
     if kind is int:
         return str(field)
-    return "null" if field is None else "[]" if field == () else json.dumps(field)
+    if kind is tuple:
+        return "[" + ", ".join(map(_as_json_value, field)) + "]"
+    return "null" if field is None else json.dumps(field)
+
+
+def whole(text: str) -> str:
+    """Text for programs: bytes that are not UTF-8 become U+FFFD, since half a surrogate pair is no JSON that others
+    read."""
+    return text if text.isascii() else _no_text.sub("\ufffd", text)
 
 
 def _as_cell(field: Any) -> str:
@@ -230,13 +254,15 @@ def _as_cell(field: Any) -> str:
     return " ".join(field) if isinstance(field, (list, tuple)) else str(field)
 
 
+_no_text = re.compile("[\ud800-\udfff]")
+
 # What nearly every field is: then it needs no second look.
 _is_plain = re.compile(r"[ -\[\]-~]*").fullmatch
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
 def _as_tsv(field: Any) -> str:
-    text = _as_cell(field)
+    text = whole(_as_cell(field))
     if _is_plain(text):
         return text
     return "".join([_ESCAPES.get(letter) or (letter if letter.isprintable() else _escape(letter)) for letter in text])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pbs_policy.cli.completion import suggest_denied, suggest_target, suggest_user, suggest_who
-from pbs_policy.cli.output import FORMATS, Column, Progress, format_options
+from pbs_policy.cli.output import FORMATS, Column, Progress, Row, format_options, left
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import parse_one_or_all
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pbs_policy.cap import Cap
     from pbs_policy.cli.who import Who
     from pbs_policy.decision.denies import Denies
-    from pbs_policy.table.listing import Deny
     from pbs_policy.table.login_table import LoginTable
 
 T = TypeVar("T")
@@ -260,16 +259,16 @@ def _name(whom: Who | None) -> str:
     return target.text if target else whom.user if whom else "everybody"
 
 
-def _left(row: Any) -> str:
-    from pbs_policy.duration import format_duration
-
-    return "no end" if row["left"] is None else format_duration(row["left"])
+def _denied(row: Row) -> str:
+    address: str | None = row["client_address"]
+    return str(row["user"]) if address is None else _denied_name(address)
 
 
 _DENY_COLUMNS = (
     Column("kind"),
-    Column("target", "DENIED", lambda row: row["target"] if row["kind"] == "user" else _denied_name(row["target"])),
-    Column("left", "LEFT", _left),
+    Column("client_address", "DENIED", _denied),
+    Column("user"),
+    Column("expires_at", "LEFT", lambda row: left(row["expires_at"]) or "no end"),
     Column("by", "BY"),
     Column("reason", "REASON"),
 )
@@ -281,38 +280,26 @@ _DENY_COLUMNS = (
 def denied(session: Session, format_name: str) -> None:
     """Who is denied: addresses, networks and users, why, and for how long still.
 
-    Everybody is "all" in JSON and TSV. A deny is an administrator's (`revoke --deny`), auto_deny's, or stands in the
-    file of `denies`: then its line is named.
+    Everybody is the client_address "all" in JSON and TSV. A deny is an administrator's (`revoke --deny`),
+    auto_deny's, or stands in the file of `denies`: then its line is named.
 
     \b
     Example:
       pbs-policy denied
       pbs-policy denied -o tsv | sort -k 2
     """
+    import time
+
     from pbs_policy.table.listing import Deny
+    from pbs_policy.table.rows import deny_row
 
     settings, table = session.open_table()
     of_file = settings.load_denies() or ()
     with FORMATS[format_name](_DENY_COLUMNS) as output:
-        for deny in (Deny(each.kind, each.target, each.reason, None, each.place) for each in of_file):
-            output.write(_deny_as_row(deny))
+        for each in of_file:
+            output.write(deny_row(Deny(each.kind, each.target, each.reason, None, each.place), time.time()))
         for deny in table.denies(progress=output.progress.add):
-            output.write(_deny_as_row(deny))
-
-
-def _deny_as_row(deny: Deny) -> dict[str, Any]:
-    return {
-        "kind": deny.kind,
-        "target": _whole(deny.target),
-        "left": None if deny.left is None else round(deny.left),
-        "by": deny.by,
-        "reason": _whole(deny.reason),
-    }
-
-
-def _whole(text: str) -> str:
-    """Text for a row: bytes that are not UTF-8 become U+FFFD."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            output.write(deny_row(deny, time.time()))
 
 
 @click.command()

@@ -150,21 +150,22 @@ def _ago(group: Iterable[Use], now: float) -> str:
 
 
 def _show_json(known: Sequence[Use], others: Sequence[Use]) -> None:
-    """An array as the other commands' is; what was summed as others has null for user and address."""
+    """An array as the other commands' is; what was summed as others has null for the address too."""
     import json
 
     objects = [_as_json(use) for use in known]
-    objects += [_as_json(use) | {"user": None, "client_address": None} for use in others]
+    objects += [_as_json(use) | {"client_address": None} for use in others]
     click.echo("[" + ",".join("\n  " + json.dumps(each) for each in objects) + ("\n]" if objects else "]"))
 
 
 def _as_json(use: Use) -> dict[str, Any]:
-    from pbs_policy.table.records import Record
+    from pbs_policy.cli.output import whole
+    from pbs_policy.table.rows import write_time
 
     return {
-        "user": Record(use.last_use, user=use.user).user_text,
-        "client_address": use.client_address,
+        "user": whole(use.user) or None,
+        "client_address": whole(use.client_address),
         "recipients": use.recipients,
         "foreign_senders": use.foreign_senders,
-        "last_use": use.last_use,
+        "last_use_at": write_time(use.last_use),
     }

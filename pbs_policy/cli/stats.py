@@ -135,18 +135,28 @@ def _plot(title: str, numbers: Sequence[int]) -> Iterable[str]:
 
 def _show_json(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> None:
     import json
-    import time
+
+    from pbs_policy.table.rows import write_time
 
     since_start, last_hour, last_day = _totals(minutes, services)
     numbers: dict[str, Any] = {
-        "services": [each._asdict() for each in services],
+        "services": [
+            {
+                "host": each.host,
+                "pid": each.pid,
+                "version": each.version,
+                "since": write_time(each.started),
+                "connections": each.connections,
+                "redis_connections": each.redis_connections,
+                "counts": each.counts,
+            }
+            for each in services
+        ],
         "since_start": since_start,
         "last_hour": last_hour,
         "last_day": last_day,
         "minutes": [
-            {"begins": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(each.begins)), "counts": each.counts}
-            for each in minutes
-            if each.counts
+            {"since": write_time(each.begins), "counts": each.counts} for each in minutes if each.counts
         ],
     }
     click.echo(json.dumps(numbers, indent=2))

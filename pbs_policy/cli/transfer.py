@@ -28,7 +28,7 @@ MOST_FAULTS = 20
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
 @click.pass_obj
 def export_table(session: Session, file: str) -> None:
-    """Write every login, permit and deny to FILE as JSON lines, with its end in Unix seconds. For `import`.
+    """Write every login, permit and deny to FILE as JSON lines, with the time when it expires. For `import`.
 
     Without FILE, to standard output. A FILE that is there is replaced once the new one is complete. What has no end,
     or is of an address that may not relay, is left out, and counted on standard error.
@@ -62,7 +62,7 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
     Without FILE, from standard input. Every line is checked before anything is written: of a file with faults nothing
     is, they are shown by line, and the exit status is 65. What has ended meanwhile is passed over; so are logins and
     permits of addresses that may never relay here, which are named. What the table has already and lasts longer
-    stays, so an import may be repeated.
+    stays, so an import may be repeated. Files of earlier versions are read as well.
 
     \b
     Example:

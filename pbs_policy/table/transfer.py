@@ -1,15 +1,16 @@
 """The login table as JSON lines, to be carried from one Redis to another: `export_lines`, `parse_line`, `Import`.
 
-One object a line, with the absolute end of what it stands for (`ends_at`, Unix seconds): on the way it loses the time
-that passes. `target` is an address, a network, or "all" (a deny of everybody).
+A line is an object with the names that listings have (`rows`), those left out that are empty. It says when the entry
+expires (`expires_at`), not in how long: on the way it loses the time that passes. `client_address` is an address, a
+network, or "all" (a deny of everybody).
 
-    {"kind": "login", "client_address", "user", "service", "login_at", "ends_at"}
-    {"kind": "permit", "target", "given_at", and the other fields of a permit (`records`), "ends_at"}
-    {"kind": "deny", "target", "reason", "ends_at"}
-    {"kind": "auto-deny", "target", "reason", "ends_at"}
-    {"kind": "deny-user", "user", "reason", "ends_at"}
+    {"kind": "login", "client_address", "user", "service", "since", "expires_at"}
+    {"kind": "permit", "client_address", "user", "since", "expires_at", "senders", "recipient_domains", "cap", "note"}
+    {"kind": "deny", "client_address" or "user", "expires_at", "by", "reason"}
 
 A byte that is not UTF-8 is written as Python's surrogateescape has it (\\udcff for 0xFF), and read back as that byte.
+
+Files of earlier versions are read as well: they have other names for the same (`_EARLIER`), and Unix seconds.
 """
 
 from __future__ import annotations
@@ -18,26 +19,33 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from math import nan
 from typing import IO, Any, NamedTuple
 
 from pbs_policy.address import AddressError, ClientAddresses, Target
 from pbs_policy.duration import LONGEST
 from pbs_policy.table.keys import EVERYBODY
-from pbs_policy.table.listing import AUTO_DENY, Deny, Entry, Progress, is_deny_of_everybody
+from pbs_policy.table.listing import ADMINISTRATOR, AUTO_DENY, Deny, Entry, Progress, is_deny_of_everybody
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.permits import refuse_permit
-from pbs_policy.table.records import Permit, Record, permit_fields, permit_from_fields
+from pbs_policy.table.records import Permit, Record, permit_from_fields
+from pbs_policy.table.rows import deny_row, entry_row, read_time
 
 LONGEST_LINE = 1 << 20
 """Bytes of one line: a permit with ten thousand senders."""
 
 _SLACK = 86_400  # seconds by which another host's clock may be ahead
 _FIELDS = {
-    "login": {"kind", "client_address", "user", "service", "login_at", "ends_at"},
-    "deny": {"kind", "target", "reason", "ends_at"},
-    "auto-deny": {"kind", "target", "reason", "ends_at"},
-    "deny-user": {"kind", "user", "reason", "ends_at"},
-}
+    "login": {"kind", "client_address", "user", "service", "since", "expires_at"},
+    "permit": {
+        "kind", "client_address", "user", "since", "expires_at", "senders", "recipient_domains", "cap", "note"
+    },
+    "deny": {"kind", "client_address", "user", "expires_at", "by", "reason"},
+}  # fmt: skip
+_EARLIER = {"target": "client_address", "login_at": "since", "given_at": "since", "ends_at": "expires_at"}
+_EARLIER_DENIES = {"deny-user": ADMINISTRATOR, "auto-deny": AUTO_DENY}
+"""Kinds of earlier versions, and whose deny each was."""
+
 _AS_WRITTEN = ClientAddresses()
 """Of denies: one that was written under another ipv6_prefix holds for what it names."""
 
@@ -63,17 +71,22 @@ def export_lines(
         fault = _why_left_out(addresses, entry.target, entry)
         if fault:
             left_out[fault] += 1
-        elif entry.left is not None:
-            yield _line(_entry_fields(entry), table.now() + entry.left)
+        else:
+            row = entry_row(entry, table.now())
+            if entry.permit:
+                del row["service"]  # it is no service's
+            yield _line(row)
     for deny in table.denies(progress=progress):
         of_address = deny.kind == "address" and not is_deny_of_everybody(deny)
         fault = _why_left_out(addresses, deny.target if of_address else "", deny)
         if fault:
             left_out[fault] += 1
-        elif deny.left is not None:
-            name = "user" if deny.kind == "user" else "target"
-            kind = "deny-user" if deny.kind == "user" else "auto-deny" if deny.by == AUTO_DENY else "deny"
-            yield _line({"kind": kind, name: deny.target, "reason": deny.reason}, table.now() + deny.left)
+        else:
+            yield _line(deny_row(deny, table.now()))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps({name: field for name, field in row.items() if field}) + "\n"
 
 
 def _why_left_out(addresses: ClientAddresses, text: str, what: Entry | Deny) -> str:
@@ -93,56 +106,60 @@ def _why_left_out(addresses: ClientAddresses, text: str, what: Entry | Deny) -> 
     return ""
 
 
-def _entry_fields(entry: Entry) -> dict[str, Any]:
-    if entry.permit:
-        given_at = entry.permit.given_at
-        return {"kind": "permit", "target": entry.target, "given_at": given_at, **permit_fields(entry.permit)}
-    record = entry.record
-    return {
-        "kind": "login",
-        "client_address": entry.target,
-        "user": record.user,
-        "service": record.service,
-        "login_at": record.login_at,
-    }
-
-
-def _line(fields: dict[str, Any], ends_at: float) -> str:
-    return json.dumps(fields | {"ends_at": round(ends_at, 3)}) + "\n"
-
-
 def parse_line(line: bytes, addresses: ClientAddresses, now: float) -> Item:
     """What a line says; `now` in Unix seconds. Raises ValueError, saying what is wrong with it.
 
     An address that is excluded here is no fault: `target.excluded` says so.
     """
-    fields = _load(line)
-    kind, ends_at = _text(fields, "kind"), _ends_at(fields, now)
-    if kind == "permit":
-        target = _target(addresses, fields, "target")
-        if not target.excluded:
-            refuse_permit(target)
-        rest = {name: field for name, field in fields.items() if name not in ("kind", "target", "ends_at")}
-        return Item(permit_from_fields(rest), target, ends_at)
+    fields = _named_as_now(_load(line))
+    kind, ends_at = _text(fields, "kind"), _expiry(fields, now)
     if kind not in _FIELDS:
-        raise ValueError("kind: expected login, permit, deny, auto-deny or deny-user")
+        raise ValueError("kind: expected login, permit or deny")
     unknown = set(fields) - _FIELDS[kind]
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}")
     if kind == "login":
         return Item(_record(fields), _client(addresses, fields), ends_at)
-    reason = _text(fields, "reason")
-    if kind == "deny-user":
+    if kind == "permit":
+        target = _target(addresses, fields)
+        if not target.excluded:
+            refuse_permit(target)
+        conditions = {name: fields[name] for name in fields.keys() & set(Permit._fields)}
+        return Item(permit_from_fields({**conditions, "given_at": _since(fields)}), target, ends_at)
+    return _deny(fields, ends_at)
+
+
+def _named_as_now(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a line of an earlier version in the names of this one."""
+    named = {_EARLIER.get(name, name): field for name, field in fields.items()}
+    if len(named) < len(fields):
+        raise ValueError(f"one field by two names: expected one of {', '.join(sorted(fields.keys() & _EARLIER))}")
+    kind = fields.get("kind")
+    if isinstance(kind, str) and kind in _EARLIER_DENIES:
+        if ("user" in named) != (kind == "deny-user"):
+            raise ValueError(f"{kind}: expected {'a user' if kind == 'deny-user' else 'a target'}")
+        named |= {"kind": "deny", "by": _EARLIER_DENIES[kind]}
+    return named
+
+
+def _deny(fields: dict[str, Any], ends_at: float) -> Item:
+    by, reason = fields.get("by", ADMINISTRATOR), _text(fields, "reason")
+    if by not in (ADMINISTRATOR, AUTO_DENY):
+        raise ValueError(f"by: expected {ADMINISTRATOR} or {AUTO_DENY}")
+    is_automatic = by == AUTO_DENY
+    if ("user" in fields) == ("client_address" in fields):
+        raise ValueError("expected either client_address or user")
+    if "user" in fields:
         user = _text(fields, "user")
-        if not user:
-            raise ValueError("user: expected a name")
+        if not user or is_automatic:
+            raise ValueError("user: expected a name" if not user else f"by: no user is denied by {AUTO_DENY}")
         return Item(reason, None, ends_at, user)
-    if fields.get("target") == EVERYBODY and kind == "deny":
+    if fields["client_address"] == EVERYBODY and not is_automatic:
         return Item(reason, None, ends_at)
-    denied = _target(_AS_WRITTEN, fields, "target")
+    denied = _target(_AS_WRITTEN, fields)
     if denied.length and not denied.length[1]:
-        raise ValueError(f'target: {denied.text} is everybody: expected "{EVERYBODY}"')
-    return Item(reason, denied, ends_at, is_automatic=kind == "auto-deny")
+        raise ValueError(f'client_address: {denied.text} is everybody: expected "{EVERYBODY}"')
+    return Item(reason, denied, ends_at, is_automatic=is_automatic)
 
 
 def _load(line: bytes) -> dict[str, Any]:
@@ -173,31 +190,47 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return text
 
 
-def _ends_at(fields: dict[str, Any], now: float) -> float:
-    ends_at: Any = fields.get("ends_at")
-    if type(ends_at) not in (int, float) or not 0 <= ends_at <= now + LONGEST + _SLACK:
-        raise ValueError("ends_at: expected Unix seconds, at most 1830d ahead")
-    return float(ends_at)
+def _seconds(fields: dict[str, Any], name: str) -> float:
+    """The time in a field, as Unix seconds; NaN where there is none."""
+    field = fields.get(name)
+    if isinstance(field, str):
+        try:
+            return read_time(field)
+        except ValueError:
+            return nan
+    return field if isinstance(field, int | float) and not isinstance(field, bool) else nan
+
+
+def _expiry(fields: dict[str, Any], now: float) -> float:
+    seconds = _seconds(fields, "expires_at")
+    if not 0 <= seconds <= now + LONGEST + _SLACK:
+        raise ValueError("expires_at: expected a time such as 2026-11-28T10:02:00Z, at most 1830d ahead")
+    return float(seconds)
+
+
+def _since(fields: dict[str, Any]) -> int:
+    seconds = _seconds(fields, "since")
+    if not 0 <= seconds < 10**12:
+        raise ValueError("since: expected a time such as 2026-11-28T10:02:00Z")
+    return int(seconds)
 
 
 def _record(fields: dict[str, Any]) -> Record:
-    login_at, service = fields.get("login_at"), _text(fields, "service")
-    if type(login_at) is not int or not 0 <= login_at < 10**12:
-        raise ValueError("login_at: expected Unix seconds")
+    since, service = _since(fields), _text(fields, "service")
     if not _is_service(service):
         raise ValueError("service: expected a word such as imap")
-    return Record(login_at, service, _text(fields, "user"))
+    return Record(since, service, _text(fields, "user"))
 
 
-def _target(addresses: ClientAddresses, fields: dict[str, Any], name: str) -> Target:
+def _target(addresses: ClientAddresses, fields: dict[str, Any]) -> Target:
     try:
-        return addresses.parse_target(_text(fields, name))
+        return addresses.parse_target(_text(fields, "client_address"))
     except AddressError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"client_address: {error}") from None
 
 
 def _client(addresses: ClientAddresses, fields: dict[str, Any]) -> Target:
-    target = _target(addresses, fields, "client_address")
+    target = _target(addresses, fields)
     if target.length:
         raise ValueError(f"client_address: {target.text} is a network, from which nobody logs in")
     return target

@@ -20,6 +20,7 @@ WORDS = (
     b"1795453232", b" imap ", b"alice@example.com", b'{"given_at": 1795453232', b'"user": "', b'"senders": ["',
     b'"]', b'"recipient_domains": ["example.net"]', b'"cap": "20/1h"', b'"note": "', b"}", b", ", b"4/24 6/48",
     b"\\udcff", b"\\ud800", b'{"kind": "login"', b'"client_address": "192.0.2.7"', b'"service": "imap"',
+    b'"since": "2026-11-23T17:00:32Z"', b'"expires_at": "2026-11-23T17:02:12Z"', b'"by": "auto_deny"',
     b'"login_at": 1795453232', b'"ends_at": 1795453332', b'"kind": "permit"', b'"target": "', b"192.0.2.0/24",
     b"2001:db8::/64", b'"kind": "deny"', b'"kind": "deny-user"', b'"reason": "', b'"all"',
     b'{"host": "mx1", "pid": 1, "batch": 1', b'"counts": {"', b"\n", b'"time": 1', b'"action": "OK"', b"NaN",
