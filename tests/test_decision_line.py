@@ -31,7 +31,8 @@ def by_login(user: str = "alice@example.com", service: str = "pop3") -> Decision
     return Decision(OK, "login", Candidate(b"pbs:login:192.0.2.7", CLIENT, value, b""), 60.0)
 
 
-BY_PERMIT = Decision(OK, "permit", Candidate(b"pbs:permit:192.0.2.7", CLIENT, b"{}", b"", Permit(1, "scanner")))
+SCANNERS = Candidate(b"pbs:permit:192.0.2.7", CLIENT, b"{}", b"", permit=Permit(1, "scanner"))
+BY_PERMIT = Decision(OK, "permit", SCANNERS)
 BARE_LOGIN = Decision(OK, "login", Candidate(b"pbs:login:192.0.2.7", CLIENT, b"1795453232", b""))
 END = "sender=alice@example.com recipient=bob@example.net"
 

@@ -61,7 +61,7 @@ def test_a_decision_is_a_line_of_json() -> None:
 )
 def test_text_of_any_kind_is_one_printable_line(user: str, sender: str) -> None:
     events = Events("mx1")
-    by_permit = Candidate(b"pbs:permit:192.0.2.7", "192.0.2.7", b"", b"", Permit(1, user))
+    by_permit = Candidate(b"pbs:permit:192.0.2.7", "192.0.2.7", b"", b"", permit=Permit(1, user))
     events.note(Decision(OK, "permit", by_permit), "192.0.2.7", parsed(sender=sender))
     (line,), _ = events.take()
     found = json.loads(line)

@@ -40,17 +40,17 @@ NOTHING = Against()
 def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against]:
     """Read what stands against the permissions that are left, and how long each of them lasts."""
     keys = case.table_keys
+    senders = case.rules.senders
     own, mapped = case.sender_names()
-    if not case.rules.senders.user_domain:  # alice, who logs in without a domain, could be alice@example.com
-        own = [*own, *(name.partition(b"@")[0] for name in own)]
+    if not senders.user_domain:  # alice, who logs in without a domain, could be alice@example.com
+        own = [*own, *[name.partition(b"@")[0] for name in own]]
     users = [*own, *mapped]
     for each in standing:
-        users += [name for name in denied_names(each.user, case.rules.senders) if name not in users]
-    asked = [
-        keys.deny_networks, keys.auto_deny_networks, keys.user_denies, keys.deny(case.client),
-        keys.auto_deny(case.client), keys.deny_everybody, *map(keys.deny_user, users),
-    ]  # fmt: skip
-    first_user, last_user = 6, len(asked)
+        users += [name for name in denied_names(each.user, senders) if name not in users]
+    asked = keys.against(case.client)
+    first_user = len(asked)
+    asked += [keys.deny_user_prefix + name for name in users]
+    last_user = len(asked)
     first_other = last_user + len(standing)
     asked += [each.key for each in standing]
     commands = [(b"PTTL", each.key) for each in standing]
@@ -59,10 +59,9 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
         # Networks are denied: of which lengths is known now. Everything is read anew, together with them.
         asked = [*asked, *unasked]
         values, left = yield Question(asked, commands)
-    times = {
-        each.key: GONE if value is None else milliseconds
-        for each, value, milliseconds in zip(standing, values[last_user:first_other], left, strict=True)
-    }
+    times = dict(zip(asked[last_user:first_other], left, strict=True))
+    if None in (permissions := values[last_user:first_other]):
+        times |= {each.key: GONE for each, value in zip(standing, permissions, strict=True) if value is None}
     if case.denies is None and values[:last_user].count(None) == last_user:  # nearly always
         return Against(asked, values, times)
     denied = {user for user, value in zip(users, values[first_user:last_user], strict=True) if value is not None}

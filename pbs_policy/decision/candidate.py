@@ -10,12 +10,13 @@ from pbs_policy.table.users import complete_user
 
 class Candidate(NamedTuple):
     """A login or permit that may be the answer: its key and value, and the address or network it is for. `user` is as
-    keys name it, b"" where it is not known."""
+    keys name it, b"" where it is not known; `recorded_user` is the same as it was written."""
 
     key: bytes
     target: str
     value: bytes
     user: bytes
+    recorded_user: bytes = b""
     permit: Permit | None = None
 
     @property
@@ -23,24 +24,17 @@ class Candidate(NamedTuple):
         """What it says, read only when it is to be shown: most decisions never are."""
         return self.permit.record if self.permit else parse_record(self.value) or Record(0)
 
-    @property
-    def recorded_user(self) -> bytes:
-        """The user of `record`, as it was written there."""
-        if self.permit:
-            return self.permit.user.encode("utf-8", "surrogateescape")
-        return user_of_record(self.value) or b""
-
 
 def login_under(client: str, key: bytes, value: bytes | None, user_domain: str) -> Candidate | None:
     """The login that stands under a key of this address, if the value is one."""
     if value is None or (user := user_of_record(value)) is None:
         return None
-    return Candidate(key, client, value, complete_user(user, user_domain))
+    return Candidate(key, client, value, complete_user(user, user_domain), user)
 
 
 def permit_under(target: str, key: bytes, value: bytes | None, user_domain: str) -> Candidate | None:
     """The permit of this address or network that stands under a key, if the value is one."""
     if value is None or (permit := parse_permit(value)) is None:
         return None
-    user = complete_user(permit.user.encode("utf-8", "surrogateescape"), user_domain)
-    return Candidate(key, target, value, user, permit)
+    user = permit.user.encode("utf-8", "surrogateescape")
+    return Candidate(key, target, value, complete_user(user, user_domain), user, permit)

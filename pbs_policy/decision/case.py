@@ -22,7 +22,7 @@ class Case:
     reload in the middle changes nothing."""
 
     __slots__ = (
-        "_only_looks", "client", "client_address", "denies", "keys", "names", "networks", "request", "rules",
+        "_only_looks", "_own", "client", "client_address", "denies", "keys", "names", "networks", "request", "rules",
         "table_keys",
     )  # fmt: skip
 
@@ -51,6 +51,7 @@ class Case:
         self.table_keys = table_keys
         self.networks = networks
         self._only_looks = only_looks
+        self._own: tuple[bytes, ...] | None = None
         self.names: tuple[bytes, ...] | None = None
         self.keys = table_keys.relay(client.text)
         if rules.senders.match != "off":
@@ -69,7 +70,9 @@ class Case:
 
         Raises ProtocolError where the request names its sender twice.
         """
-        own = own_names(only(self.request, b"sender"), self.rules.senders)
+        own = self._own
+        if own is None:
+            own = self._own = own_names(only(self.request, b"sender"), self.rules.senders)
         if not self.names:
             return own, ()
         return own, [name for name in self.names if name not in own and not name.startswith(b"@")]

@@ -124,11 +124,15 @@ def denied_names(user: bytes, rules: SenderRules) -> tuple[bytes, ...]:
     """Under which names a deny of this user may stand. Dovecot may let alice@example.com log in as
     `alice@example.com.` and `alice+x@example.com` too, and without user_domain a denied alice could be of any domain.
     """
-    name = user.rstrip(b".") if b"@" in user else user
-    names = [user, name, _strip_extension(name, rules.recipient_delimiter) if b"@" in name else b""]
+    if b"@" not in user:
+        return (user,) if user else ()
+    name = user.rstrip(b".")
+    names = [user] if name == user else [user, name]
+    if rules.recipient_delimiter and (bare := _strip_extension(name, rules.recipient_delimiter)):
+        names.append(bare)
     if not rules.user_domain:
         names += [each.partition(b"@")[0] for each in names]
-    return tuple(dict.fromkeys(filter(None, names)))
+    return tuple(names)
 
 
 def is_among(sender: bytes, senders: Sequence[str], rules: SenderRules) -> bool:

@@ -110,9 +110,7 @@ class PolicyServer:
     def note_use(self, usage: Usage, client: str, request: Request, decision: Decision) -> None:
         """Count for the report a recipient that was let through, unless somebody only asked."""
         user = decision.by.recorded_user if decision.by else b""
-        if user.endswith(b".invalid"):
-            return  # no such domain can exist (RFC 2606): a trial of the doctor's
-        if only_asks(request):
+        if user.endswith(b".invalid") or only_asks(request):  # a trial of the doctor's: no such domain (RFC 2606)
             return
         foreign = not sender_is_user(first(request, b"sender"), user, self.rules.senders, self.maps)
         usage.note(client, user.decode("utf-8", "surrogateescape"), foreign)

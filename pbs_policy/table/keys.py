@@ -70,6 +70,14 @@ class Keys:
         address = client_address.encode()
         return [self.permit_prefix + address, self.login_prefix + address]
 
+    def against(self, client_address: str) -> list[bytes]:
+        """What denies whoever is behind an address: the three keys that say what else there is, then the denies."""
+        address = client_address.encode()
+        return [
+            self.deny_networks, self.auto_deny_networks, self.user_denies, self.deny_everybody,
+            self.deny_prefix + address, self.auto_deny_prefix + address,
+        ]  # fmt: skip
+
     def permit(self, target: str) -> bytes:
         """The key of a permit for an address or network."""
         return self.permit_prefix + target.encode()
