@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from pbs_policy.command_line import command_line
@@ -17,16 +17,19 @@ from pbs_policy.duration import parse_duration
 from pbs_policy.host import READ, WRITE, Host, NotLookedAt
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.placing import ListError, by_hand, check_for, misplaced, right_list
 from pbs_policy.postfix.restrictions import (
     CHECK,
     LISTS,
     PERMIT_LOCAL,
     RECIPIENT,
     REFUSING,
+    RELAY,
     PolicyCheck,
     Restriction,
     endpoint_of,
     find_refusal,
+    is_at,
     is_balanced,
     parse_policy_check,
 )
@@ -46,7 +49,7 @@ def check_relaying(config: PostfixConfig, listeners: tuple[Listener, ...], host:
         yield wrong("postfix.syntax", seen, config.place(name, service), "each { needs a } of its own")
     if relay in broken:
         return
-    line = _recommended(config, listeners[0], relay)
+    line = recommend(config, service, listeners)
     here = config.restrictions(relay, service)
     ours = config.find_ours(relay, service, listeners)
     if not ours:
@@ -104,22 +107,15 @@ def _not_asked(
 def _check_order(config: PostfixConfig, service: MasterService | None, at: int, line: str) -> Iterator[Finding]:
     relay = config.relay_list(service)
     here, place = config.restrictions(relay, service), config.place(relay, service)
-    refusal = find_refusal(here[:at])
-    if refusal is not None:
-        name = here[refusal].name
-        seen = f"{name} stands before the policy service, which is then never asked about a relay attempt"
-        yield wrong("postfix.order", seen, place, line)
-        return
-    if find_refusal([*here[at + 1 :], *config.restrictions(RECIPIENT, service)]) is None:
-        seen = "nothing after the policy service refuses relaying: smtpd does not start, or is an open relay"
-        yield wrong("postfix.order", seen, place, line)
+    found = misplaced(here, at, config.restrictions(RECIPIENT, service))
+    if found and not found.only_mail_in:
+        yield wrong("postfix.order", found.why, place, line)
         return
     yield good("postfix.order", "the policy service is asked before relaying is refused", place)
-    if any(each.name == PERMIT_LOCAL for each in here[:at]):
-        yield good("postfix.inbound", "mail for your own domains does not ask the policy service", place)
+    if found:
+        yield warning("postfix.inbound", found.why, place, line)
     else:
-        seen = "without permit_auth_destination before it, mail for your own domains asks and waits for the service"
-        yield warning("postfix.inbound", seen, place, line)
+        yield good("postfix.inbound", "mail for your own domains does not ask the policy service", place)
 
 
 def _check_attributes(config: PostfixConfig, asked: PolicyCheck, place: str) -> Iterator[Finding]:
@@ -213,10 +209,22 @@ def check_socket(
             yield good("postfix.socket", f"smtpd may connect to {outside}", place)
 
 
-def _recommended(config: PostfixConfig, listener: Listener, relay: str) -> str:
-    """The line of postfix-examples, for this listener."""
-    return (
-        f"{relay} = permit_mynetworks, permit_sasl_authenticated, {PERMIT_LOCAL}, {CHECK}"
-        f" {{ {endpoint_of(listener, config.queue_directory)}, timeout=2s, try_limit=2,"
-        f" {{ default_action = {_DEFER} }} }}, {REFUSING[0]}"
-    )
+def recommend(config: PostfixConfig, service: MasterService | None, listeners: Sequence[Listener]) -> str:
+    """The line with our check in its place: the site's own list where that place is certain. Else what to do by hand;
+    and a relay list like that of the example where there is none, or where the old recipient list still decides."""
+    name, queue = config.relay_list(service), config.queue_directory
+    endpoint = endpoint_of(listeners[0], queue)
+    written = config.value(name, service) if service and name in service.overrides else config.written.get(name)
+    text = config.value(name, service) if written is None else written
+    if name == RECIPIENT and not config.find_ours(name, service, listeners):
+        name, text = RELAY, f"permit_mynetworks, permit_sasl_authenticated, {REFUSING[0]}"
+
+    def is_ours(each: Restriction) -> bool:
+        asked = parse_policy_check(each.argument).endpoint if each.name == CHECK else ""
+        return bool(asked) and any(is_at(asked, listener, queue) for listener in listeners)
+
+    try:
+        value = right_list(text, check_for(endpoint), is_ours, config.classes(service))
+    except ListError as error:
+        return f"{error}. By hand: {by_hand(name, endpoint)}"
+    return f"-o {{ {name} = {value} }}" if service and name in service.overrides else f"{name} = {value}"

@@ -17,24 +17,19 @@ from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import FileState, InstallError, Owner, Tree, read_state
 from pbs_policy.install.plan import Change, Folder, Plan
 from pbs_policy.install.record import InstallRecord
-from pbs_policy.install.restrictions import ListError, insert_check, parse_list, stands_right
 from pbs_policy.log import printable
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.postfix.main_cf import logical_lines
+from pbs_policy.postfix.placing import ListError, by_hand, check_for, insert_check, misplaced, parse_list
 from pbs_policy.postfix.restrictions import (
     CHECK,
     LISTS,
-    PERMIT_LOCAL,
     RECIPIENT,
-    REFUSING,
     RELAY,
     endpoint_of,
     find_refusal,
-    parse_policy_check,
 )
 from pbs_policy.programs import find_program, missing
-from pbs_policy.shipped import shipped
 from pbs_policy.trust import temporary_folder
 
 COMMAND = "install-postfix"
@@ -62,10 +57,9 @@ def plan_postfix(tree: Tree, record: InstallRecord, folder: str, listeners: Sequ
     value, data = _draft(main_cf.parent, base, listener)
     if data != current.data:
         if entry and current not in (entry.before, entry.after):
-            by_hand = _by_hand(endpoint_of(listener, config.queue_directory))
             raise InstallError(
                 f"{config.place(RELAY)}: main.cf was changed since the installation, and the check is not "
-                f"there as it is to be now. By hand: {by_hand}"
+                f"there as it is to be now. By hand: {by_hand(RELAY, endpoint_of(listener, config.queue_directory))}"
             )
         plan.changes.append(Change(path, current, FileState(data, current.mode, current.uid, current.gid)))
         postconf = ["postconf", "-c", str(main_cf.parent)]
@@ -115,22 +109,6 @@ def choose_listener(listeners: Sequence[Listener], queue_directory: str) -> List
     )
 
 
-def check_for(endpoint: str) -> str:
-    """The restriction for the policy service at `endpoint`, as the example in postfix-examples has it."""
-    example = "postfix-examples/" + ("main.cf.unix" if endpoint.startswith("unix:") else "main.cf.inet")
-    for _, line in logical_lines(shipped(example).read_bytes()):
-        for each in parse_list(line.decode().partition("=")[2]):
-            if each.name == CHECK:
-                words = " ".join(each.argument.split())
-                return f"{CHECK} {words.replace(parse_policy_check(words).endpoint, endpoint, 1)}"
-    raise InstallError(f"{shipped(example)}: there is no {CHECK} in it", os.EX_SOFTWARE)
-
-
-def _by_hand(endpoint: str) -> str:
-    why = f"{shipped('postfix-examples/README.md')} says why there"
-    return f"put `{PERMIT_LOCAL}, {check_for(endpoint)}` right before {REFUSING[0]} in {RELAY}. {why}"
-
-
 def _draft(postfix: Path, base: FileState, listener: Listener) -> tuple[str, bytes]:
     """The list with our check in it, and the main.cf that postconf -e makes with it of `base`, in a copy."""
     with temporary_folder() as folder:
@@ -177,21 +155,22 @@ def _new_value(config: PostfixConfig, listener: Listener) -> str:
         if not restrictions:
             decides = parse_list(config.value(RECIPIENT), config.classes())
             ours = config.find_ours(RECIPIENT, None, [listener])
-            if ours and stands_right(decides, ours[0]):
+            if ours and not misplaced(decides, ours[0]):
                 return text
             raise ListError(
                 f"it is empty, so that relaying is decided in {RECIPIENT}. Move what permits and refuses relaying "
                 "from there to here first"
             )
         for number in config.find_ours(RELAY, None, [listener]):
-            if stands_right(restrictions, number):
+            wrong = misplaced(restrictions, number)
+            if wrong is None:
                 return text
-            raise ListError(f"our {CHECK} stands in it, but not after {PERMIT_LOCAL} and right before {REFUSING[0]}")
+            raise ListError(f"our {CHECK} stands in it, but {wrong.why}")
         return insert_check(text, check_for(endpoint), config.classes())
     except ListError as error:
         where = config.place(RELAY) + ("" if lines else f" (not set: the default is {text!r})")
         why = printable(str(error), 1000)
-        raise InstallError(f"{where}: {RELAY}: {why}. By hand: {_by_hand(endpoint)}") from None
+        raise InstallError(f"{where}: {RELAY}: {why}. By hand: {by_hand(RELAY, endpoint)}") from None
 
 
 def _refuse_conflicts(config: PostfixConfig, listener: Listener) -> None:

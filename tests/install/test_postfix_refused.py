@@ -24,11 +24,11 @@ LISTED = "smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticate
         (LISTED.format("$more, ") + "more = permit_mynetworks\n", 8, "another parameter"),
         (LISTED.format("permit_sasl, "), 8, "no restriction that is known here"),
         ("smtpd_relay_restrictions = permit_mynetworks, reject\n", 8, "there is no reject_unauth_destination"),
-        (LISTED.format(f"{INET_CHECK}, "), 8, "not after permit_auth_destination"),
+        (LISTED.format(f"{INET_CHECK}, "), 8, "in it, but without permit_auth_destination"),
         (
             LISTED.format("").rstrip() + ", permit_auth_destination, check_policy_service inet:localhost:10040\n",
             8,
-            "our check_policy_service stands in it, but not",
+            "our check_policy_service stands in it, but reject_unauth_destination stands before",
         ),
         (
             LISTED.format("") + f"smtpd_recipient_restrictions = {INET_CHECK}\n",

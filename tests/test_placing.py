@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.install.restrictions import ListError, insert_check, parse_list
+from pbs_policy.postfix.placing import ListError, insert_check, parse_list, right_list
 from pbs_policy.postfix.restrictions import PERMIT_LOCAL, REFUSING, is_balanced, parse_policy_check, split_words
 
 CHECK = "check_policy_service { inet:127.0.0.1:10040, timeout=2s }"
@@ -119,3 +119,31 @@ def test_a_policy_service_is_named_in_either_form() -> None:
     argument = "{ unix:pbs-policy/policy, timeout=2s, { default_action = x } }"
     assert parse_policy_check(argument).endpoint == "unix:pbs-policy/policy"
     assert parse_policy_check("{}").endpoint == ""
+
+
+OURS = "check_policy_service inet:localhost:10040"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            f"permit_mynetworks, reject_unauth_destination, {OURS}",
+            f"permit_mynetworks, {PERMIT_LOCAL}, {CHECK}, reject_unauth_destination",
+        ),
+        (f"{OURS} permit_mynetworks defer_unauth_destination",
+         f"permit_mynetworks {PERMIT_LOCAL} {CHECK} defer_unauth_destination"),
+        (
+            f"check_client_access cidr:/etc/postfix/c, {PERMIT_LOCAL}, {OURS}",
+            f"check_client_access cidr:/etc/postfix/c, {PERMIT_LOCAL}, {CHECK}, reject_unauth_destination",
+        ),
+        ("", f"{PERMIT_LOCAL} {CHECK} reject_unauth_destination"),
+    ],
+)  # fmt: skip
+def test_a_list_is_put_right_and_what_is_the_sites_own_stays(text: str, expected: str) -> None:
+    assert right_list(text, CHECK, lambda each: "10040" in each.argument) == expected
+
+
+def test_a_list_in_which_our_check_is_a_mere_warning_is_left_to_its_owner() -> None:
+    with pytest.raises(ListError, match="warn_if_reject"):
+        right_list(f"warn_if_reject {OURS}, reject_unauth_destination", CHECK, lambda each: "10040" in each.argument)
