@@ -26,7 +26,8 @@ from benchmarks.load import Load
 from benchmarks.load import run as run_load
 from benchmarks.policy_client import PolicyClient
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.store.connect import RedisClient, StoreUnavailable, connect
+from pbs_policy.store.connect import RedisClient, connect
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys

@@ -42,7 +42,8 @@ from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.sockets import open_listeners
 from pbs_policy.service.stats import flatten
 from pbs_policy.settings import Settings
-from pbs_policy.store.connect import TIMEOUT, StoreUnavailable
+from pbs_policy.store.connect import TIMEOUT
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.question import Question
 from pbs_policy.store.redis_connector import Connector
 from pbs_policy.store.redis_line import RedisRefused

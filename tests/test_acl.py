@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.store.connect import StoreRefused, connect
+from pbs_policy.store.connect import connect
+from pbs_policy.store.errors import StoreRefused
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.store.replies import missing_right

@@ -18,7 +18,8 @@ from pbs_policy.cli import run
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.shipped import shipped
-from pbs_policy.store.connect import StoreRefused, connect
+from pbs_policy.store.connect import connect
+from pbs_policy.store.errors import StoreRefused
 from pbs_policy.store.redis_url import RedisUrl
 from tests.redis_clients import ALICE, BOB, Clients
 from tests.topology.servers import Sentinel, Watched

@@ -31,9 +31,10 @@ from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.shipped import shipped
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.question import Answer, Question, carry_out
 from pbs_policy.store.redis_url import RedisUrl
-from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.records import Permit
 from tests.service import Service, request
 from tests.stores import connect, table_on

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.store.connect import StoreUnavailable, Subscription, connect
+from pbs_policy.store.connect import Subscription, connect
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
 from tests.commands import Pbs, commands_with, own_settings
 from tests.patience import as_shipped

@@ -12,7 +12,8 @@ import pytest
 
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.store.connect import StoreUnavailable, connect
+from pbs_policy.store.connect import connect
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
 from tests.service import CLI, Service
 from tests.stores import pause

@@ -20,9 +20,10 @@ from pbs_policy.address import Target
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.store.connect import connect
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import NO_END, Keys
-from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
+from pbs_policy.table.login_table import Entry, LoginTable
 from pbs_policy.table.records import Permit, Record, parse_permit, parse_record, serialise_record
 from pbs_policy.table.users import names_of_user
 from tests.stores import pause, table_on, write_login

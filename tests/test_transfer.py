@@ -20,9 +20,10 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses
 from pbs_policy.cap import Cap
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.table.importing import Import
 from pbs_policy.table.keys import Keys
-from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.rows import read_time, write_time
 from pbs_policy.table.transfer import LONGEST_LINE, export_lines, parse_line, parse_lines, read_lines

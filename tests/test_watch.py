@@ -23,8 +23,8 @@ from redis import Redis
 from pbs_policy.bars import fit, has_blocks, plot, width_of
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
-from pbs_policy.table.login_table import StoreUnavailable
 from pbs_policy.table.records import Permit, Record, serialise_permit
 from pbs_policy.watch import source as source_module
 from pbs_policy.watch.live import Feed

@@ -97,7 +97,7 @@ def explain(error: Exception) -> tuple[str, int]:
     from pbs_policy.log import printable
     from pbs_policy.postfix.listener import ListenError
     from pbs_policy.settings.sources import SettingsError
-    from pbs_policy.table.login_table import StoreUnavailable
+    from pbs_policy.store.errors import StoreUnavailable
 
     if isinstance(error, SettingsError):
         return "\n".join(error.faults), os.EX_CONFIG

@@ -137,7 +137,8 @@ def _read(
     """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
     from pbs_policy.settings.sources import SettingsError
     from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
-    from pbs_policy.store.connect import StoreUnavailable, connect_by
+    from pbs_policy.store.connect import connect_by
+    from pbs_policy.store.errors import StoreUnavailable
 
     prefix = settings.key_prefix.encode()
     pattern = escape_glob(prefix) + b"*[:,]" + beginning + b"*"  # a plain word's letters mean themselves

@@ -27,9 +27,10 @@ from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import Request, first
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.question import carry_out
 from pbs_policy.table.keys import EVERYBODY, GONE, NO_END
-from pbs_policy.table.login_table import Entry, LoginTable, StoreUnavailable
+from pbs_policy.table.login_table import Entry, LoginTable
 from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.users import domain_of, names_of_user, write_user_name
 

@@ -24,8 +24,9 @@ from pbs_policy.programs import missing
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
 from pbs_policy.store.connect import connect
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
-from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.table.login_table import LoginTable
 from pbs_policy.trust import temporary_folder
 
 

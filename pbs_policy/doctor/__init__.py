@@ -40,7 +40,8 @@ from pbs_policy.host import Host, NotLookedAt, is_for_root
 from pbs_policy.postfix.configuration import PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import SettingsError, Value
-from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.store.errors import StoreUnavailable
+from pbs_policy.table.login_table import LoginTable
 
 if TYPE_CHECKING:
     from pbs_policy.store.connect import RedisClient

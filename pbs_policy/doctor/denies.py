@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pbs_policy.address import AddressError, ClientAddresses
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning
 from pbs_policy.log import printable
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.table.keys import NO_END
 from pbs_policy.table.listing import AUTO_DENY, Deny
-from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
 
 _CHECK = "store.denies"

@@ -9,7 +9,8 @@ from pbs_policy import __version__
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning
 from pbs_policy.log import printable
 from pbs_policy.service.stats import Minute, ServiceState, read_minutes, read_services
-from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.store.errors import StoreUnavailable
+from pbs_policy.table.login_table import LoginTable
 
 VERSION, LOOPBACK = "service.version", "use.loopback"
 

@@ -17,7 +17,7 @@ from pbs_policy.doctor.store_facts import StoreFacts
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.store.bulk import escape_glob, scan_command
-from pbs_policy.store.connect import StoreRefused, StoreUnavailable
+from pbs_policy.store.errors import StoreRefused, StoreUnavailable
 from pbs_policy.store.persistence import APPEND, what_a_crash_forgets
 from pbs_policy.store.question import Command
 from pbs_policy.store.replies import missing_right

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pbs_policy.log import printable
-from pbs_policy.store.connect import StoreRefused
+from pbs_policy.store.errors import StoreRefused
 from pbs_policy.store.persistence import read_info
 
 if TYPE_CHECKING:

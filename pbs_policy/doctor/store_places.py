@@ -10,7 +10,8 @@ from dataclasses import replace
 from pbs_policy.doctor.finding import Finding, good, warning, wrong
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
-from pbs_policy.store.connect import StoreUnavailable, connect_by
+from pbs_policy.store.connect import connect_by
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import Place, written
 
 Named = tuple[Place, Place | StoreUnavailable]

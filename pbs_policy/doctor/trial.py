@@ -30,7 +30,8 @@ from pbs_policy.postfix.protocol import as_request
 from pbs_policy.postfix.query import ask_once, only_looking, serialise_request
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import DEFAULT_FILE, SettingsError
-from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.store.errors import StoreUnavailable
+from pbs_policy.table.login_table import LoginTable
 from pbs_policy.trust import Untrusted, create_for, temporary_folder
 
 TTL = 10

@@ -16,7 +16,8 @@ from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import SettingsError
 from pbs_policy.shipped import shipped
-from pbs_policy.table.login_table import LoginTable, StoreUnavailable
+from pbs_policy.store.errors import StoreUnavailable
+from pbs_policy.table.login_table import LoginTable
 
 if TYPE_CHECKING:
     from pbs_policy.store.connect import RedisClient

@@ -103,7 +103,7 @@ def next_cursor(cursor: bytes, seen: set[bytes]) -> bytes | None:
     if cursor == b"0":
         return None
     if cursor in seen:
-        from pbs_policy.store.connect import StoreUnavailable
+        from pbs_policy.store.errors import StoreUnavailable
 
         raise StoreUnavailable("SCAN comes to a place where it was before, and would have no end")
     seen.add(cursor)

@@ -1,6 +1,6 @@
 """Redis through redis-py: how it is reached (TCP, TLS, a unix socket, the master that Sentinels or a Cluster name),
-how long that may take, and what its errors are. The command line, doctor, watch and demo ask by a `RedisClient`; the
-service has its own pipelined connection (`lookups`) and asks a `MasterFinder` where that has to go.
+and how long that may take. The command line, doctor, watch and demo ask by a `RedisClient`; the service has its own
+pipelined connection (`lookups`) and asks a `MasterFinder` where that has to go.
 
 redis-py would retry a refused connection for 4 s and a mute one for 58 s. Here a connection that was lost is opened
 once more, and nothing is tried again after a time-out. Only a master is asked: a replica may be behind, or cut off
@@ -25,20 +25,10 @@ import pbs_policy.store.resp  # noqa: F401 - it keeps redis-py, which comes afte
 # isort: on
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    MovedError,
-    NoPermissionError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import AskError, AuthenticationError, MovedError, RedisError, ResponseError
 from redis.retry import Retry
 
+from pbs_policy.store.errors import NotTheMaster, StoreRefused, StoreUnavailable, errors_of, said
 from pbs_policy.store.in_time import TcpConnection, TlsConnection, UnixConnection, expect
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl, TlsFiles, written
@@ -60,28 +50,10 @@ REPLICA = "it is a replica, which may be behind"
 
 _MOST_HEARD = 5_000  # messages taken at once: whoever watches has a screen to draw as well
 
-# redis-py takes the code off a server's error. From 7.1 on it keeps it in `status_code`.
-_CODES: dict[type[Exception], str] = {
-    AskError: "ASK", BusyLoadingError: "LOADING", ClusterDownError: "CLUSTERDOWN", MasterDownError: "MASTERDOWN",
-    MovedError: "MOVED", NoPermissionError: "NOPERM", ReadOnlyError: "READONLY",
-}  # fmt: skip
-
 # What redis-py says on its own account at each connection (its name, RESP3) takes rights that our ACL users lack.
 _KNOWN = signature(getattr(redis.connection, "AbstractConnection", redis.Connection)).parameters
 _SILENT = {"driver_info": None} if "driver_info" in _KNOWN else {"lib_name": None, "lib_version": None}
 _SAYS_NOTHING: dict[str, Any] = {name: value for name, value in {**_SILENT, "protocol": 2}.items() if name in _KNOWN}
-
-
-class StoreUnavailable(Exception):
-    """Redis cannot be asked: refused, mute, or it answers with an error. The message says which and where."""
-
-
-class StoreRefused(StoreUnavailable):
-    """Redis answered, and with an error: its own words are the message."""
-
-
-class NotTheMaster(StoreUnavailable):
-    """The server that answers is a replica."""
 
 
 def connect(url: RedisUrl, user: str, password: str) -> RedisClient:
@@ -198,7 +170,7 @@ class RedisClient:
             place = self._finder.find() if url.names_master else url.place
             self._where = url.path or written(place)
             self._redis = self._finder.client_of(place)
-        with _errors_of(self._where):
+        with errors_of(self._where, TIMEOUT):
             yield self._redis
 
     def __enter__(self) -> Self:
@@ -219,7 +191,7 @@ class Subscription:
         """The messages received so far, `_MOST_HEARD` at most; never blocks."""
         messages: list[bytes] = []
         expect(self._pubsub.connection)
-        with _errors_of(self._where):
+        with errors_of(self._where, TIMEOUT):
             for _ in range(_MOST_HEARD):
                 message = self._pubsub.get_message(timeout=0)
                 if message is None:
@@ -292,7 +264,7 @@ class MasterFinder:
             self._asked[place] = self._client(place, login, share if url.names_master else TIMEOUT)
         client: Any = self._asked[place]
         where = url.path or written(place)
-        with _errors_of(where):
+        with errors_of(where, TIMEOUT):
             if url.master:
                 named = client.execute_command(b"SENTINEL", b"get-master-addr-by-name", url.master)
                 if (found := _place_in(named)) is None:
@@ -374,7 +346,7 @@ def _greet(connection: Any, *, login: Login, must_be_master: bool) -> None:
     try:
         connection.on_connect()
     except (ResponseError, AuthenticationError) as error:
-        raise StoreRefused(without_password(_said(error), log_in(login)[0] if login.password else (b"",))) from None
+        raise StoreRefused(without_password(said(error), log_in(login)[0] if login.password else (b"",))) from None
     # Before its first reply a server's TLS sends tickets, which redis-py takes for data that nobody asked for.
     if must_be_master or isinstance(connection, TlsConnection):
         connection.send_command(b"HELLO", b"2")
@@ -382,38 +354,6 @@ def _greet(connection: Any, *, login: Login, must_be_master: bool) -> None:
             hello = connection.read_response()
             if must_be_master and is_replica(hello):
                 raise NotTheMaster(REPLICA)
-
-
-@contextmanager
-def _errors_of(where: str) -> Iterator[None]:
-    """What redis-py raises becomes StoreUnavailable, which names the server."""
-    try:
-        yield
-    except (ResponseError, AuthenticationError, BusyLoadingError) as error:
-        raise StoreRefused(_said(error)) from error
-    except redis.TimeoutError as error:
-        raise StoreUnavailable(f"{where}: no answer within {TIMEOUT} s") from error
-    except (redis.InvalidResponse, TypeError, MemoryError) as error:  # the latter two are hiredis'
-        raise StoreUnavailable(f"{where}: what answers there does not speak Redis' protocol") from error
-    except RedisError as error:
-        raise StoreUnavailable(f"{where}: {_reason(error)}") from error
-    except NotTheMaster as error:
-        raise NotTheMaster(f"{where}: {error}") from error
-    except OSError as error:
-        raise StoreUnavailable(f"{where}: {error.strerror or error}") from error
-
-
-def _said(error: Exception) -> str:
-    """A server's error as it was sent."""
-    code = getattr(error, "status_code", None) or _CODES.get(type(error), "")
-    return f"{code} {error}" if code and code != "ERR" else str(error)
-
-
-def _reason(error: RedisError) -> str:
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, OSError):
-        return cause.strerror or str(cause)
-    return str(error) or type(error).__name__
 
 
 def _place_in(reply: Any) -> Place | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pbs_policy.duration import format_duration
-from pbs_policy.store.connect import StoreRefused
+from pbs_policy.store.errors import StoreRefused
 
 if TYPE_CHECKING:
     from pbs_policy.store.connect import RedisClient

@@ -12,12 +12,11 @@ from pbs_policy.store.connect import (
     REPLICA,
     TIMEOUT,
     MasterFinder,
-    NotTheMaster,
-    StoreUnavailable,
     is_replica,
     log_in,
     tls_context,
 )
+from pbs_policy.store.errors import NotTheMaster, StoreUnavailable
 from pbs_policy.store.redis_line import RedisLine, RedisRefused
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl, TlsFiles, written
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pbs_policy.address import AddressError, ClientAddress, Network, Target, networks_of
 from pbs_policy.store.bulk import BATCH, escape_glob, next_cursor, scan_command
-from pbs_policy.store.connect import StoreUnavailable
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.question import Answer, Command, Question
 from pbs_policy.table.keys import EVERYBODY, NO_END, Keys
 from pbs_policy.table.listing import Deny, Entry, Listing, Progress, encode, is_within

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from pbs_policy.table.login_table import StoreUnavailable
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.watch.screen import render
 from pbs_policy.watch.source import Source
 from pbs_policy.watch.state import Event, State

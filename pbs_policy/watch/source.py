@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pbs_policy.log import printable
 from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
-from pbs_policy.store.connect import StoreUnavailable
+from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.table.keys import GONE, NO_END
 from pbs_policy.table.records import Record, parse_permit, parse_record
 from pbs_policy.watch.state import LOGIN, PERMIT, Relay, Table

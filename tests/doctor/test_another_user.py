@@ -12,7 +12,8 @@ from pbs_policy.dovecot.doveconf import read_dovecot
 from pbs_policy.host import Host, NotLookedAt, ProgramOutput
 from pbs_policy.settings import Settings, load
 from pbs_policy.settings.sources import SettingsError
-from pbs_policy.store.connect import RedisClient, StoreUnavailable
+from pbs_policy.store.connect import RedisClient
+from pbs_policy.store.errors import StoreUnavailable
 
 SETTINGS, VALUES = load(Path("/dev/null"), {}, ["redis_url=unix:///run/redis/redis.sock"])
 

@@ -10,7 +10,7 @@ import pytest
 
 from pbs_policy.dovecot.doveconf import read_dovecot
 from pbs_policy.host import Host
-from pbs_policy.table.login_table import StoreUnavailable
+from pbs_policy.store.errors import StoreUnavailable
 from tests.install.support import HOOK, Outcome, run, snapshot, write
 from tests.stores import table_on
 

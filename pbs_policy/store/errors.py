@@ -1,0 +1,74 @@
+"""What goes wrong with Redis, in words that name the server: what redis-py raises becomes StoreUnavailable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# isort: off
+import pbs_policy.store.resp  # noqa: F401 - it keeps redis-py, which comes after it, from a hiredis that is not safe
+
+# isort: on
+import redis
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+# redis-py takes the code off a server's error. From 7.1 on it keeps it in `status_code`.
+_CODES: dict[type[Exception], str] = {
+    AskError: "ASK", BusyLoadingError: "LOADING", ClusterDownError: "CLUSTERDOWN", MasterDownError: "MASTERDOWN",
+    MovedError: "MOVED", NoPermissionError: "NOPERM", ReadOnlyError: "READONLY",
+}  # fmt: skip
+
+
+class StoreUnavailable(Exception):
+    """Redis cannot be asked: refused, mute, or it answers with an error. The message says which and where."""
+
+
+class StoreRefused(StoreUnavailable):
+    """Redis answered, and with an error: its own words are the message."""
+
+
+class NotTheMaster(StoreUnavailable):
+    """The server that answers is a replica."""
+
+
+@contextmanager
+def errors_of(where: str, within: float) -> Iterator[None]:
+    """What redis-py raises becomes StoreUnavailable, which names the server, and the seconds that there were."""
+    try:
+        yield
+    except (ResponseError, AuthenticationError, BusyLoadingError) as error:
+        raise StoreRefused(said(error)) from error
+    except redis.TimeoutError as error:
+        raise StoreUnavailable(f"{where}: no answer within {within} s") from error
+    except (redis.InvalidResponse, TypeError, MemoryError) as error:  # the latter two are hiredis'
+        raise StoreUnavailable(f"{where}: what answers there does not speak Redis' protocol") from error
+    except RedisError as error:
+        raise StoreUnavailable(f"{where}: {_reason(error)}") from error
+    except NotTheMaster as error:
+        raise NotTheMaster(f"{where}: {error}") from error
+    except OSError as error:
+        raise StoreUnavailable(f"{where}: {error.strerror or error}") from error
+
+
+def said(error: Exception) -> str:
+    """A server's error as it was sent."""
+    code = getattr(error, "status_code", None) or _CODES.get(type(error), "")
+    return f"{code} {error}" if code and code != "ERR" else str(error)
+
+
+def _reason(error: RedisError) -> str:
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause)
+    return str(error) or type(error).__name__
