@@ -26,9 +26,11 @@ Pbs = Callable[..., Result]
 
 
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A settings file of the test's own, empty, and no settings from its environment."""
+    """A settings file of the test's own, empty, no settings from its environment, and no syslog of the
+    system's."""
     for name in [name for name in os.environ if name.startswith("PBS_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr("pbs_policy.log.writers.SYSLOG", str(tmp_path / "no-syslog"))
     file = tmp_path / "pbs-policy.conf"
     file.touch()
     return file

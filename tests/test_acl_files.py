@@ -130,7 +130,7 @@ def test_each_role_can_do_its_work(
     for command in [
         *(["list"], ["check", ALICE], ["show", ALICE], ["permit", BOB, "--user", "bob@example.com"]),
         *(["permit", "198.51.100.0/24", "--user", "bob@example.com", "--cap", "9/1h"],),
-        *(["denied"], ["allow", ALICE], ["revoke", BOB, "--deny", "1h"], ["allow", BOB], ["export", str(dump)]),
+        *(["denied"], ["undeny", ALICE], ["deny", BOB, "--for", "1h"], ["undeny", BOB], ["export", str(dump)]),
         *(["revoke", "alice@example.com"], ["revoke", "--all"], ["import", str(dump)], ["report"], ["stats"]),
     ]:  # fmt: skip
         assert run(["-c", str(file), *command]) in (0, 1), command

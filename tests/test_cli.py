@@ -91,7 +91,10 @@ def test_settings_come_from_the_environment_as_well(bare: Pbs, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["lst"], "No such command 'lst'"),
+        (["lst"], "No such command 'lst'. Did you mean list?"),
+        (["help", "chek"], "No such command 'chek'. Did you mean check?"),
+        (["allow", "192.0.2.7"], "No such command 'allow'. Did you mean undeny?"),
+        (["\x1b[2Jnonsense"], "No such command '?[2Jnonsense'. (see"),
         (["check"], "Missing argument 'ADDRESS'"),
         (["check", "192.0.2.7", "192.0.2.8"], "unexpected extra argument"),
         (["list", "--jsn"], "No such option"),
@@ -231,6 +234,12 @@ def test_without_a_command_the_help_is_shown_as_it_is(capsys: pytest.CaptureFixt
     assert run([]) == 64
     shown = "".join(capsys.readouterr())
     assert shown.startswith("Usage: pbs-policy [OPTIONS] COMMAND")
+
+
+def test_help_with_a_command_is_the_help_of_that_command(bare: Pbs) -> None:
+    assert bare("help") == bare("--help")
+    assert bare("help", "deny") == bare("deny", "--help")
+    assert "192.0.2.7 198.51.100.0/24" in bare("help", "deny").out
 
 
 def test_help_and_version_need_no_sound_settings(bare: Pbs, settings_file: Path) -> None:

@@ -1,11 +1,16 @@
-"""`permit`, `revoke`, `denied`, `allow`: what each writes, says and refuses, and what the decision makes of it."""
+"""`permit`, `revoke`, `deny`, `undeny`, `denied`: what each writes, says and refuses, and how it decides."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pwd
 import re
+import socket
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from redis import Redis
@@ -171,14 +176,22 @@ def test_a_permit_needs_no_user(pbs: Pbs, table: LoginTable) -> None:
 def test_a_permit_of_what_is_denied_says_that_it_has_no_effect_yet(
     pbs: Pbs, table: LoginTable, deny: list[str], what: str, ends: list[str]
 ) -> None:
-    assert pbs("revoke", *deny, "--deny", "1h").status == 0
+    assert pbs("deny", *deny, "--for", "1h").status == 0
     result = pbs("permit", "192.0.2.7", "--user", "scanner@example.com")
-    assert result.out == "192.0.2.7 is permitted for 8h, and may not relay while it is denied\n"
-    assert result.err == f"pbs-policy: {what} is denied: pbs-policy allow {' '.join(ends)}\n"
+    assert result.out == "192.0.2.7 is permitted for 8h, which has no effect now\n"
+    assert result.err == f"pbs-policy: {what} is denied: pbs-policy undeny {' '.join(ends)}\n"
     assert result.status == 0
     assert reason(table, "192.0.2.7") in ("denied", "denied_user")
-    assert pbs("allow", *ends).status == 0
+    assert pbs("undeny", *ends).status == 0
     assert reason(table, "192.0.2.7") == "permit"
+
+
+def test_a_permit_that_observe_only_makes_void_says_so(pbs: Pbs) -> None:
+    assert pbs("--set", "observe_only=yes", "permit", "192.0.2.7") == Result(
+        0,
+        "192.0.2.7 is permitted for 8h, which has no effect now\n",
+        "pbs-policy: observe_only = yes: nobody may relay by a login or permit until it is no\n",
+    )
 
 
 def test_a_permit_of_what_the_file_of_denies_has_names_its_line(pbs: Pbs, tmp_path: Path) -> None:
@@ -194,18 +207,18 @@ def test_a_permit_of_what_the_file_of_denies_has_names_its_line(pbs: Pbs, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["all", "ALL", " all ", "Everybody"])
-@pytest.mark.parametrize("command", [["revoke"], ["revoke", "--deny", "10m"], ["allow"], ["permit"]])
-def test_everybody_is_meant_by_the_option_alone(pbs: Pbs, redis: Redis, command: list[str], name: str) -> None:
-    text = "not an IP address" if command == ["permit"] else "for everybody it is --all"
-    assert is_one_error(pbs(*command, name), 64, text)
+@pytest.mark.parametrize("command", ["revoke", "deny", "undeny", "permit"])
+def test_everybody_is_meant_by_the_option_alone(pbs: Pbs, redis: Redis, command: str, name: str) -> None:
+    text = "not an IP address" if command == "permit" else "for everybody it is --all"
+    assert is_one_error(pbs(command, name), 64, text)
     assert redis.keys() == []
 
 
 def test_what_check_advises_against_a_deny_of_everybody_ends_it(pbs: Pbs, table: LoginTable) -> None:
-    assert pbs("revoke", "--all", "--deny", "10m").out.startswith("denied: everybody for 10m\n")
+    assert pbs("deny", "--all", "--for", "10m").out.startswith("denied: everybody for 10m\n")
     login(table, "192.0.2.7", "alice@example.com")
     shown = pbs("check", "192.0.2.7")
-    advised = re.search(r"`pbs-policy (allow [^`]*)`", shown.out)
+    advised = re.search(r"`pbs-policy (undeny [^`]*)`", shown.out)
     assert shown.status == 1
     assert advised
     assert pbs(*advised[1].split()) == Result(0, "no longer denied: everybody\n", "")
@@ -213,32 +226,30 @@ def test_what_check_advises_against_a_deny_of_everybody_ends_it(pbs: Pbs, table:
 
 
 def test_a_deny_of_everybody_is_listed_as_that_for_people(pbs: Pbs) -> None:
-    pbs("revoke", "--all", "--deny", "10m")
+    pbs("deny", "--all", "--for", "10m")
     assert pbs("denied").out.splitlines()[1].split()[0] == "everybody"
     assert json.loads(pbs("denied", "--json").out)[0]["client_address"] == "all"
-    pbs("revoke", "192.0.2.7", "--deny", "10m")
-    assert pbs("allow", "192.0.2.7").err == "192.0.2.7 is still denied by the deny of everybody\n"
+    pbs("deny", "192.0.2.7", "--for", "10m")
+    assert pbs("undeny", "192.0.2.7").err == "pbs-policy: 192.0.2.7 is still denied by the deny of everybody\n"
 
 
 # --- revoke
 
 
-@pytest.mark.parametrize("deny", [[], ["--deny", "1h"]])
-def test_logins_that_name_no_user_are_not_passed_over_in_silence(
-    pbs: Pbs, table: LoginTable, deny: list[str]
-) -> None:
+def test_logins_that_name_no_user_are_not_passed_over_in_silence(pbs: Pbs, table: LoginTable) -> None:
     login(table, "192.0.2.7", "alice@example.com")
     login(table, "192.0.2.8", "bob@example.com")
-    assert pbs("revoke", "alice@example.com", *deny).err == ""
+    assert pbs("revoke", "alice@example.com").err == ""
     said = "not touched; alice@example.com may be among them: revoke the address, which pbs-policy list shows\n"
     login(table, "198.51.100.8", "")
-    result = pbs("revoke", "alice@example.com", *deny)
-    assert (result.status, result.err) == (0, f"pbs-policy: 1 login names no user and was {said}")
+    assert pbs("revoke", "alice@example.com").err == f"pbs-policy: 1 login names no user and was {said}"
     login(table, "198.51.100.9", "")
-    assert pbs("revoke", "alice@example.com", *deny).err == f"pbs-policy: 2 logins name no user and were {said}"
+    assert pbs("revoke", "alice@example.com").err == f"pbs-policy: 2 logins name no user and were {said}"
     assert {entry.target for entry in table.entries()} >= {"198.51.100.8", "198.51.100.9"}
     assert pbs("revoke", "198.51.100.8").err == ""
-
+    said = said.replace("alice@example.com", "some of these users").replace("2 logins", "1 login")
+    result = pbs("revoke", "alice@example.com", "bob@example.com")
+    assert result.err == f"pbs-policy: 1 login names no user and was {said}"
 
 
 def test_what_is_revoked_is_gone_for_the_next_request(pbs: Pbs, table: LoginTable) -> None:
@@ -248,8 +259,8 @@ def test_what_is_revoked_is_gone_for_the_next_request(pbs: Pbs, table: LoginTabl
     assert [reason(table, each) for each in ("192.0.2.7", "192.0.2.8")] == ["no_login", "login"]
     assert pbs("revoke", "Alice@example.com") == Result(0, "revoked: 192.0.2.8 for Alice@example.com\n", "")
     assert reason(table, "192.0.2.8") == "no_login"
-    assert pbs("revoke", "192.0.2.7") == Result(0, "nothing to revoke for 192.0.2.7\n", "")
-    assert pbs("revoke", "alice@example.com") == Result(0, "nothing to revoke for alice@example.com\n", "")
+    assert pbs("revoke", "192.0.2.7") == Result(1, "nothing to revoke for 192.0.2.7\n", "")
+    assert pbs("revoke", "alice@example.com") == Result(1, "nothing to revoke for alice@example.com\n", "")
     login(table, "192.0.2.7", "alice@example.com")
     assert reason(table, "192.0.2.7") == "login"
 
@@ -265,60 +276,67 @@ def test_a_network_is_revoked_with_everything_in_it(pbs: Pbs, table: LoginTable)
     ]  # fmt: skip
 
 
-def test_everything_is_revoked_and_everybody_denied(pbs: Pbs, table: LoginTable) -> None:
+def test_everything_is_revoked(pbs: Pbs, table: LoginTable) -> None:
     login(table, "192.0.2.7", "alice@example.com")
     login(table, "2001:db8::7", "bob@example.com")
-    result = pbs("revoke", "--all", "--deny", "1h", "--reason", "spam")
-    assert result.out == "denied: everybody for 1h\nrevoked: 192.0.2.7\nrevoked: 2001:db8::7\n"
+    assert pbs("revoke", "--all") == Result(0, "revoked: 192.0.2.7\nrevoked: 2001:db8::7\n", "")
+    assert pbs("revoke", "--all") == Result(1, "nothing to revoke for everybody\n", "")
+
+
+@pytest.mark.parametrize(("answer", "is_revoked"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_on_a_terminal_everything_is_revoked_if_that_is_meant(
+    pbs: Pbs, table: LoginTable, monkeypatch: pytest.MonkeyPatch, answer: str, is_revoked: bool
+) -> None:
     login(table, "192.0.2.7", "alice@example.com")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    result = pbs("revoke", "--all")
+    assert result.err.startswith("Take away every login and permit? [y/N]: ")
+    assert result[:2] == ((0, "revoked: 192.0.2.7\n") if is_revoked else (1, ""))
+    assert pbs("revoke", "--all", "--yes").status == is_revoked
+
+
+@pytest.mark.parametrize("target", ["--all", "192.0.2.7", "192.0.2.0/24", "192.0.0.0/10"])
+def test_a_deny_outranks_every_login_and_permit_before_and_after_it(pbs: Pbs, table: LoginTable, target: str) -> None:
+    login(table, "192.0.2.7", "alice@example.com")
+    name = "everybody" if target == "--all" else target
+    assert pbs("deny", target) == Result(0, f"denied: {name} for 1d\n", "")
     assert reason(table, "192.0.2.7") == "denied"
-    assert pbs("allow", "--all") == Result(0, "no longer denied: everybody\n", "")
-    assert reason(table, "192.0.2.7") == "login"
-    assert pbs("revoke", "--all").out == "revoked: 192.0.2.7\n"
-    assert pbs("revoke", "--all").out == "nothing to revoke for everybody\n"
-
-
-@pytest.mark.parametrize("target", ["192.0.2.7", "192.0.2.0/24", "192.0.0.0/10"])
-def test_a_deny_outranks_every_later_login_and_permit(pbs: Pbs, table: LoginTable, target: str) -> None:
-    login(table, "192.0.2.7", "alice@example.com")
-    result = pbs("revoke", target, "--deny", "24h")
-    assert result.out.startswith(f"denied: {target} for 1d\nrevoked: ")
-    login(table, "192.0.2.7", "alice@example.com")
     assert pbs("permit", "192.0.2.7", "--user", "alice@example.com").status == 0
+    login(table, "192.0.2.7", "alice@example.com")
     assert reason(table, "192.0.2.7") == "denied"
-    assert pbs("allow", target).status == 0
+    assert pbs("undeny", target) == Result(0, f"no longer denied: {name}\n", "")
     assert reason(table, "192.0.2.7") == "permit"
 
 
 def test_a_denied_user_cannot_log_in_again_from_elsewhere(pbs: Pbs, table: LoginTable) -> None:
-    login(table, "192.0.2.7", "alice")
     options = ["--set", "user_domain=example.com"]
-    result = pbs(*options, "revoke", "Alice@Example.com", "--deny", "24h")
-    assert result.out == "denied: Alice@Example.com for 1d\nrevoked: 192.0.2.7 for Alice@Example.com\n"
+    assert pbs(*options, "deny", "Alice@Example.com") == Result(0, "denied: Alice@Example.com for 1d\n", "")
     for address in ("192.0.2.7", "198.51.100.7"):
         login(table, address, "alice@example.com")
         assert reason(table, address) == "denied_user"
     login(table, "198.51.100.8", "bob@example.com")
     assert reason(table, "198.51.100.8", "bob@example.com") == "login"
-    assert pbs(*options, "allow", "alice").status == 0
+    assert pbs(*options, "undeny", "alice").status == 0
     assert reason(table, "192.0.2.7") == "login"
 
 
-def test_the_deny_is_written_before_anything_is_taken(
-    pbs: Pbs, redis: Redis, table: LoginTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A login that comes while the table is gone through is denied already."""
-    seen = []
-
-    def see(self: LoginTable, *_: str) -> list[str]:
-        seen.append(redis.exists(KEYS.deny("192.0.2.7"), KEYS.deny_user(b"alice@example.com")))
-        return []
-
-    monkeypatch.setattr(LoginTable, "revoke_address", see)
-    monkeypatch.setattr(LoginTable, "revoke_user", see)
-    pbs("revoke", "192.0.2.7", "--deny", "1h")
-    pbs("revoke", "alice@example.com", "--deny", "1h")
-    assert seen == [1, 2]
+def test_a_denied_user_who_may_be_logged_in_without_a_domain_is_hinted_at(pbs: Pbs, table: LoginTable) -> None:
+    login(table, "192.0.2.7", "Alice")
+    login(table, "192.0.2.8", "bob@example.com")
+    said = pbs("deny", "alice@example.com", "bob@example.com", "192.0.2.9").err
+    assert said == (
+        "pbs-policy: a user alice without a domain may relay as before: if that is alice@example.com, set "
+        "user_domain, or deny alice\n"
+    )
+    assert reason(table, "192.0.2.7", "carol@example.com") == "login"
+    assert pbs("deny", "alice").err == ""
+    assert reason(table, "192.0.2.7", "carol@example.com") == "denied_user"
+    assert pbs("--set", "user_domain=example.com", "deny", "alice@example.com").err == ""
 
 
 def test_a_wider_permit_that_stays_is_said(pbs: Pbs, table: LoginTable) -> None:
@@ -327,16 +345,15 @@ def test_a_wider_permit_that_stays_is_said(pbs: Pbs, table: LoginTable) -> None:
     result = pbs("revoke", "192.0.2.7")
     assert result.out == "nothing to revoke for 192.0.2.7\n"
     assert result.err == (
-        "192.0.2.7 may still relay by the permit for 192.0.2.0/24: revoke that, or --deny\n"
-        "192.0.2.7 may still relay by the permit for 192.0.0.0/16: revoke that, or --deny\n"
+        "pbs-policy: 192.0.2.7 may still relay by the permit for 192.0.2.0/24: revoke that, or deny 192.0.2.7\n"
+        "pbs-policy: 192.0.2.7 may still relay by the permit for 192.0.0.0/16: revoke that, or deny 192.0.2.7\n"
     )
     result = pbs("revoke", "192.0.2.0/24")
     assert "192.0.2.0/24 may still relay by the permit for 192.0.0.0/16" in result.err
     assert result.err.count("\n") == 1
-    assert pbs("revoke", "192.0.2.7", "--deny", "1h").err == ""
 
 
-@pytest.mark.parametrize("command", ["revoke", "allow"])
+@pytest.mark.parametrize("command", ["revoke", "deny", "undeny"])
 @pytest.mark.parametrize(
     ("who", "text"),
     [
@@ -362,17 +379,18 @@ def test_an_argument_that_is_nobody_is_an_error(pbs: Pbs, redis: Redis, command:
 )  # fmt: skip
 def test_a_user_of_any_name_is_one(pbs: Pbs, table: LoginTable, who: str) -> None:
     login(table, "192.0.2.7", who.removeprefix("user:"))
-    result = pbs("revoke", who, "--deny", "1h")
+    result = pbs("revoke", who)
     assert result.status == 0
     assert "revoked: 192.0.2.7 for " in result.out
+    assert pbs("deny", who).status == 0
     assert all(letter.isprintable() or letter == "\n" for letter in result.out)
     login(table, "192.0.2.7", who.removeprefix("user:"))
     assert reason(table, "192.0.2.7") == "denied_user"
-    assert pbs("allow", who).status == 0
+    assert pbs("undeny", who).status == 0
 
 
-@pytest.mark.parametrize("command", [["revoke"], ["revoke", "--deny", "1h"], ["allow"], ["show"]])
-def test_what_is_neither_address_nor_user_is_refused(pbs: Pbs, redis: Redis, command: list[str]) -> None:
+@pytest.mark.parametrize("command", ["revoke", "deny", "undeny", "show"])
+def test_what_is_neither_address_nor_user_is_refused(pbs: Pbs, redis: Redis, command: str) -> None:
     """A deny of a user of such a name would hold for nobody, and the address would still relay."""
     mistyped = [
         "192.0.2.7;", "192.0.2.7,192.0.2.8", "192.0.2.7 192.0.2.8", "192.0.2.*", "192.0.2.0-192.0.2.255",
@@ -382,7 +400,7 @@ def test_what_is_neither_address_nor_user_is_refused(pbs: Pbs, redis: Redis, com
         "bob,carol", "alice@example.com\t", "*", "user:", "user: ", "a*@example.com", "everyone",
     ]  # fmt: skip
     for who in mistyped:
-        result = pbs(*command, who)
+        result = pbs(command, who)
         assert is_one_error(result, 64, ""), (who, result)
     assert redis.keys() == []
 
@@ -392,13 +410,15 @@ def test_what_is_neither_address_nor_user_is_refused(pbs: Pbs, redis: Redis, com
     [
         (["revoke"], "or else --all"),
         (["revoke", "192.0.2.7", "--all"], "or else --all"),
-        (["allow"], "or else --all"),
-        (["revoke", "192.0.2.7", "--reason", "spam"], "it needs --deny TIME"),
-        (["revoke", "192.0.2.7", "--deny", "for ever"], "expected a time from 1s to 1830d"),
-        (["revoke", "192.0.2.7", "--deny", "1h", "--reason", "a\nb"], "expected a line of at most 320"),
-        (["revoke", "0.0.0.0/0", "--deny", "1h"], "0.0.0.0/0 is everybody, which is denied with --all"),
-        (["revoke", "::/0", "--deny", "1h"], "::/0 is everybody"),
-        (["revoke", "@example.com", "--deny", "1h"], "a whole domain cannot be denied"),
+        (["undeny"], "or else --all"),
+        (["revoke", "192.0.2.7", "--deny", "24h"], "No such option"),
+        (["deny"], "or else --all"),
+        (["permit"], "Missing argument"),
+        (["deny", "192.0.2.7", "--for", "for ever"], "expected a time from 1s to 1830d"),
+        (["deny", "192.0.2.7", "--for", "1h", "--reason", "a\nb"], "expected a line of at most 320"),
+        (["deny", "0.0.0.0/0", "--for", "1h"], "0.0.0.0/0 is everybody, which is denied with --all"),
+        (["deny", "::/0", "--for", "1h"], "::/0 is everybody"),
+        (["deny", "@example.com", "--for", "1h"], "a whole domain cannot be denied"),
     ],
 )
 def test_wrong_usage_changes_nothing(
@@ -410,7 +430,7 @@ def test_wrong_usage_changes_nothing(
     assert sorted(redis.keys()) == before
 
 
-# --- denied and allow
+# --- denied and undeny
 
 
 def test_denies_are_listed_with_reason_and_time_left(pbs: Pbs, redis: Redis) -> None:
@@ -418,7 +438,7 @@ def test_denies_are_listed_with_reason_and_time_left(pbs: Pbs, redis: Redis) -> 
     assert pbs("denied", "-o", "json") == Result(0, "[]\n", "")
     reasons = {"192.0.2.7": "spam", "2001:db8::/32": "", "alice@example.com": "stolen", "--all": "x"}
     for target, text in reasons.items():
-        assert pbs("revoke", target, "--deny", "9030", "--reason", text).status == 0
+        assert pbs("deny", target, "--for", "9030", "--reason", text).status == 0
     redis.set(KEYS.deny("198.51.100.7"), "by hand")
     shown = json.loads(pbs("denied", "--json").out)
     expiries = [deny["expires_at"] for deny in shown if deny["client_address"] != "198.51.100.7"]
@@ -446,19 +466,19 @@ def test_a_deny_that_somebody_else_wrote_is_shown_safely(pbs: Pbs, redis: Redis)
     assert pbs("denied", "-o", "tsv").out.splitlines()[1].split("\t")[2] == "jos\ufffd\\u001b[31m"
 
 
-def test_allow_ends_one_deny_and_says_if_there_was_none(pbs: Pbs, table: LoginTable) -> None:
-    assert pbs("allow", "192.0.2.7") == Result(1, "not denied: 192.0.2.7\n", "")
-    assert pbs("revoke", "192.0.2.7", "--deny", "1h").status == 0
-    assert pbs("revoke", "192.0.2.0/24", "--deny", "1h").status == 0
-    result = pbs("allow", "192.0.2.7")
+def test_undeny_ends_one_deny_and_says_if_there_was_none(pbs: Pbs, table: LoginTable) -> None:
+    assert pbs("undeny", "192.0.2.7") == Result(1, "not denied: 192.0.2.7\n", "")
+    assert pbs("deny", "192.0.2.7", "--for", "1h").status == 0
+    assert pbs("deny", "192.0.2.0/24", "--for", "1h").status == 0
+    result = pbs("undeny", "192.0.2.7")
     assert result[:2] == (0, "no longer denied: 192.0.2.7\n")
-    assert result.err == "192.0.2.7 is still denied by the deny of 192.0.2.0/24\n"
+    assert result.err == "pbs-policy: 192.0.2.7 is still denied by the deny of 192.0.2.0/24\n"
     login(table, "192.0.2.7", "alice@example.com")
     assert reason(table, "192.0.2.7") == "denied"
-    assert pbs("allow", "192.0.2.0/24").status == 0
+    assert pbs("undeny", "192.0.2.0/24").status == 0
     assert reason(table, "192.0.2.7") == "login"
-    assert pbs("allow", "alice@example.com") == Result(1, "not denied: alice@example.com\n", "")
-    assert pbs("allow", "--all").status == 1
+    assert pbs("undeny", "alice@example.com") == Result(1, "not denied: alice@example.com\n", "")
+    assert pbs("undeny", "--all").status == 1
 
 
 def test_the_prefix_length_of_a_network_is_known_longer_than_it_lasts(pbs: Pbs, redis: Redis) -> None:
@@ -468,3 +488,96 @@ def test_the_prefix_length_of_a_network_is_known_longer_than_it_lasts(pbs: Pbs, 
     assert isinstance(value, bytes)
     assert parse_lengths(value) == {(4, 24), (4, 28)}
     assert int(redis.pttl(KEYS.permit_networks)) > int(redis.pttl(KEYS.permit("192.0.2.0/24")))
+
+
+# --- several at once, and standard input
+
+
+def test_several_are_permitted_denied_undenied_and_revoked_at_once(pbs: Pbs, table: LoginTable) -> None:
+    assert pbs("permit", "192.0.2.7", "192.0.2.8", "192.0.2.7", "--for", "1h").out.splitlines() == [
+        "192.0.2.7 may relay for 1h", "192.0.2.8 may relay for 1h",
+    ]  # fmt: skip
+    assert pbs("deny", "192.0.2.0/24", "alice@example.com").out.splitlines() == [
+        "denied: 192.0.2.0/24 for 1d", "denied: alice@example.com for 1d",
+    ]  # fmt: skip
+    assert reason(table, "192.0.2.8") == "denied"
+    assert pbs("undeny", "192.0.2.0/24", "192.0.2.9", "alice@example.com")[:2] == (
+        1, "no longer denied: 192.0.2.0/24\nnot denied: 192.0.2.9\nno longer denied: alice@example.com\n",
+    )  # fmt: skip
+    assert pbs("revoke", "192.0.2.7", "192.0.2.9") == Result(
+        1, "revoked: 192.0.2.7\nnothing to revoke for 192.0.2.9\n", ""
+    )
+    assert pbs("revoke", "192.0.2.8").status == 0
+
+
+def give(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+
+
+def test_a_dash_stands_for_the_lines_of_standard_input(
+    pbs: Pbs, table: LoginTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command, said in (
+        ("permit", "{} may relay for 8h\n"), ("deny", "denied: {} for 1d\n"), ("undeny", "no longer denied: {}\n"),
+        ("revoke", "revoked: {}\n"),
+    ):  # fmt: skip
+        give(monkeypatch, "# the second floor\n192.0.2.7\n\n  2001:db8::/64  \r\n192.0.2.7")
+        result = pbs(command, "192.0.2.8", "-")
+        assert result == Result(0, "".join(map(said.format, ("192.0.2.8", "192.0.2.7", "2001:db8::/64"))), "")
+    assert list(table.entries()) == []
+
+
+@pytest.mark.parametrize("command", ["permit", "revoke", "deny", "undeny"])
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ("192.0.2.7\n192.0.2.300\n", "standard input, line 2: not an IP address: '192.0.2.300'"),
+        ("\n# nobody\n", "standard input names nobody"),
+        ("", "standard input names nobody"),
+        ("192.0.2.7\n" * 2_000_000, "standard input has more than 16,777,216 bytes"),
+    ],
+)
+def test_a_fault_in_one_line_leaves_everything_as_it_is(
+    pbs: Pbs, redis: Redis, monkeypatch: pytest.MonkeyPatch, command: str, lines: str, text: str
+) -> None:
+    give(monkeypatch, lines)
+    assert is_one_error(pbs(command, "192.0.2.9", "-"), 64, text)
+    assert redis.keys() == []
+
+
+# --- who did it
+
+
+def test_each_change_is_one_line_in_syslog_with_the_account_that_made_it(
+    pbs: Pbs, table: LoginTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "carol\n\x1b[2J x=y")
+    with TemporaryDirectory(prefix="pbs-") as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(f"{folder}/log")
+        syslog.settimeout(10)
+        monkeypatch.setattr("pbs_policy.log.writers.SYSLOG", f"{folder}/log")
+        by = f'account={pwd.getpwuid(os.getuid()).pw_name} sudo_user="carol??[2J x=y"'
+        login(table, "192.0.2.7", "alice@example.com")
+        dump = tmp_path / "table.jsonl"
+        assert pbs("export", str(dump)).status == 0
+        for arguments, said in (
+            (["permit", "192.0.2.8", "--sender", "@example.com", "--for", "90d", "--note", "second floor"],
+             'command=permit target=192.0.2.8 time=90d senders=@example.com note="second floor"'),
+            (["deny", "alice@example.com", "--reason", "spam"],
+             "command=deny target=alice@example.com time=1d reason=spam"),
+            (["undeny", "--all"], ""),
+            (["undeny", "alice@example.com"], "command=undeny target=alice@example.com"),
+            (["revoke", "192.0.2.9"], ""),
+            (["revoke", "alice@example.com"], "command=revoke target=alice@example.com revoked=1"),
+            (["deny", "--all", "--for", "1h"], "command=deny target=everybody time=1h"),
+            (["import", "--dry-run", str(dump)], ""),
+            (["import", str(dump)],
+             f'command=import target={dump} result="written: 1 logins, 0 permits, 0 denies"'),
+        ):  # fmt: skip
+            pbs(*arguments)
+            if said:
+                line = syslog.recv(4096).decode()
+                assert re.fullmatch(r"<22>\w{3} [ \d]\d [\d:]{8} pbs-policy\[\d+\]: info: (.*)", line)
+                assert line.partition("info: ")[2] == f"{said} {by}"
+        pbs("--set", "log_format=json", "deny", "192.0.2.7")
+        assert "command=deny" in json.loads(syslog.recv(4096).partition(b": ")[2])["message"]

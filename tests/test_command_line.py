@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 import pbs_policy
-from pbs_policy.cli.permits import _denies_against
+from pbs_policy.cli.denies import denies_against
 from pbs_policy.command_line import command_line
 from pbs_policy.decision.rules import Rules
 from pbs_policy.decision.words import explain
@@ -38,8 +38,8 @@ def words(line: str) -> list[str]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_is_one_word_to_the_shell_and_no_option(name: str) -> None:
-    *others, last = words(command_line("pbs-policy", "allow", about=name))
-    assert (others, last) == (["pbs-policy", "allow", *(["--"] if name[0] == "-" else [])], name)
+    *others, last = words(command_line("pbs-policy", "undeny", about=name))
+    assert (others, last) == (["pbs-policy", "undeny", *(["--"] if name[0] == "-" else [])], name)
     assert words(command_line("chgrp", name, "/x y")) == ["chgrp", name, "/x y"]
 
 
@@ -56,7 +56,7 @@ def test_check_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis,
     request = as_request(serialise_request({"client_address": ADDRESS, "sender": "bob@example.net"}))
     change = next(row.change for row in explain(table, Rules(), client, request).rows if row.rule == "user denies")
     assert parse_user_name(words(change.strip("`"))[-1]) == name.lower()
-    assert words(change.strip("`"))[:2] == ["pbs-policy", "allow"]
+    assert words(change.strip("`"))[:2] == ["pbs-policy", "undeny"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -64,7 +64,7 @@ def test_permit_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis
     table = table_on(redis, "pbs:")
     table.deny_user(table.name(name), "", 60)
     target = load(Path("/dev/null"))[0].addresses.parse_target(ADDRESS)
-    (said,) = _denies_against(table, None, target, name)
+    (said,) = denies_against(table, None, target, name)
     assert parse_user_name(words(said.partition(" is denied: ")[2])[-1]) == name
 
 
@@ -76,7 +76,7 @@ def test_doctor_offers_a_line_that_deletes_that_key_alone(redis: Redis, name: st
 
 
 def test_no_other_place_puts_a_name_into_a_command_line() -> None:
-    command = "pbs-policy (allow|revoke|permit)|redis-cli [A-Z]+|chgrp|chown|chmod [0-7]+|useradd|ls -l|install -"
+    command = "pbs-policy (undeny|deny|revoke|permit)|redis-cli [A-Z]+|chgrp|chown|chmod [0-7]+|useradd|ls -l|install -"
     offers = re.compile(rf"""\bf["'][^\n]*\b({command})\s[^"'\n]*\{{""")
     folder = Path(pbs_policy.__file__).parent
     found = [

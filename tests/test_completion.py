@@ -95,7 +95,7 @@ def complete(request: pytest.FixtureRequest, url: str, monkeypatch: pytest.Monke
         ("revoke bob@", ["bob@example.com"]),
         ("permit 20", ["2001:db8::7", "203.0.113.0/28"]),
         ("permit 192.0.2.1 --user c", ["carol@example.com"]),
-        ("allow ", ["192.0.2.99", "carol@example.com"]),
+        ("undeny ", ["192.0.2.99", "carol@example.com"]),
         ("config tt", ["ttl"]),
         ("config ttl sender_mat", ["sender_match"]),
         ("--set tt", ["ttl="]),

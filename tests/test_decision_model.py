@@ -441,13 +441,13 @@ class Machine(RuleBasedStateMachine):
         self.relay(address, requests, 1)
 
     @rule()
-    def allow_everything(self) -> None:
+    def undeny_everything(self) -> None:
         """End every deny there is, each by its name."""
         for name, end in self.model.denies.items():
             if "@" in name:
-                was_denied = self.admin.allow_user(name.encode())
+                was_denied = self.admin.undeny_user(name.encode())
             else:
-                was_denied = self.admin.allow(None if name == "all" else target(name))
+                was_denied = self.admin.undeny(None if name == "all" else target(name))
             assert was_denied == (end > self.model.now), name
         self.model.denies.clear()
 

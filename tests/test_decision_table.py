@@ -515,7 +515,7 @@ def test_a_deny_of_a_network_outranks_what_its_clients_have_and_no_others(
     assert ask(table, OFF) == ("DUNNO", "denied")
     assert ask(table, OFF, "2001:db8::7")[0] == "OK"
     assert ask(table, OFF, "100.64.0.1")[0] == "OK"
-    assert table.allow(target(network))
+    assert table.undeny(target(network))
     assert ask(table, OFF)[0] == "OK"
 
 
@@ -557,7 +557,7 @@ def test_a_deny_of_everybody_is_a_deny_of_everybody(
     log_in(ALICE)
     assert {ask(table, rules, each) for each in clients} == {("DUNNO", "denied")}
     assert ask(table, rules, "192.0.2.9") == ("DUNNO", "no_login")
-    assert table.allow(None)
+    assert table.undeny(None)
     assert {ask(table, rules, each)[0] for each in clients} == {"OK"}
 
 
@@ -613,7 +613,7 @@ def test_a_deny_meets_a_user_in_either_spelling(
     table.deny_user(table.name(denied), "spam", 60)
     log_in(user, user_domain="example.com")
     assert ask(table, rules) == ("DUNNO", "denied_user")
-    assert table.allow_user(table.name(denied))
+    assert table.undeny_user(table.name(denied))
     assert ask(table, rules) == ("OK", "login")
 
 
@@ -682,10 +682,10 @@ def test_the_neighbours_login_must_hold_like_any_other(
     assert ask(table, replace(rules, require_tls=True))[0] == "DUNNO"
     table.deny(target("192.0.2.0/24"), "spam", 60)
     assert ask(table, rules) == ("DUNNO", "denied")
-    table.allow(target("192.0.2.0/24"))
+    table.undeny(target("192.0.2.0/24"))
     table.deny_user(table.name(ALICE), "spam", 60)
     assert ask(table, rules) == ("DUNNO", "denied_user")
-    table.allow_user(table.name(ALICE))
+    table.undeny_user(table.name(ALICE))
     redis.persist(table.keys.login(ADDRESS, ALICE.encode()))
     assert ask(table, rules)[0] == "DUNNO"
     redis.delete(table.keys.login(ADDRESS, ALICE.encode()))
@@ -742,7 +742,7 @@ def test_while_any_user_is_denied_nobody_relays_in_a_name_that_is_not_certain(
     assert ask(table, OFF, sender=sender) == ("DUNNO", "sender_uncertain")
     for certain in (BOB, "dave@sub.example.org", "d'o+x_y@example.net", ""):
         assert ask(table, OFF, sender=certain)[0] == "OK"
-    table.allow_user(table.name(CAROL))
+    table.undeny_user(table.name(CAROL))
     assert ask(table, OFF, sender=sender)[0] == "OK"
 
 
@@ -794,7 +794,7 @@ def test_a_denied_user_is_denied_under_the_other_names_of_a_login(
     assert ask(table, rules, sender=BOB) == ("OK", "login")
     table.deny_user(b"alice@example.com", "spam", 60)
     assert ask(table, rules, sender=BOB) == ("DUNNO", "denied_user")
-    table.allow_user(b"alice@example.com")
+    table.undeny_user(b"alice@example.com")
     table.deny_user(b"alice", "spam", 60)
     assert ask(table, rules, sender=BOB) == ("DUNNO", "denied_user")
 
@@ -803,7 +803,7 @@ def test_the_mark_of_denied_users_lasts_as_long_as_the_longest_of_their_denies(
     table: LoginTable, redis: Redis
 ) -> None:
     mark = table.keys.user_denies
-    assert not table.allow_user(b"alice@example.com")
+    assert not table.undeny_user(b"alice@example.com")
     assert redis.get(mark) is None
     table.deny_user(b"alice@example.com", "spam", 100)
     table.deny_user(b"bob@example.com", "spam", 1000)
@@ -811,9 +811,9 @@ def test_the_mark_of_denied_users_lasts_as_long_as_the_longest_of_their_denies(
     table.deny(target(ADDRESS), "spam", 5000)
     assert redis.get(mark) == b"1"
     assert 1000 <= redis.ttl(mark) <= 1002
-    assert table.allow_user(b"bob@example.com")
+    assert table.undeny_user(b"bob@example.com")
     assert 98 <= redis.ttl(mark) <= 102
-    assert table.allow_user(b"alice@example.com")
+    assert table.undeny_user(b"alice@example.com")
     assert redis.get(mark) is None
 
 

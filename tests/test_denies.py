@@ -57,22 +57,22 @@ def key_of(who: str) -> bytes:
 @pytest.mark.parametrize("who", ["192.0.2.7", "192.0.2.0/24", "2001:db8::7", "alice@example.com", "--all"])
 def test_a_shorter_deny_leaves_the_longer_one_and_says_so(pbs: Pbs, redis: Redis, who: str) -> None:
     name = "everybody" if who == "--all" else who
-    assert pbs("revoke", who, "--deny", "30d", "--reason", "spam").status == 0
-    result = pbs("revoke", who, "--deny", "1s", "--reason", "mistake")
+    assert pbs("deny", who, "--for", "30d", "--reason", "spam").status == 0
+    result = pbs("deny", who, "--for", "1s", "--reason", "mistake")
     kept = f"denied already: {re.escape(name)} for (29d 23h|30d) still; that stays as it is, --replace would "
     assert (result.status, result.err) == (0, "")
     assert re.match(kept, result.out)
     assert redis.get(key_of(who)) == b"spam"
     assert int(redis.ttl(key_of(who))) > 29 * DAY
-    assert pbs("revoke", who, "--deny", "1h", "--reason", "mistake", "--replace").out.startswith(f"denied: {name}")
+    assert pbs("deny", who, "--for", "1h", "--reason", "mistake", "--replace").out.startswith(f"denied: {name}")
     assert redis.get(key_of(who)) == b"mistake"
     assert int(redis.ttl(key_of(who))) <= 3600
-    assert pbs("revoke", who, "--deny", "2h").out.startswith(f"denied: {name} for 2h\n")
+    assert pbs("deny", who, "--for", "2h").out.startswith(f"denied: {name} for 2h\n")
 
 
 def test_a_deny_without_an_end_is_longer_than_any(pbs: Pbs, redis: Redis) -> None:
     redis.set(KEYS.deny("192.0.2.7"), "by hand")
-    result = pbs("revoke", "192.0.2.7", "--deny", "1830d")
+    result = pbs("deny", "192.0.2.7", "--for", "1830d")
     assert "denied already: 192.0.2.7 without an end; that stays as it is" in result.out
     assert redis.ttl(KEYS.deny("192.0.2.7")) == -1
 
@@ -82,7 +82,7 @@ def test_a_key_of_another_type_is_no_deny_and_is_overwritten_by_one(pbs: Pbs, re
     for key in (key_of(who), KEYS.deny_networks, KEYS.user_denies):
         redis.hset(key, "written", "by hand")
     name = "everybody" if who == "--all" else who
-    assert pbs("revoke", who, "--deny", "1h", "--reason", "spam").out.startswith(f"denied: {name} for 1h\n")
+    assert pbs("deny", who, "--for", "1h", "--reason", "spam").out.startswith(f"denied: {name} for 1h\n")
     assert redis.get(key_of(who)) == b"spam"
     assert 0 < int(redis.ttl(key_of(who))) <= 3600
     network = {"192.0.2.0/24": "4/24", "2001:db8::7": "6/128"}.get(who)
@@ -98,15 +98,11 @@ def test_a_later_deny_gives_no_expiry_to_what_a_deny_without_one_is_found_by(
 ) -> None:
     redis.set(KEYS.deny("198.51.100.0/25"), "by hand")
     redis.set(KEYS.deny_networks, "4/25")
-    assert pbs("revoke", who, "--deny", "1s").status == 0
+    assert pbs("deny", who, "--for", "1s").status == 0
     assert redis.ttl(KEYS.deny_networks) == -1
     lengths = table.read([KEYS.deny_networks])[0][0]
     assert lengths is not None
     assert set(lengths.split()) > {b"4/25"}
-
-
-def test_replace_is_about_a_deny(pbs: Pbs) -> None:
-    assert is_one_error(pbs("revoke", "192.0.2.7", "--replace"), 64, "--replace is about a deny: it needs --deny")
 
 
 def test_a_longer_deny_that_comes_in_between_is_not_overwritten(table: LoginTable, redis: Redis) -> None:
@@ -135,7 +131,7 @@ def test_an_import_shortens_no_deny(pbs: Pbs, redis: Redis, table: LoginTable, t
     ]
     file.write_text("".join(json.dumps(each) + "\n" for each in short))
     for who in ("192.0.2.7", "alice@example.com"):
-        assert pbs("revoke", who, "--deny", "30d", "--reason", "long").status == 0
+        assert pbs("deny", who, "--for", "30d", "--reason", "long").status == 0
     assert "2 stay as they are" in pbs("import", str(file)).out
     assert {redis.get(key_of(who)) for who in ("192.0.2.7", "alice@example.com")} == {b"long"}
     assert "written: 0 logins, 0 permits, 2 denies" in pbs("import", "--replace", str(file)).out
@@ -151,7 +147,7 @@ def test_auto_denies_are_listed_ended_and_carried_on_as_such(
     redis.set(KEYS.auto_deny("192.0.2.7"), "over twice its cap of 2/1h", ex=3600)
     redis.set(KEYS.auto_deny("2001:db8:1:2::/64"), "over twice its cap of 2/1h", ex=3600)
     redis.set(KEYS.auto_deny_networks, b"6/64", ex=3600)
-    assert pbs("revoke", "192.0.2.7", "--deny", "30d", "--reason", "spam").status == 0
+    assert pbs("deny", "192.0.2.7", "--for", "30d", "--reason", "spam").status == 0
     shown = sorted((each.target, each.by) for each in table.denies())
     expected = [("192.0.2.7", ADMINISTRATOR), ("192.0.2.7", AUTO_DENY), ("2001:db8:1:2::/64", AUTO_DENY)]
     assert shown == expected
@@ -163,9 +159,9 @@ def test_auto_denies_are_listed_ended_and_carried_on_as_such(
     lengths = redis.get(KEYS.auto_deny_networks)
     assert isinstance(lengths, bytes)
     assert parse_lengths(lengths) == {(6, 64)}
-    assert pbs("allow", "192.0.2.7") == Result(0, "no longer denied: 192.0.2.7\n", "")
+    assert pbs("undeny", "192.0.2.7") == Result(0, "no longer denied: 192.0.2.7\n", "")
     assert [each.target for each in table.denies()] == ["2001:db8:1:2::/64"]
-    assert pbs("allow", "2001:db8:1:2::/64").status == 0
+    assert pbs("undeny", "2001:db8:1:2::/64").status == 0
     assert list(table.denies()) == []
 
 
@@ -177,7 +173,7 @@ def test_a_deny_of_another_ipv6_prefix_is_carried_on_and_ended(
     pbs: Pbs, redis: Redis, table: LoginTable, tmp_path: Path, before: int, after: int
 ) -> None:
     address = "2001:db8:1:2::7"
-    assert pbs("--set", f"ipv6_prefix={before}", "revoke", address, "--deny", "1h").status == 0
+    assert pbs("--set", f"ipv6_prefix={before}", "deny", address, "--for", "1h").status == 0
     (deny,) = table.denies()
     dump = tmp_path / "table.jsonl"
     now = ("--set", f"ipv6_prefix={after}")
@@ -186,23 +182,23 @@ def test_a_deny_of_another_ipv6_prefix_is_carried_on_and_ended(
     assert pbs(*now, "import", str(dump)).out == "written: 0 logins, 0 permits, 1 denies\n"
     assert [each.target for each in table.denies()] == [deny.target]
     if before == 64:
-        result = pbs(*now, "allow", address)
+        result = pbs(*now, "undeny", address)
         assert result == Result(
-            1, f"not denied: {address}\n", f"{address} is still denied by the deny of {deny.target}\n"
+            1, f"not denied: {address}\n", f"pbs-policy: {address} is still denied by the deny of {deny.target}\n"
         )
         address = deny.target
-    assert pbs(*now, "allow", address).status == 0
+    assert pbs(*now, "undeny", address).status == 0
     assert list(table.denies()) == []
 
 
 # --- the file
 
 
-def test_denied_and_allow_know_the_file(pbs: Pbs, tmp_path: Path) -> None:
+def test_denied_and_undeny_know_the_file(pbs: Pbs, tmp_path: Path) -> None:
     file = tmp_path / "denies"
     file.write_text("192.0.2.0/24  hosting\nalice@example.com\n")
     with_file = ("--set", f"denies={file}")
-    assert pbs("revoke", "192.0.2.7", "--deny", "1h", "--reason", "spam").status == 0
+    assert pbs("deny", "192.0.2.7", "--for", "1h", "--reason", "spam").status == 0
     shown = json.loads(pbs(*with_file, "denied", "--json").out)
     names = ("client_address", "user", "by", "reason")
     assert [tuple(each[name] for name in names) for each in shown] == [
@@ -211,12 +207,12 @@ def test_denied_and_allow_know_the_file(pbs: Pbs, tmp_path: Path) -> None:
         ("192.0.2.7", None, ADMINISTRATOR, "spam"),
     ]
     assert [each["expires_at"] is None for each in shown] == [True, True, False]
-    assert pbs(*with_file, "allow", "192.0.2.7") == Result(
-        0, "no longer denied: 192.0.2.7\n", f"192.0.2.7 is still denied by {file}:1: take that line out\n"
+    assert pbs(*with_file, "undeny", "192.0.2.7") == Result(
+        0, "no longer denied: 192.0.2.7\n", f"pbs-policy: 192.0.2.7 is still denied by {file}:1: take that line out\n"
     )
-    assert f"is still denied by {file}:2" in pbs(*with_file, "allow", "Alice@Example.com").err
-    assert f"is still denied by {file}:1" in pbs(*with_file, "allow", "192.0.2.0/28").err
-    assert pbs(*with_file, "allow", "192.0.0.0/16").err == ""
+    assert f"is still denied by {file}:2" in pbs(*with_file, "undeny", "Alice@Example.com").err
+    assert f"is still denied by {file}:1" in pbs(*with_file, "undeny", "192.0.2.0/28").err
+    assert pbs(*with_file, "undeny", "192.0.0.0/16").err == ""
     file.write_text("all\n")
     assert is_one_error(pbs(*with_file, "denied"), 78, f"denies: {file}:1: 'all'")
 
@@ -232,7 +228,7 @@ def test_where_redis_may_forget_a_deny_or_permit_the_command_says_so(
     file = tmp_path / "pbs-policy.conf"
     file.write_text(f"redis_url = {server.url}\n")
     for arguments in (
-        ["permit", "192.0.2.7", "--user", "scanner@example.com"], ["revoke", "192.0.2.7", "--deny", "1h"],
+        ["permit", "192.0.2.7", "--user", "scanner@example.com"], ["deny", "192.0.2.7", "--for", "1h"],
     ):  # fmt: skip
         assert run(["-c", str(file), *arguments]) == os.EX_OK
         said = capsys.readouterr().err
@@ -250,7 +246,7 @@ def test_who_may_not_ask_whether_redis_forgets_is_told_nothing(
         redis.execute_command("ACL", "SETUSER", "default", "-info")
     file = tmp_path / "pbs-policy.conf"
     file.write_text(f"redis_url = {server.url}\n")
-    assert run(["-c", str(file), "revoke", "192.0.2.7", "--deny", "1h"]) == os.EX_OK
+    assert run(["-c", str(file), "deny", "192.0.2.7", "--for", "1h"]) == os.EX_OK
     assert capsys.readouterr().err == ""
 
 

@@ -224,7 +224,7 @@ def test_a_permit_in_a_denied_network_is_refused_for_the_deny(redis: Redis) -> N
     explanation = explain(table, Rules(), CLIENT, request_of(ALICE))
     refusal = first_refusal(explanation)
     assert refusal
-    assert (refusal.rule, refusal.reason, refusal.change) == ("denies", "denied", "`pbs-policy allow 192.0.2.0/24`")
+    assert (refusal.rule, refusal.reason, refusal.change) == ("denies", "denied", "`pbs-policy undeny 192.0.2.0/24`")
     assert step_of(explanation, "logins").verdict == "pass"
 
 
@@ -250,7 +250,7 @@ def test_a_deny_is_told_also_where_nobody_is_logged_in(redis: Redis, denied: str
     step = step_of(explanation, "logins")
     assert explanation.decision.reason == "no_login"
     assert step.details[-1].startswith(f"besides, {denied or 'everybody'} is denied: spam, ")
-    assert step.change.startswith(f"`pbs-policy allow {name}`, and then log in")
+    assert step.change.startswith(f"`pbs-policy undeny {name}`, and then log in")
 
 
 def explain_sender(table: LoginTable, sender: str, match: Match, maps: SenderMaps | None = None) -> Explanation:
@@ -434,14 +434,14 @@ def test_denies_are_told_with_their_reason_and_the_time_left(redis: Redis) -> No
     assert step_of(explanation, "user denies").saw == f"none against alice, {ALICE}"
     table.deny_user(ALICE.encode(), "stolen password", LEFT)
     rule, saw, change = refusal(table, Rules())
-    assert (rule, change) == ("user denies", f"`pbs-policy allow {ALICE}`")
+    assert (rule, change) == ("user denies", f"`pbs-policy undeny {ALICE}`")
     assert saw == f"{ALICE} is denied: stolen password, 1h 30m left"
     table.deny(NETWORK, "spam", LEFT)
     table.deny(None, "", LEFT + HOUR)
     assert refusal(table, Rules()) == (
         "denies",
         "192.0.2.0/24 is denied: spam, 1h 30m left; everybody is denied: no reason given, 2h 30m left",
-        "`pbs-policy allow 192.0.2.0/24` and `pbs-policy allow --all`",
+        "`pbs-policy undeny 192.0.2.0/24` and `pbs-policy undeny --all`",
     )
 
 

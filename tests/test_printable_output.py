@@ -44,12 +44,12 @@ NO_REDIS = {"completion", "config", "import", "install-hook", "install-postfix",
 """Commands that ask no Redis, or none before their file is sound."""
 
 ARGUMENTS = {
-    "allow": ["192.0.2.7"],
     "check": ["192.0.2.7"],
     "completion": ["zsh"],
     "config": [],
     "demo": [],
     "denied": [],
+    "deny": ["192.0.2.7"],
     "doctor": ["--no-trial", "--postfix-config", "DIR", "--dovecot-config", "DIR/log"],
     "export": [],
     "import": ["DIR/export"],
@@ -65,6 +65,7 @@ ARGUMENTS = {
     "serve": [],
     "show": ["192.0.2.7"],
     "stats": [],
+    "undeny": ["192.0.2.7"],
     "watch": ["--lines"],
 }
 """What each command needs to get as far as it can; DIR is a folder with hostile files."""

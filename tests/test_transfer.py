@@ -382,7 +382,7 @@ def now_lines(*lines: bytes) -> bytes:
 
 def test_export_and_import_by_a_file(pbs: Pbs, redis: Redis, tmp_path: Path) -> None:
     assert pbs("permit", "192.0.2.0/28", "--user", "scanner@example.com", "--sender", "@example.com").status == 0
-    assert pbs("revoke", "bob@example.com", "--deny", "1h").status == 0
+    assert pbs("deny", "bob@example.com", "--for", "1h").status == 0
     table = table_on(redis, "pbs:")
     write_login(table, "192.0.2.7", Record(int(table.now()), "imap", "alice@example.com"), HOUR)
     table.deny(None, "spam", HOUR)

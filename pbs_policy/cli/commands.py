@@ -5,10 +5,13 @@ that the help and shell completion come at click's own speed however many comman
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
 import click
+
+from pbs_policy.log import printable
 
 
 class _Place(NamedTuple):
@@ -20,12 +23,12 @@ class _Place(NamedTuple):
 
 
 PLACES = {
-    "allow": _Place("permits", "allow", "End a deny."),
     "check": _Place("check", "check", "What the service would answer a client now, and why."),
     "completion": _Place("completion", "completion", "Print the shell's completion script."),
     "config": _Place("config", "config", "Print the effective settings."),
     "demo": _Place("demo", "demo", "See the whole of it happen on this machine."),
-    "denied": _Place("permits", "denied", "Who is denied, why, and for how long still."),
+    "denied": _Place("denies", "denied", "Who is denied, why, and for how long still."),
+    "deny": _Place("denies", "deny", "Refuse relaying for a time, whatever is permitted."),
     "doctor": _Place("doctor", "doctor", "What is wrong with this installation, and what mends it."),
     "export": _Place("transfer", "export_table", "Write logins, permits and denies as JSON lines."),
     "import": _Place("transfer", "import_table", "Read what export wrote."),
@@ -37,12 +40,15 @@ PLACES = {
     "query": _Place("query", "query", "Ask the running service one request."),
     "replay": _Place("replay", "replay", "What the service would answer to a log of Postfix'."),
     "report": _Place("report", "report", "Who still relays by POP-before-SMTP."),
-    "revoke": _Place("permits", "revoke", "Take permissions away, and deny them for a time."),
+    "revoke": _Place("permits", "revoke", "Take logins and permits away."),
     "serve": _Place("serve", "serve", "Run the policy service."),
     "show": _Place("lists", "show", "The logins and permits of an address, network or user."),
     "stats": _Place("stats", "stats", "How often the services decided what, and which run."),
+    "undeny": _Place("denies", "undeny", "End a deny."),
     "watch": _Place("watch", "watch", "Logins and decisions as they happen."),
 }
+
+_RENAMED = {"allow": "undeny"}
 
 
 class Commands(click.Group):
@@ -54,6 +60,22 @@ class Commands(click.Group):
             click.echo(ctx.get_help(), err=True)
             raise click.exceptions.Exit(os.EX_USAGE)
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of this name; `help COMMAND` is its --help. Raises UsageError, naming those that are alike."""
+        if args == ["help"]:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        if args[0] == "help":
+            args = [args[1], "--help"]
+        name = args[0]
+        if name not in PLACES and not ctx.resilient_parsing:
+            alike = [_RENAMED[name]] if name in _RENAMED else get_close_matches(name, PLACES)
+            hint = f" Did you mean {' or '.join(alike)}?" if alike else ""
+            raise click.UsageError(f"No such command {printable(name)!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Every command's name."""

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pbs_policy.settings import Settings
     from pbs_policy.settings.sources import Value
     from pbs_policy.table.login_table import LoginTable
+
+
+def say(text: str) -> None:
+    """Say on standard error what is not the answer of a command, but belongs to it."""
+    click.echo(f"pbs-policy: {text}", err=True)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
       pbs-policy import --dry-run /var/backups/pbs-policy.jsonl
       pbs-policy import /var/backups/pbs-policy.jsonl
     """
+    from pbs_policy.cli.audit import audit
     from pbs_policy.cli.output import Progress
     from pbs_policy.store.bulk import pieces
     from pbs_policy.table.importing import BATCH, Import
@@ -89,7 +90,11 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
             importing.add(items)
             progress.add(len(items))
         progress.clear()
-    click.echo(_summary(importing.counts, dry_run))
+    written = _summary(importing.counts, dry_run)
+    if not dry_run:
+        with audit(settings) as tell:
+            tell("import", name, result=written)
+    click.echo(written)
     return os.EX_OK
 
 

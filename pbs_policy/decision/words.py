@@ -358,7 +358,7 @@ class _Words:
             for name, key, value in found
         ]
         allowed = dict.fromkeys(
-            "pbs-policy allow --all" if key == everybody else command_line("pbs-policy", "allow", about=named(name))
+            "pbs-policy undeny --all" if key == everybody else command_line("pbs-policy", "undeny", about=named(name))
             for name, key, _ in found
         )
         said += map(_file_deny_text, of_file)

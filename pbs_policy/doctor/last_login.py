@@ -93,7 +93,7 @@ def check_users(config: DovecotConfig, settings: Settings, table: LoginTable | N
     if rules:
         yield wrong(check, f"{' and '.join(rules)}: a rule on users, {refused}", config.file, mend)
     elif denied:
-        mend += ", or pbs-policy allow each user who is denied"
+        mend += ", or pbs-policy undeny each user who is denied"
         yield wrong(check, f"{printable(denied)} is denied, {refused}", config.file, mend)
     elif table is None:
         yield not_looked_at(check, "whether users are denied: Redis is unavailable")

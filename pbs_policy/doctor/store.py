@@ -261,7 +261,7 @@ def _check_types(keys: Sequence[bytes], values: Sequence[bytes | None], *left: i
     if not wrong_type:
         return good("store.types", f"each of {len(keys)} keys of denies is a string")
     seen = f"{len(wrong_type)} of {len(keys)} keys of denies are no string, {_shown(wrong_type)}: they deny nobody"
-    return wrong("store.types", seen, "", "find out who writes them, and then pbs-policy revoke WHO --deny TIME")
+    return wrong("store.types", seen, "", "find out who writes them, and then pbs-policy deny WHO")
 
 
 def _text(key: bytes) -> str:

@@ -169,10 +169,10 @@ def plan_last_login(tree: Tree, record: InstallRecord, placement: Placement, set
     plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
     denied, unknown = denied_users(settings)
     if denied:
-        allow = command_line("pbs-policy", "allow", about=denied)
+        undeny = command_line("pbs-policy", "undeny", about=denied)
         plan.obstacles.append(
             f"{printable(denied)} is denied, and last_login records no user: the service would refuse all its "
-            f"logins. Use the script (without --last-login), or first: {allow}"
+            f"logins. Use the script (without --last-login), or first: {undeny}"
         )
     if unknown:
         plan.notes.append(f"whether users are denied, whom last_login does not know, is unknown: {unknown}")

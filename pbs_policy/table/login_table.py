@@ -11,14 +11,14 @@ from functools import partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, cast
 
-from pbs_policy.address import AddressError, ClientAddress, Network, Target, networks_of
+from pbs_policy.address import ClientAddress, Network, Target, networks_of
 from pbs_policy.store.bulk import BATCH, escape_glob, next_cursor, scan_command
 from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.question import Answer, Command, Question
 from pbs_policy.table.keys import EVERYBODY, NO_END, Keys
 from pbs_policy.table.listing import Deny, Entry, Listing, Progress, encode, is_within
 from pbs_policy.table.networks import parse_lengths, serialise_lengths
-from pbs_policy.table.permits import refuse_permit
+from pbs_policy.table.permits import refuse_deny, refuse_permit
 from pbs_policy.table.records import Permit, parse_record, serialise_permit, serialise_record
 from pbs_policy.table.users import complete_user, names_of_user
 
@@ -142,8 +142,8 @@ class LoginTable:
         A deny that lasts longer stays as it is unless this one `replaces` it: then the seconds it has left, infinite
         for one without an end. `is_automatic`: as the service does. Raises AddressError for a network of everybody.
         """
-        if target and target.length and not target.length[1]:
-            raise AddressError(f"{target.text} is everybody, which is denied with --all")
+        if target:
+            refuse_deny(target)
         keys = self.keys
         if target:
             self._add_length(
@@ -178,7 +178,7 @@ class LoginTable:
         self._write_watched(key, [(b"MGET", key), (b"PTTL", key)], command)
         return stays
 
-    def allow(self, target: Target | None) -> bool:
+    def undeny(self, target: Target | None) -> bool:
         """End the denies of an address or network, or of everybody (None); whether there was one."""
         names = self._deny_names(target) if target else [EVERYBODY]
         return bool(self._delete([key(name) for name in names for key in (self.keys.deny, self.keys.auto_deny)]))
@@ -188,7 +188,7 @@ class LoginTable:
         gives it."""
         return [target.text, target.host] if target.host else [target.text]
 
-    def allow_user(self, user: bytes) -> bool:
+    def undeny_user(self, user: bytes) -> bool:
         """End the deny of a user; whether there was one."""
         was_denied = bool(self._delete([self.keys.deny_user(user)]))
         self._write_watched(self.keys.user_denies, [], lambda _: self._mark_of_what_is_left())

@@ -1,4 +1,4 @@
-"""What an administrator may permit, and how it is written. Raises ValueError, saying what was expected."""
+"""What an administrator may permit and deny, and how it is written. Raises ValueError, saying what was expected."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def refuse_permit(target: Target) -> None:
                 f"{target.text} is wider than /{WIDEST_PERMIT[version]}: permitting the clients of more than one "
                 "organisation makes an open relay"
             )
+
+
+def refuse_deny(target: Target) -> None:
+    """Raises AddressError for a network of everybody: none of that length is found by its name."""
+    if target.length and not target.length[1]:
+        raise AddressError(f"{target.text} is everybody, which is denied with --all")
 
 
 def parse_text(text: str) -> str:

@@ -45,13 +45,13 @@ def test_an_unregistered_deny_is_named_until_it_is_written_again(
 def test_a_deny_that_outlasts_its_registration_is_named(redis: Redis, pbs: Pbs) -> None:
     """A later, shorter deny has registered itself alone."""
     redis.set("pbs:deny-user:alice@example.com", "spam", ex=30 * DAY)
-    assert pbs("revoke", "bob@example.com", "--deny", "1d").status == 0
+    assert pbs("deny", "bob@example.com", "--for", "1d").status == 0
     assert "1 of 2 denies in Redis, alice@example.com is one, " in finding(redis).seen
 
 
 @pytest.mark.parametrize("who", ["alice@example.com", "192.0.2.7", "192.0.2.0/24", "2001:db8::7", "2001:db8::/48"])
 def test_a_deny_of_this_version_is_registered(who: str, redis: Redis, pbs: Pbs) -> None:
-    assert pbs("revoke", who, "--deny", "1d").status == 0
+    assert pbs("deny", who, "--for", "1d").status == 0
     assert finding(redis).level == "good"
 
 

@@ -118,7 +118,7 @@ def test_of_two_users_behind_one_address_the_denied_one_relays_no_more_and_the_o
     log_in(site, ALICE)
     log_in(site, BOB)
     assert [relay(site, sender) for sender in (ALICE, BOB, "mallory@example.net")] == [250, 250, 250]
-    administer(site, "revoke", BOB, "--deny", "24h")
+    administer(site, "deny", BOB, "--for", "24h")
     log_in(site, BOB)
     assert relay(site, BOB) == 554, "logging in again permits nothing"
     assert relay(site, "mallory@example.net") == 554
@@ -127,7 +127,7 @@ def test_of_two_users_behind_one_address_the_denied_one_relays_no_more_and_the_o
     assert relay(site, BOB, OTHER) == 554, "at any address"
     log_in(site, ALICE)
     assert relay(site, ALICE) == 250
-    administer(site, "allow", BOB)
+    administer(site, "undeny", BOB)
     assert relay(site, BOB, OTHER) == 250, "his login is there still"
 
 
@@ -140,7 +140,7 @@ def test_a_denied_user_of_an_own_sender_is_refused_with_the_very_next_request(
     with smtp_session(site.postfix) as smtp:
         smtp.mail(BOB)
         assert smtp.rcpt("a@example.net")[0] == 250
-        administer(site, "revoke", BOB, "--deny", "24h")
+        administer(site, "deny", BOB, "--for", "24h")
         assert smtp.rcpt("b@example.net")[0] == 554, "in the middle of a session"
         log_in(site, BOB)
         assert smtp.rcpt("c@example.net")[0] == 554
@@ -157,7 +157,7 @@ def test_a_deny_of_an_address_or_network_or_everybody_outranks_a_later_login(
     site = install()
     log_in(site)
     assert relay(site) == 250
-    administer(site, "revoke", {"address": ADDRESS, "network": "192.0.2.0/24", "all": "--all"}[what], "--deny", "24h")
+    administer(site, "deny", {"address": ADDRESS, "network": "192.0.2.0/24", "all": "--all"}[what], "--for", "24h")
     assert relay(site) == 554
     log_in(site)
     assert relay(site) == 554
