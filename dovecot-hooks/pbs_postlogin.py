@@ -89,11 +89,42 @@ def record_login(file, service, environment):
     Raises Failure, or whatever the system says.
     """
     settings = read_settings(file)
-    if len(service) > 32 or not service.replace("-", "").replace("_", "").isalnum() or not service.isascii():
-        service = "unknown"
     user = environment.get(b"USER", b"")
-    text = environment.get(b"IP", b"").decode("ascii", "replace")
-    refuse_unproven(environment, user, text, settings)
+    address = environment.get(b"IP", b"").decode("ascii", "replace")
+    mechanism = environment.get(b"AUTH_MECH", b"")
+    # Dovecot sets both at a master user's login. A user database may give MASTER_USER at every login, and then what
+    # the user typed (AUTH_USER, where it is not USER letter for letter) has to be the user's own name.
+    master = environment.get(b"AUTH_USER", b"") if b"MASTER_USER" in environment else b""
+    refuse_unproven(user, master, mechanism, address, settings)
+    if b"IP" in environment.get(b"USERDB_KEYS", b"").split():  # Dovecot lets a field of the user database replace it
+        raise Failure("the user database has a field named ip, which hides the client's address")
+    keys, value, ttl, line = describe(user, address, service, settings)
+    if keys:
+        tell_redis(settings, [(b"SET", key, value, b"EX", b"%d" % ttl) for key in keys])
+    log_login(settings, line)
+
+
+def refuse_unproven(user, master, mechanism, address, settings):
+    """Raise where the login does not prove that its user was there, at this address. `master` is whose password was
+    asked for, where it may be another's."""
+    if mechanism.upper() == b"ANONYMOUS":
+        raise Unwanted(f"it is anonymous, from {address}: nobody was asked for a password")
+    if master and master.lower() != user.lower() and settings["record_master_logins"] != "yes":
+        names = master.decode("ascii", "replace"), user.decode("ascii", "replace")
+        raise Unwanted("{} logged in as {} from {}: record_master_logins = no".format(*names, address))
+
+
+def describe(user, text, service, settings, way=""):
+    """What is recorded of a login: its keys, their value, how many seconds they last, and a line that tells of it.
+    Without keys it is not recorded, for the reason in the line. Raises Unwanted or Failure.
+
+    The script asks this at each login, and `pbs-policy record` for each that it is told of, in another `way` than by
+    the script: it is a part of the word for the service.
+    """
+    suffix = "-" + way if way else ""
+    is_word = service.isascii() and service.replace("-", "").replace("_", "").isalnum()
+    if not is_word or len(service + suffix) > 32:
+        service = "unknown"
     address, excluded = canonical(text, settings)
     if excluded == "link_local":
         raise Unwanted(f"{text} is link-local: it may never relay")
@@ -103,8 +134,7 @@ def record_login(file, service, environment):
     about = "client_address=" + address + (" user=" + shown(user) if user else "") + " service=" + service
     if excluded:
         # A webmail logs in from loopback all the time: not a word, but where each login is told.
-        log_login(settings, f"not_recorded {about} reason={excluded}")
-        return
+        return [], b"", 0, f"not_recorded {about} reason={excluded}"
     name = b"" if user.startswith(b"@") else user.lower()  # @example.com would pass for everybody there
     if name and settings["user_domain"] and b"@" not in name:
         name += b"@" + settings["user_domain"].encode().lower()  # ASCII only, as users.complete_user
@@ -112,31 +142,15 @@ def record_login(file, service, environment):
     domains = settings["login_domains"].replace(",", " ").split()
     if domains and not (local_part and domain in [each.encode().lower() for each in domains]):
         raise Unwanted(f"user {shown(user)} from {address} is of no domain in login_domains")
-    value = b"%d %s" % (time.time(), service.encode()) + (b" " + user if user else b"")
+    value = b"%d %s" % (time.time(), (service + suffix).encode()) + (b" " + user if user else b"")
     key = (settings["key_prefix"] + "login:" + address).encode()
     keys = [key]
     if name:
         keys.append(key + b"," + name)
     if local_part and domain and settings["sender_match"] == "domain":  # nothing else reads it
         keys.append(key + b",@" + domain)
-    ttl = b"%d" % seconds(settings["ttl"])
-    tell_redis(settings, [(b"SET", each, value, b"EX", ttl) for each in keys])
-    log_login(settings, f"login {about} ttl={ttl.decode()}")
-
-
-def refuse_unproven(environment, user, address, settings):
-    """Raise where the login does not prove that its user was there, at this address."""
-    if environment.get(b"AUTH_MECH", b"").upper() == b"ANONYMOUS":
-        raise Unwanted(f"it is anonymous, from {address}: nobody was asked for a password")
-    # Dovecot sets both at a master user's login. A user database may give MASTER_USER at every login, and then what
-    # the user typed (AUTH_USER, where it is not USER letter for letter) has to be the user's own name.
-    master = environment.get(b"AUTH_USER") or user
-    is_master = b"MASTER_USER" in environment and master.lower() != user.lower()
-    if is_master and settings["record_master_logins"] != "yes":
-        names = master.decode("ascii", "replace"), user.decode("ascii", "replace")
-        raise Unwanted("{} logged in as {} from {}: record_master_logins = no".format(*names, address))
-    if b"IP" in environment.get(b"USERDB_KEYS", b"").split():  # Dovecot lets a field of the user database replace it
-        raise Failure("the user database has a field named ip, which hides the client's address")
+    ttl = seconds(settings["ttl"])
+    return keys, value, ttl, f"login {about} ttl={ttl}"
 
 
 def log_login(settings, line):

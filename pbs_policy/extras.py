@@ -8,12 +8,22 @@ from importlib import import_module
 def why_no_metrics() -> str:
     """Why nothing answers at `metrics_listen`, and what to do; "" where nothing is missing. It imports the packages:
     0.4 s, to be spent only where `metrics_listen` is set."""
+    return _why_not("metrics_listen: nothing answers there", "metrics", "aiohttp", "prometheus_client")
+
+
+def why_no_reports() -> str:
+    """The same of `pbs-policy record`."""
+    return _why_not("record: Dovecot's reports cannot be heard", "recorder", "aiohttp")
+
+
+def _why_not(what: str, extra: str, *packages: str) -> str:
     try:
-        for package in ("aiohttp", "prometheus_client"):
+        for package in packages:
             import_module(package)
     except ImportError as missing:
+        debian = " ".join("python3-" + package.replace("_", "-") for package in packages)
         return (
-            f"metrics_listen: nothing answers there, a Python package is missing ({missing}): "
-            "pip install 'pbs-policy[metrics]', or apt-get install python3-aiohttp python3-prometheus-client"
+            f"{what}, a Python package is missing ({missing}): "
+            f"pip install 'pbs-policy[{extra}]', or apt-get install {debian}"
         )
     return ""

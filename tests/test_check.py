@@ -63,10 +63,10 @@ def test_an_address_that_may_relay_has_every_rule_on_a_line_of_its_own(check: Ch
     result = check("192.0.2.7", "--sender", ALICE)
     assert (result.status, result.err) == (0, "")
     assert result.out == (
-        f"OK  192.0.2.7: may relay, logged in as {ALICE} (pop3) 3d 5h ago, 1h 30m left (reason=login)\n"
+        f"OK  192.0.2.7: may relay, logged in as {ALICE} (pop3, by script) 3d 5h ago, 1h 30m left (reason=login)\n"
         "  address       pass       192.0.2.7\n"
         "  permits       pass       none for 192.0.2.7\n"
-        f"  logins        pass       {ALICE} (pop3) 3d 5h ago, 1h 30m left\n"
+        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, 1h 30m left\n"
         f"  senders       pass       {ALICE} sends, sender_match = off\n"
         "  services      pass       logged in by pop3, any service counts\n"
         "  domains       pass       alice@example.com is logged in, users of any domain count\n"
@@ -92,7 +92,7 @@ def test_a_refusal_says_what_to_change_and_what_was_not_asked(check: Check, redi
         "(reason=sender_mismatch)\n"
         "  address       pass       192.0.2.7\n"
         "  permits       pass       none for 192.0.2.7\n"
-        f"  logins        pass       {ALICE} (pop3) 3d 5h ago, 1h 30m left\n"
+        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, 1h 30m left\n"
         f"  senders       REFUSE     bob@example.net sends, looked for bob@example.net; logged in: {ALICE} "
         "(sender_match = address)\n"
         f"                           change: set sender_maps to a file with the line `bob@example.net {ALICE}`, "
@@ -115,8 +115,8 @@ def test_who_else_is_behind_the_address_has_lines_of_their_own(check: Check, red
     for user in ("bob@example.net", ALICE):
         record_login(redis, "192.0.2.7", user)
     assert (
-        f"  logins        pass       {ALICE} (pop3) 3d 5h ago, 1h 30m left\n"
-        "                           also bob@example.net (pop3) 3d 5h ago, 1h 30m left\n"
+        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, 1h 30m left\n"
+        "                           also bob@example.net (pop3, by script) 3d 5h ago, 1h 30m left\n"
         "  senders  "
     ) in check("192.0.2.7").out
 
@@ -127,9 +127,9 @@ def test_quiet_prints_the_first_line_alone(check: Check, redis: Redis) -> None:
     redis.set(KEYS.login("2001:db8::7"), str(DAYS_AGO), ex=LEFT)
     since = "3d 5h ago, 1h 30m left"
     for address, who in (
-        ("192.0.2.7", f"logged in as {ALICE} (pop3) {since} (reason=login)"),
+        ("192.0.2.7", f"logged in as {ALICE} (pop3, by script) {since} (reason=login)"),
         ("192.0.2.8", f"permitted for no user recorded (manual) {since} (reason=permit)"),
-        ("2001:db8::7", f"logged in as no user recorded (service not recorded) {since} (reason=login)"),
+        ("2001:db8::7", f"logged in as no user recorded (by last_login) {since} (reason=login)"),
     ):
         line = f"OK  {address}: may relay, {who}"
         assert check("-q", address) == Result(0, line + "\n", "")
@@ -154,9 +154,12 @@ def test_an_address_is_shown_in_its_canonical_form(check: Check, text: str) -> N
         ("203.0.113.7", "in a network that never_record excludes (reason=never_record)"),
         ("192.0.2.8", "its key in Redis has no end, and is not honoured (reason=key_without_end)"),
         ("192.0.2.9", "an administrator's deny stands against it (reason=denied)"),
-        ("192.0.2.10", f"a deny stands against {ALICE} (pop3) 3d 5h ago (reason=denied_user)"),
+        ("192.0.2.10", f"a deny stands against {ALICE} (pop3, by script) 3d 5h ago (reason=denied_user)"),
         ("192.0.2.11", "there is a login, but by a service that does not count (services) (reason=service_mismatch)"),
-        ("192.0.2.12", "over the cap, by the login or permit of bob@example.net (pop3) 3d 5h ago (reason=cap)"),
+        (
+            "192.0.2.12",
+            "over the cap, by the login or permit of bob@example.net (pop3, by script) 3d 5h ago (reason=cap)",
+        ),
         ("192.0.2.13", "there is a permit, but not for the recipient (reason=recipient_mismatch)"),
     ],
 )
@@ -244,6 +247,7 @@ def test_json_has_the_answer_and_the_steps(check: Check, redis: Redis) -> None:
         "user": ALICE,
         "service": "pop3",
         "since": write_time(DAYS_AGO),
+        "recorded_by": "script",
         "more_others": 0,
     }
     assert [step["rule"] for step in steps] == list(ORDER)
@@ -266,6 +270,7 @@ def test_quiet_json_is_the_answer_alone(check: Check) -> None:
         "service": None,
         "since": None,
         "expires_at": None,
+        "recorded_by": None,
     }
     assert json.loads(result.out) == answer
     shown = json.loads(check("--json", "198.51.100.7").out)

@@ -40,7 +40,8 @@ HOUR = 3600
 DAYS_AGO = int(time.time()) - 3 * 86_400 - 5 * HOUR - 1800
 LEFT = 5400 + 50  # seconds: shown as 1h 30m, however slow the machine is
 FIELDS = [
-    "kind", "client_address", "user", "service", "since", "expires_at", "senders", "recipient_domains", "cap", "note"
+    "kind", "client_address", "user", "service", "since", "expires_at", "senders", "recipient_domains", "cap", "note",
+    "recorded_by",
 ]  # fmt: skip
 parse_target = ClientAddresses().parse_target
 
@@ -100,17 +101,19 @@ def test_every_format_for_programs_has_the_same_fields(pbs: Pbs, table: LoginTab
             "kind": "permit", "client_address": "192.0.2.0/28", "user": "scanner@example.com", "service": "manual",
             "since": write_time(DAYS_AGO), "senders": ["@example.com", "a@example.org"],
             "recipient_domains": ["example.net"], "cap": "20/1h", "note": "second floor",
+            "recorded_by": None,
         },
         {
             "kind": "login", "client_address": "192.0.2.7", "user": "alice@example.com", "service": "imap",
             "since": write_time(DAYS_AGO), "senders": [], "recipient_domains": [], "cap": None, "note": None,
+            "recorded_by": "script",
         },
     ]  # fmt: skip
     heading, first, second = pbs("list", "--sort", "address", "-o", "tsv").out.splitlines()
     assert heading.split("\t") == FIELDS
-    assert first.split("\t")[6:] == ["@example.com a@example.org", "example.net", "20/1h", "second floor"]
+    assert first.split("\t")[6:] == ["@example.com a@example.org", "example.net", "20/1h", "second floor", ""]
     assert second.split("\t")[:5] == ["login", "192.0.2.7", "alice@example.com", "imap", write_time(DAYS_AGO)]
-    assert second.split("\t")[6:] == ["", "", "", ""]
+    assert second.split("\t")[6:] == ["", "", "", "", "script"]
 
 
 def test_an_empty_list_is_empty_in_each_format(pbs: Pbs) -> None:

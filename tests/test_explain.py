@@ -199,8 +199,8 @@ def test_the_denied_user_was_the_last_to_log_in_and_the_sender_has_been_here_too
     table.deny_user(ALICE.encode(), "stolen password", HOUR)
     explanation = explain(table, Rules(), CLIENT, request_of(BOB))
     assert explanation.decision.action == "OK"
-    assert step_of(explanation, "logins").saw.startswith(f"{BOB} (pop3) 10m ago")
-    assert step_of(explanation, "logins").details == (f"also {ALICE} (pop3) 1m ago, 1h 30m left",)
+    assert step_of(explanation, "logins").saw.startswith(f"{BOB} (pop3, by script) 10m ago")
+    assert step_of(explanation, "logins").details == (f"also {ALICE} (pop3, by script) 1m ago, 1h 30m left",)
 
 
 def test_the_senders_own_login_is_followed_also_where_the_sender_has_an_extension(redis: Redis) -> None:
@@ -214,7 +214,7 @@ def test_the_senders_own_login_is_followed_also_where_the_sender_has_an_extensio
     assert explanation.decision.record
     assert explanation.decision.record.user == ALICE
     assert {row.verdict for row in explanation.rows} == {"pass"}
-    assert step_of(explanation, "logins").saw.startswith(f"{ALICE} (pop3) 10m ago")
+    assert step_of(explanation, "logins").saw.startswith(f"{ALICE} (pop3, by script) 10m ago")
 
 
 def test_a_permit_in_a_denied_network_is_refused_for_the_deny(redis: Redis) -> None:
@@ -506,7 +506,7 @@ def test_who_else_is_behind_the_address_is_named_up_to_ten(redis: Redis, number:
         log_in(table, f"user{at}@example.com", ago=60 * (number - at))
     explanation = explain(table, Rules(), CLIENT, request_of())
     step = step_of(explanation, "logins")
-    assert step.saw == f"user{number - 1}@example.com (pop3) 1m ago, 1h 30m left"
+    assert step.saw == f"user{number - 1}@example.com (pop3, by script) 1m ago, 1h 30m left"
     others = [f"user{at}@example.com" for at in reversed(range(number - 1))]
     assert [entry.record.user for entry in explanation.others] == others[:MOST_OTHERS]
     assert explanation.more == max(0, number - 1 - MOST_OTHERS)

@@ -22,7 +22,8 @@ NEVER = {
     "store": ["decision", "service", "metrics", *ABOVE],
     "table": ["service", "metrics", "settings", *ABOVE],
     "decision": ["service", "metrics", "settings", *ABOVE],
-    "service": ABOVE,
+    "service": ["recorder", *ABOVE],
+    "recorder": ["decision", *ABOVE],
 }
 
 

@@ -82,6 +82,10 @@ def test_the_defaults_are_those_of_the_manual(file: Path) -> None:
         log_format="text",
         log_logins=False,
         metrics_listen=(),
+        reports_listen=(),
+        reports_check_passwords=False,
+        reports_secret_file="",
+        recorder_metrics_listen=(),
     )
     assert values == defaults()
     assert {value.place for value in values.values()} == {"default"}
@@ -139,6 +143,10 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "log_format": "json",
         "log_logins": "yes",
         "metrics_listen": "inet:127.0.0.1:10042 unix:/run/m.sock",
+        "reports_listen": "inet:127.0.0.1:10041 inet:[::1]:10041",
+        "reports_check_passwords": "yes",
+        "reports_secret_file": "/etc/pbs-policy/reports_secret",
+        "recorder_metrics_listen": "inet:127.0.0.1:10043",
     }
     assert list(text) == list(defaults())
     file.write_text("".join(f"{name} = {value}\n" for name, value in text.items()))
@@ -181,6 +189,10 @@ def test_every_setting_can_be_set(file: Path) -> None:
         log_format="json",
         log_logins=True,
         metrics_listen=(Listener("127.0.0.1", 10042), Listener(path="/run/m.sock")),
+        reports_listen=(Listener("127.0.0.1", 10041), Listener("::1", 10041)),
+        reports_check_passwords=True,
+        reports_secret_file="/etc/pbs-policy/reports_secret",
+        recorder_metrics_listen=(Listener("127.0.0.1", 10043),),
     )
     assert loaded.rules == Rules(
         SenderRules("domain", "Example.com", "+-", "permit"),

@@ -114,7 +114,7 @@ def _answer_as_text(client: ClientAddress, decision: Decision) -> str:
     record = decision.record
     text = f"{decision.action}  {client.text}: {WHY.get(decision.reason, decision.reason)}"
     if record:
-        text += f" {printable(record.user) or 'no user recorded'} ({record.service or 'service not recorded'})"
+        text += f" {printable(record.user) or 'no user recorded'} ({record.how})"
         text += f" {format_duration(time.time() - record.login_at)} ago"
     if record and decision.left:
         text += f", {format_duration(decision.left)} left"
@@ -158,6 +158,7 @@ def _answer_as_json(client: ClientAddress, decision: Decision) -> dict[str, Any]
         "service": (record.service or None) if record else None,
         "since": write_time(record.login_at) if record else None,
         "expires_at": write_time(time.time() + decision.left) if decision.left else None,
+        "recorded_by": (record.recorded_by or None) if record else None,
     }
 
 

@@ -38,6 +38,7 @@ PLACES = {
     "path": _Place("path", "path", "Where the script, the examples and the manual pages are."),
     "permit": _Place("permits", "permit", "Let an address or network relay without a login."),
     "query": _Place("query", "query", "Ask the running service one request."),
+    "record": _Place("serve", "record", "Record the logins that Dovecot reports."),
     "replay": _Place("replay", "replay", "What the service would answer to a log of Postfix'."),
     "report": _Place("report", "report", "Who still relays by POP-before-SMTP."),
     "revoke": _Place("permits", "revoke", "Take logins and permits away."),

@@ -29,6 +29,13 @@ def _left(row: Row) -> str:
     return left(row["expires_at"]) or "NO END: not honoured"
 
 
+def _service(row: Row) -> str:
+    """`imap-report`, as the table has it: without a blank, which is none of a column's."""
+    from pbs_policy.table.records import WAYS
+
+    return f"{row['service']}-{row['recorded_by']}" if row["recorded_by"] in WAYS else row["service"] or ""
+
+
 def _note(row: Row) -> str:
     """A permit's conditions and note, in the last column, where a blank is no ambiguity."""
     parts = [
@@ -44,13 +51,14 @@ COLUMNS = (
     Column("kind"),
     Column("client_address", "CLIENT ADDRESS"),
     Column("user", "USER"),
-    Column("service", "SERVICE"),
+    Column("service", "SERVICE", _service),
     Column("since", "SINCE", lambda row: ago(row["since"])),
     Column("expires_at", "LEFT", _left),
     Column("senders"),
     Column("recipient_domains"),
     Column("cap"),
     Column("note", "NOTE", _note),
+    Column("recorded_by"),
 )
 
 _sort_option = click.option(

@@ -1,4 +1,4 @@
-"""`pbs-policy serve`: the policy service."""
+"""The daemons: `pbs-policy serve`, the policy service on Postfix's side, and `pbs-policy record` on Dovecot's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ import click
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol
+
+    from pbs_policy.log import Log
+    from pbs_policy.service.reload import Load
     from pbs_policy.settings import Settings
     from pbs_policy.settings.sources import Value
+
+    class Run(Protocol):
+        """A daemon from its start to its end."""
+
+        def __call__(self, settings: Settings, values: Mapping[str, Value], log: Log, load: Load, /) -> None: ...
 
 
 class _IsRoot(click.ClickException):
@@ -33,10 +43,39 @@ def serve(session: Session, allow_root: bool) -> None:
       pbs-policy -c /etc/pbs-policy/pbs-policy.conf serve
       pbs-policy --set listen=inet:127.0.0.1:10041 serve
     """
+    from pbs_policy.service.serve import run
+
+    _run(session, "serve", run, allow_root=allow_root)
+
+
+@click.command()
+@click.option("--allow-root", is_flag=True, help="Run as root all the same.")
+@click.pass_obj
+def record(session: Session, allow_root: bool) -> None:
+    """Record the logins that Dovecot reports by itself, in the foreground, until SIGTERM.
+
+    It listens for Dovecot's auth policy protocol where reports_listen says, and writes each login to Redis as the
+    post-login script does. Whoever can report a login can permit an address: README says what that asks of you.
+    SIGHUP makes it read its settings anew. It needs no privilege, and refuses to run as root (exit status 77).
+
+    \b
+    Example:
+      pbs-policy --set reports_listen=inet:127.0.0.1:10041 --set reports_check_passwords=yes record
+    """
+    from pbs_policy.extras import why_no_reports
+    from pbs_policy.settings.sources import SettingsError
+
+    if lack := why_no_reports():
+        raise SettingsError([lack])
+    from pbs_policy.recorder.record import run
+
+    _run(session, "record", run, allow_root=allow_root)
+
+
+def _run(session: Session, name: str, run: Run, *, allow_root: bool) -> None:
     from pbs_policy.log import Log, printable
     from pbs_policy.log.writers import writer_to
     from pbs_policy.service.doubts import find_doubts
-    from pbs_policy.service.serve import run
     from pbs_policy.settings.sources import DEFAULT_FILE
 
     warnings: list[str] = []
@@ -44,7 +83,7 @@ def serve(session: Session, allow_root: bool) -> None:
     if os.geteuid() == 0 and not allow_root:
         raise _IsRoot(
             "the service needs no privilege and does not run as root: User= in a unit, "
-            "`runuser -u pbs-policy -- pbs-policy serve`, or serve --allow-root"
+            f"`runuser -u pbs-policy -- pbs-policy {name}`, or {name} --allow-root"
         )
     log = Log(writer=writer_to(settings.log_to, os.environ), is_json=settings.log_format == "json")
 

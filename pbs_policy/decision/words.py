@@ -385,10 +385,9 @@ class _Words:
 
 
 def login_text(table: LoginTable, record: Record, left: float | None) -> str:
-    """`alice@example.com (pop3) 5m ago, 25m left`; `left` is seconds, None for a key without an end."""
+    """`alice@example.com (pop3, by script) 5m ago, 25m left`; `left` is seconds, None for a key without an end."""
     since = format_duration(table.now() - record.login_at)
-    user, service = printable(record.user) or "no user recorded", record.service or "service not recorded"
-    return f"{user} ({service}) {since} ago, {left_text(left)}"
+    return f"{printable(record.user) or 'no user recorded'} ({record.how}) {since} ago, {left_text(left)}"
 
 
 def left_text(left: float | None) -> str:

@@ -8,11 +8,12 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pbs_policy.event_loop import loop_name
 from pbs_policy.extras import why_no_metrics
 from pbs_policy.log import Log
 from pbs_policy.service.notify import Notify
 from pbs_policy.service.passed import compare, take
-from pbs_policy.service.process import Process, loop_name, raise_descriptor_limit
+from pbs_policy.service.process import Process, raise_descriptor_limit
 from pbs_policy.service.reload import Configuration, Load
 from pbs_policy.service.service import Service
 from pbs_policy.service.sockets import open_listeners, remove_paths

@@ -52,6 +52,7 @@ from pbs_policy.settings.values import (
     parse_networks,
     parse_path,
     parse_services,
+    parse_tcp_listeners,
     parse_word,
     parse_yes_no,
 )
@@ -179,6 +180,22 @@ class Settings:
         "", parse_listeners_or_none, f"Where metrics and health are asked: {listener.EXPECTED}; empty: nowhere."
     )
 
+    reports_listen: tuple[Listener, ...] = _setting(
+        "", parse_tcp_listeners, "Where `pbs-policy record` hears Dovecot's reports, inet:HOST:PORT; empty: nowhere."
+    )
+    reports_check_passwords: bool = _setting(
+        "no",
+        parse_yes_no,
+        "Say yes where each Dovecot that reports checks passwords itself: nothing is recorded without. One that "
+        "leaves them to another host (a proxy with nopassword) reports a success for any password: an open relay.",
+    )
+    reports_secret_file: str = _setting(
+        "", parse_path, "File whose first line is Dovecot's auth_policy_server_api_header; empty: on loopback only."
+    )
+    recorder_metrics_listen: tuple[Listener, ...] = _setting(
+        "", parse_listeners_or_none, "As metrics_listen, for `pbs-policy record`."
+    )
+
     @property
     def rules(self) -> Rules:
         """What the decision needs."""
@@ -234,6 +251,10 @@ class Settings:
         """The password for Redis, or "": the credential `redis_password` in that directory, if it is there, else what
         redis_password_file says. Raises SettingsError where it cannot be read."""
         return _read_password("redis_password", self.redis_password_file, credentials)
+
+    def reports_secret(self) -> str:
+        """What `auth_policy_server_api_header` is to be, or "". Raises SettingsError where it cannot be read."""
+        return _read_password("reports_secret", self.reports_secret_file, "")
 
     def sentinel_login(self, credentials: str = "") -> Login:
         """Who to log in to Sentinels as, with the password found in the same way. Raises SettingsError."""

@@ -6,9 +6,10 @@ Other settings that have no effect are told, and change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from pbs_policy.postfix.listener import Listener
 from pbs_policy.settings.sources import Value
 
 
@@ -32,6 +33,25 @@ def find_conflicts(values: Mapping[str, Value], credentials: str = "") -> Iterat
                 )
     elif key.text and not certificate.text:
         yield f"{key.place}: redis_tls_key_file = {key.text}: a key needs its certificate: set redis_tls_cert_file"
+
+
+def find_reports_faults(
+    values: Mapping[str, Value], listen: Iterable[Listener], *, checks_passwords: bool
+) -> Iterator[str]:
+    """What has to be said before anybody's report is believed."""
+    value = values["reports_listen"]
+    if listen and not checks_passwords:
+        yield (
+            f"{value.place}: reports_listen = {value.text}: a Dovecot that leaves passwords to another host (a proxy "
+            "with nopassword) reports a success for any password, and its reports would open the relay to everybody: "
+            "expected reports_check_passwords = yes, to say that each Dovecot that reports checks passwords itself"
+        )
+    public = [str(each) for each in listen if not each.is_local]
+    if public and not values["reports_secret_file"].text:
+        yield (
+            f"{value.place}: reports_listen = {value.text}: whoever reaches {public[0]} could permit any address: "
+            "set reports_secret_file, or listen on 127.0.0.1 or [::1]"
+        )
 
 
 def find_idle(values: Mapping[str, Value]) -> Iterator[str]:

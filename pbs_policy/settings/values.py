@@ -31,6 +31,14 @@ def parse_listeners_or_none(text: str) -> tuple[Listener, ...]:
     return tuple(Listener.parse(item) for item in _items(text))
 
 
+def parse_tcp_listeners(text: str) -> tuple[Listener, ...]:
+    """Any number of listeners, none of them a unix socket: Dovecot reports to a URL with a host."""
+    listeners = parse_listeners_or_none(text)
+    if any(each.path for each in listeners):
+        raise ValueError("expected inet:HOST:PORT, since Dovecot reports by TCP alone")
+    return listeners
+
+
 def parse_networks(text: str) -> tuple[Network, ...]:
     """Any number of networks."""
     return tuple(parse_network(item) for item in _items(text))

@@ -45,7 +45,7 @@ _NO_TLS_FILES = TlsFiles()
 
 
 class Lookups:
-    """Reads keys for the whole service. Use `await open()`, then `ask`, at the end `await close()`."""
+    """Asks Redis for the whole of a daemon. Use `await open()`, then `ask`, at the end `await close()`."""
 
     def __init__(
         self,
@@ -56,9 +56,10 @@ class Lookups:
         log: Log,
         tls: TlsFiles = _NO_TLS_FILES,
         sentinel: Login = NOBODY,
+        probe: Command = (),
     ) -> None:
-        """`sentinel` is who to log in to Sentinels as."""
-        self._connector = Connector(url, user, password, probe_key, tls, sentinel)
+        """`sentinel` is who to log in to Sentinels as; `probe` is for a user who may not GET `probe_key`."""
+        self._connector = Connector(url, user, password, probe or (b"GET", probe_key), tls, sentinel)
         self._url = url
         self._user = printable(user or "default")
         self._prefix = probe_key.decode().removesuffix("probe")

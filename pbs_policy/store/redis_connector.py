@@ -17,6 +17,7 @@ from pbs_policy.store.connect import (
     tls_context,
 )
 from pbs_policy.store.errors import NotTheMaster, StoreUnavailable
+from pbs_policy.store.question import Command
 from pbs_policy.store.redis_line import RedisLine, RedisRefused
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl, TlsFiles, written
 
@@ -33,13 +34,14 @@ class Connector:
     """
 
     def __init__(
-        self, url: RedisUrl, user: str, password: str, probe_key: bytes, tls: TlsFiles, sentinel: Login = NOBODY
+        self, url: RedisUrl, user: str, password: str, probe: Command, tls: TlsFiles, sentinel: Login = NOBODY
     ) -> None:
+        """`probe` is a command that this user may say, with a key of the table."""
         self._url = url
         self._login = Login(user, password)
-        self._probe_key = probe_key
+        self._probe = probe
         self._tls = tls_context(tls) if url.tls else None
-        self._finder = MasterFinder(url, self._login, tls, sentinel, (b"GET", probe_key))
+        self._finder = MasterFinder(url, self._login, tls, sentinel, probe)
 
     async def open(self) -> RedisLine:
         """A connection that has answered. Raises OSError, TimeoutError, RedisRefused or StoreUnavailable."""
@@ -49,8 +51,8 @@ class Connector:
             try:
                 for command in log_in(self._login, self._url.db):
                     await line.greet(*command)
-                # A least-privilege user may GET and not PING; and a mute Redis shows itself here.
-                await line.greet(b"GET", self._probe_key)
+                # A least-privilege user may not PING; and a mute Redis shows itself here.
+                await line.greet(*self._probe)
                 if await _belongs_to_a_replica(line):
                     raise RedisRefused(f"{self._url.path or written(place)}: {REPLICA}")
             except BaseException:

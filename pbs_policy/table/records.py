@@ -2,7 +2,10 @@
 `SET key value EX seconds` to Redis can record a login.
 
 A login is `<login_at> [<service> [<user>]]`: Unix seconds, one word, and the user verbatim to the end. Dovecot's
-last_login plugin writes the first field alone, which is a login without a user.
+last_login plugin writes the first field alone, which is a login without a user. The word is the service, such as
+`imap`; where `pbs-policy record` wrote it, it ends in the way in which that learned of the login: `imap-report` by
+Dovecot's report, `imap-session` by a session that is still open. Rules on services see `imap`. A program that knows
+no ways takes all of it for the service, so that it permits less and never more.
 
 A permit is a JSON object with the fields of `Permit`, or a record like a login's, which is a permit without
 conditions. One with a field that is not known here is not honoured: it may be a condition.
@@ -18,23 +21,48 @@ from pbs_policy.cap import Cap
 
 _RECORD = re.compile(rb"(?P<login_at>[0-9]{1,12})(?: (?P<service>[A-Za-z0-9_-]{1,32})(?: (?P<user>.*))?)?", re.DOTALL)
 
-_USUAL_SERVICES = frozenset((b"imap", b"pop3"))  # what needs no second look
+WAYS = ("report", "session")
+"""How the recorder learns of a login; the post-login script's own is not written."""
+
+_match_word = re.compile(rf"(.+?)(?:-({'|'.join(WAYS)}))?").fullmatch
+
+_USUAL_SERVICES = frozenset(  # what needs no second look
+    (b"imap", b"pop3", *(b"%s-%s" % (service, way.encode()) for service in (b"imap", b"pop3") for way in WAYS))
+)
 
 MANUAL = "manual"
 """The service of a permit's record: no service of Dovecot's."""
 
 
 class Record(NamedTuple):
-    """What one login or permit left: when (Unix seconds), by which service, and by whom, as far as known."""
+    """What one login or permit left: when (Unix seconds), by which service, and by whom, as far as known; and the
+    `way` of WAYS in which that was learned, "" for every other."""
 
     login_at: int
     service: str = ""
     user: str = ""
+    way: str = ""
 
     @property
     def user_text(self) -> str:
         """The user for JSON: bytes that are not UTF-8, which `user` keeps as surrogates, become U+FFFD."""
         return self.user.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+    @property
+    def word(self) -> str:
+        """The service, as it stands in the table: with the way. A user without a service is from `unknown`."""
+        word = self.service or ("unknown" if self.user else "")
+        return f"{word}-{self.way}" if self.way else word
+
+    @property
+    def recorded_by(self) -> str:
+        """What wrote a login last: one of WAYS, or what writes none; "" for a permit."""
+        return self.way or ("last_login" if not self.service else "" if self.service == MANUAL else "script")
+
+    @property
+    def how(self) -> str:
+        """The service and what recorded it, for people: `imap, by report`."""
+        return ", ".join(part for part in (self.service, f"by {self.recorded_by}" * bool(self.recorded_by)) if part)
 
 
 class Permit(NamedTuple):
@@ -63,8 +91,10 @@ def parse_record(value: bytes) -> Record | None:
     match = _RECORD.fullmatch(value)
     if match is None:
         return None
-    service, user = match["service"] or b"", match["user"] or b""
-    return Record(int(match["login_at"]), service.decode("ascii"), user.decode("utf-8", "surrogateescape"))
+    user = (match["user"] or b"").decode("utf-8", "surrogateescape")
+    word = _match_word((match["service"] or b"").decode("ascii"))
+    service, way = word.groups("") if word else ("", "")
+    return Record(int(match["login_at"]), service, user, way)
 
 
 def user_of_record(value: bytes) -> bytes | None:
@@ -79,8 +109,8 @@ def user_of_record(value: bytes) -> bytes | None:
 def serialise_record(record: Record) -> bytes:
     """The value that holds `record`; a user without a service is recorded as from service `unknown`."""
     fields = [str(record.login_at).encode()]
-    if record.service or record.user:
-        fields.append((record.service or "unknown").encode())
+    if record.word:
+        fields.append(record.word.encode())
     if record.user:
         fields.append(record.user.encode("utf-8", "surrogateescape"))
     return b" ".join(fields)

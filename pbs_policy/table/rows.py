@@ -43,6 +43,7 @@ def entry_row(entry: Entry, now: float) -> dict[str, Any]:
         "recipient_domains": permit.recipient_domains if permit else (),
         "cap": str(permit.cap) if permit and permit.cap else None,
         "note": (permit.note or None) if permit else None,
+        "recorded_by": entry.record.recorded_by or None,
     }
 
 

@@ -4,7 +4,7 @@ A line is an object with the names that listings have (`rows`), those left out t
 expires (`expires_at`), not in how long: on the way it loses the time that passes. `client_address` is an address, a
 network, or "all" (a deny of everybody).
 
-    {"kind": "login", "client_address", "user", "service", "since", "expires_at"}
+    {"kind": "login", "client_address", "user", "service", "since", "expires_at", "recorded_by"}
     {"kind": "permit", "client_address", "user", "since", "expires_at", "senders", "recipient_domains", "cap", "note"}
     {"kind": "deny", "client_address" or "user", "expires_at", "by", "reason"}
 
@@ -28,7 +28,7 @@ from pbs_policy.table.keys import EVERYBODY
 from pbs_policy.table.listing import ADMINISTRATOR, AUTO_DENY, Deny, Entry, Progress, is_deny_of_everybody
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.permits import refuse_permit
-from pbs_policy.table.records import Permit, Record, permit_from_fields
+from pbs_policy.table.records import WAYS, Permit, Record, permit_from_fields
 from pbs_policy.table.rows import deny_row, entry_row, read_time
 
 LONGEST_LINE = 1 << 20
@@ -36,7 +36,7 @@ LONGEST_LINE = 1 << 20
 
 _SLACK = 86_400  # seconds by which another host's clock may be ahead
 _FIELDS = {
-    "login": {"kind", "client_address", "user", "service", "since", "expires_at"},
+    "login": {"kind", "client_address", "user", "service", "since", "expires_at", "recorded_by"},
     "permit": {
         "kind", "client_address", "user", "since", "expires_at", "senders", "recipient_domains", "cap", "note"
     },
@@ -219,7 +219,10 @@ def _record(fields: dict[str, Any]) -> Record:
     since, service = _since(fields), _text(fields, "service")
     if not _is_service(service):
         raise ValueError("service: expected a word such as imap")
-    return Record(since, service, _text(fields, "user"))
+    by = _text(fields, "recorded_by")
+    if by not in ("", *WAYS, "script", "last_login"):
+        raise ValueError(f"recorded_by: expected script, {', '.join(WAYS)} or last_login")
+    return Record(since, service, _text(fields, "user"), by if by in WAYS else "")
 
 
 def _target(addresses: ClientAddresses, fields: dict[str, Any]) -> Target:

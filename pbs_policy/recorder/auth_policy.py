@@ -1,0 +1,61 @@
+"""Dovecot's auth policy protocol, as far as a report goes: the JSON that Dovecot posts after each authentication.
+Bytes in, a login out; no I/O. Whatever is not understood in full is no login.
+
+Dovecot adds `success` and `policy_reject` to the attributes that it is told to send. Each of ours is needed to tell a
+login that counts from one that does not, so a report that lacks one is refused: with Dovecot's own default a master
+user or an anonymous login could not be told from a user's.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from pbs_policy.recorder.logins import REPORT, SeenLogin
+
+ATTRIBUTES = {"user": "%u", "remote": "%{rip}", "protocol": "%s", "mech": "%m", "master_user": "%{master_user}"}
+"""What a report has to name, and how Dovecot 2.3 writes it in auth_policy_request_attributes. 2.4 has other words
+for the right sides."""
+
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what Dovecot writes for bytes that are no UTF-8
+
+
+class ReportError(Exception):
+    """Not a report, or not one that can be judged; the message never quotes it."""
+
+
+def parse_report(body: bytes) -> SeenLogin | None:
+    """The login that a report tells of, None where nobody has logged in. Raises ReportError."""
+    try:
+        report = json.loads(body.decode("utf-8"), object_pairs_hook=_without_doubles, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise ReportError("it is no JSON object with each name once, in UTF-8") from None
+    if not isinstance(report, dict):
+        raise ReportError("it is no JSON object")
+    if not (isinstance(report.get("success"), bool) and isinstance(report.get("policy_reject"), bool)):
+        raise ReportError("success and policy_reject are not true or false")
+    if not report["success"] or report["policy_reject"]:
+        return None
+    texts = {name: text for name in ATTRIBUTES if isinstance(text := report.get(name), str)}
+    if lack := [name for name in ATTRIBUTES if name not in texts]:
+        wanted = " ".join(f"{name}={variable}" for name, variable in ATTRIBUTES.items())
+        raise ReportError(f"it lacks {', '.join(lack)}: expected auth_policy_request_attributes = {wanted}")
+    if not texts["user"] or any(bad in text for text in texts.values() for bad in ("\0", _UNKNOWN)):
+        raise ReportError("the name of its user is empty, or not known to the letter")
+    try:
+        user, mechanism, master = (texts[name].encode() for name in ("user", "mech", "master_user"))
+    except UnicodeEncodeError:
+        raise ReportError("half of a character stands in it") from None
+    return SeenLogin(user, texts["remote"], texts["protocol"], REPORT, mechanism, master)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values under one name nobody can say which one is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")

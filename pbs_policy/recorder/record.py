@@ -1,0 +1,125 @@
+"""The recorder, from its start to its end: an inventory of its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+
+from pbs_policy.event_loop import logging_to, loop_factory
+from pbs_policy.log import Log
+from pbs_policy.recorder.logins import LoginRules
+from pbs_policy.recorder.reports import USUAL_SERVICES, ReportServer
+from pbs_policy.recorder.writer import LoginWriter
+from pbs_policy.service.notify import Notify
+from pbs_policy.service.reload import Configuration, Load
+from pbs_policy.service.service import Service
+from pbs_policy.service.sockets import open_listeners
+from pbs_policy.settings import Settings
+from pbs_policy.settings.conflicts import find_reports_faults
+from pbs_policy.settings.sources import SettingsError, Value
+from pbs_policy.store.lookups import Lookups
+from pbs_policy.store.question import Command
+from pbs_policy.store.redis_url import Login
+from pbs_policy.table.keys import Keys
+
+_WRITE_TIME = 1.0
+"""Seconds, at the end, for what is still to be written to Redis: two tries."""
+
+_LOG_INTERVAL = 1.0  # seconds between two looks at what the log did not take at once, and at repeats
+
+
+def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -> None:
+    """Record until SIGTERM or SIGINT; at SIGHUP `load` reads the settings anew.
+
+    Raises ListenError, and SettingsError for a part that must not run like this, or where there is none to run.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits until somebody can obey it
+    refuse_faults(settings, values)
+    configuration = Configuration.begin(settings, values)
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    logins = settings.redis_password(credentials), settings.sentinel_login(credentials)
+    listening = open_listeners(settings.reports_listen, settings)
+    notify = Notify.from_environment(os.environ)
+    service = Service(configuration, load, listening, notify, log, lets="report logins, with the secret")
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(Recorder(service, logins, listening).run())
+    log.info("stopped")
+
+
+def refuse_faults(settings: Settings, values: Mapping[str, Value]) -> None:
+    """Raise SettingsError where there is nothing to do, or where it would be unsafe."""
+    faults = list(
+        find_reports_faults(values, settings.reports_listen, checks_passwords=settings.reports_check_passwords)
+    )
+    if not settings.reports_listen:
+        faults.append("there is nothing to record: expected reports_listen, such as inet:127.0.0.1:10041")
+    if faults:
+        raise SettingsError(faults)
+
+
+def probe(keys: Keys) -> Command:
+    """What asks whether Redis answers with no right but to write logins: it would change a key that is there."""
+    return (b"SET", keys.login("probe"), b"", b"XX", b"EX", b"1")
+
+
+class Recorder:
+    """The parts in one event loop. `logins` are the password for Redis, and who to log in to Sentinels as."""
+
+    def __init__(self, service: Service, logins: tuple[str, Login], listening: Sequence[socket.socket]) -> None:
+        settings = service.configuration.settings
+        self._service = service
+        self._listening = listening
+        self._secret = settings.reports_secret()
+        keys = Keys(settings.key_prefix)
+        password, sentinel = logins
+        self._lookups = Lookups(
+            settings.redis_url, settings.redis_user, password, keys.probe, service.log, settings.redis_tls, sentinel,
+            probe(keys),
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Record until SIGTERM or SIGINT."""
+        with logging_to(self._service.log):
+            await self._record()
+
+    async def _record(self) -> None:
+        loop = asyncio.get_running_loop()
+        service, log = self._service, self._service.log
+        stopping, hangup = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, hangup.set)
+        await self._lookups.open()
+        service.has_redis = lambda: self._lookups.is_connected
+        self._writer = LoginWriter(LoginRules(service.configuration.values), self._lookups, log)
+        self._reports = ReportServer(self._listening, self._writer, log, self._secret)
+        self._follow(service.configuration)
+        writing = asyncio.create_task(self._writer.run())
+        await self._reports.start()
+        service.announce()
+        service.say_ready()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        tasks = [asyncio.create_task(each) for each in (service.beat(), service.reload_at(hangup, self._follow),
+                                                        self._keep_log())]
+        await stopping.wait()
+        service.notify.stopping()
+        for task in tasks:
+            task.cancel()
+        await self._reports.stop()
+        self._writer.stop()
+        await asyncio.wait([writing], timeout=_WRITE_TIME)
+        await self._lookups.close()
+
+    def _follow(self, configuration: Configuration) -> None:
+        self._writer.rules = LoginRules(configuration.values)
+        self._reports.services = configuration.settings.services or USUAL_SERVICES
+
+    async def _keep_log(self) -> None:
+        log = self._service.log
+        while True:
+            await asyncio.sleep(_LOG_INTERVAL)
+            log.tell_repeats()
+            log.flush()

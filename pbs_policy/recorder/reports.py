@@ -1,0 +1,192 @@
+"""Where Dovecot reports logins: its auth policy protocol over HTTP. No answer waits for Redis.
+
+    POST /?command=report    what `auth_policy` reads; 400 where it cannot, 401 without the secret
+    POST /?command=allow     always answered with a yes: who asks for it by mistake must not refuse logins
+
+aiohttp speaks HTTP. What peers can take is bounded here: `MOST` connections, of which the one that was silent for the
+longest makes room, `LONGEST_REQUEST` bytes for a request (413), and `PATIENCE` to send it (408).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+from aiohttp import web
+
+from pbs_policy.log import Log
+from pbs_policy.recorder.auth_policy import ReportError, parse_report
+from pbs_policy.recorder.writer import LoginWriter
+
+MOST = 1_024
+"""Connections: a Dovecot has 100 at most."""
+
+PATIENCE = 5.0
+"""Seconds for a request to arrive."""
+
+IDLE = 60.0
+"""Seconds for which a connection may be silent; Dovecot parts with one after 10."""
+
+LONGEST_REQUEST = 16_384
+"""Bytes. Dovecot sends some 400, and a few more for a long name."""
+
+USUAL_SERVICES = frozenset(("pop3", "imap"))
+"""Whose logins count where `services` is not set. Dovecot reports those of SMTP AUTH and of sieve as well."""
+
+_YES = b'{"status": 0, "msg": ""}\n'
+_SILENT = logging.Logger("aiohttp")  # a peer's faults are no lines of ours
+_SILENT.disabled = True
+_LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_TOO_LONG = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class ReportServer:
+    """Hears reports on `sockets`, once it has started, and hands the logins to `writer`."""
+
+    def __init__(self, sockets: Sequence[socket.socket], writer: LoginWriter, log: Log, secret: str) -> None:
+        """`secret` is Dovecot's auth_policy_server_api_header, "" for none."""
+        self._sockets = sockets
+        self._writer = writer
+        self._log = log
+        # As Dovecot does: without a colon it is the value of X-API-Key.
+        name, colon, value = secret.partition(":")
+        self._header = name.strip() if colon else "X-API-Key"
+        self._secret = (value if colon else secret).strip().encode()
+        self.services = USUAL_SERVICES
+        self.counts: Counter[str] = Counter()  # answers, by what came of it
+        self.visits: dict[ReportVisit, None] = {}  # the one that was silent for the longest first
+        self._server = web.Server(self._answer)
+        self._listening: list[asyncio.Server] = []
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        loop = asyncio.get_running_loop()
+        for each in self._sockets:
+            self._listening.append(await loop.create_server(lambda: ReportVisit(self, loop), sock=each))
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Listen no more, and end what is open: each report that has arrived is answered."""
+        self._sweeping.cancel()
+        for each in self._listening:
+            each.close()
+        for visit in list(self.visits):
+            visit.abort()
+        await self._server.shutdown(0.1)  # of 0 aiohttp makes forever
+
+    @property
+    def server(self) -> web.Server:
+        """aiohttp's part of it."""
+        return self._server
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        try:
+            status, came_of_it, said = await self._hear(request)
+        except Exception as error:  # noqa: BLE001 - the next report has to be heard
+            self._log.error(f"a report: {error!r}")
+            status, came_of_it, said = HTTPStatus.INTERNAL_SERVER_ERROR, "fault", ""
+        self.counts[came_of_it] += 1
+        if said:
+            self._log.warning(f"a report is refused: {said}")
+        if isinstance(request.protocol, ReportVisit):
+            request.protocol.is_answered()
+        if status == HTTPStatus.OK:
+            return web.Response(body=_YES, content_type="application/json")
+        response = web.Response(status=status, text=f"{status.phrase}\n")
+        response.force_close()
+        return response
+
+    async def _hear(self, request: web.BaseRequest) -> tuple[HTTPStatus, str, str]:
+        """The status of the answer, what it is counted as, and what is wrong, as a line for the log."""
+        body = await request.read()
+        if request.method != "POST":
+            return HTTPStatus.METHOD_NOT_ALLOWED, "refused", "it is no POST"
+        command = parse_qs(request.rel_url.raw_query_string).get("command")
+        if command == ["allow"]:
+            return HTTPStatus.OK, "allow", ""
+        if command != ["report"]:
+            return HTTPStatus.BAD_REQUEST, "refused", "no command=report: auth_policy_server_url must not end in ?"
+        if self._secret and not hmac.compare_digest(request.headers.get(self._header, "").encode(), self._secret):
+            return HTTPStatus.UNAUTHORIZED, "refused", "not with the header that reports_secret_file names"
+        try:
+            login = parse_report(body)
+        except ReportError as error:
+            return HTTPStatus.BAD_REQUEST, "refused", str(error)
+        if login is None:
+            return HTTPStatus.OK, "no_success", ""
+        if login.service not in self.services:
+            return HTTPStatus.OK, "other_service", ""
+        return HTTPStatus.OK, "recorded" if self._writer.offer(login) else "left_out", ""
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            for visit in list(self.visits):
+                visit.sweep()
+
+
+class ReportVisit(web.RequestHandler):
+    """One connection: aiohttp's, with a bound on what it may send and how long that may take."""
+
+    __slots__ = ("_loop_time", "_received", "_reports", "_since")
+
+    def __init__(self, reports: ReportServer, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            reports.server, loop=loop, logger=_SILENT, access_log=_SILENT, lingering_time=0, auto_decompress=False,
+            keepalive_timeout=IDLE * 2,
+        )  # fmt: skip
+        self._reports = reports
+        self._loop_time = loop.time
+        self._received = 0  # of a request that is not answered
+        self._since = loop.time()  # when that began, or when the last one was answered
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        visits = self._reports.visits
+        if len(visits) >= MOST:
+            next(iter(visits)).abort()
+        visits[self] = None
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._reports.visits.pop(self, None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._received:
+            self._since = self._loop_time()
+            visits = self._reports.visits
+            visits[self] = visits.pop(self, None)
+        self._received += len(data)
+        if self._received <= LONGEST_REQUEST:
+            super().data_received(data)
+        else:
+            self._end(_TOO_LONG)
+
+    def is_answered(self) -> None:
+        """A request has its answer; the next one may come."""
+        self._received = 0
+        self._since = self._loop_time()
+
+    def sweep(self) -> None:
+        """End what takes too long."""
+        silent = self._loop_time() - self._since
+        if self._received and silent > PATIENCE:
+            self._end(_LATE)
+        elif silent > IDLE:
+            self.abort()
+
+    def abort(self) -> None:
+        """End it now."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _end(self, answer: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(answer)
+            self.transport.close()

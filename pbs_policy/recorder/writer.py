@@ -1,0 +1,134 @@
+"""Writes logins to Redis, behind whoever told of them: nobody waits for Redis but who asks to (`put`).
+
+The logins wait in one bounded queue, oldest first, and go out many at a time on one connection to the master. While
+Redis is away they stay there; each is written with the time that is left of its `ttl`, so that an outage prolongs no
+permission. What finds no room any more is lost, counted, and said once in a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from contextlib import suppress
+from time import monotonic
+from typing import NamedTuple
+
+from pbs_policy.log import Log, printable
+from pbs_policy.recorder.logins import LoginRules, SeenLogin, Unrecorded
+from pbs_policy.store.lookups import Lookups
+from pbs_policy.store.question import Command, Question
+
+MOST_WAITING = 10_000
+"""Logins that wait for Redis, some 600 bytes each: five seconds of 2,000 a second, a quarter of an hour of ten."""
+
+_AT_ONCE = 200  # in one round: 600 commands take Redis half a millisecond
+_AGAIN = 0.25  # seconds until Redis is asked again that took nothing
+_LOSS_TOLD = 10.0  # seconds between two lines about what was lost
+
+
+class _Waiting(NamedTuple):
+    way: str
+    keys: list[bytes]
+    value: bytes
+    ends_at: float
+
+
+class LoginWriter:
+    """Takes logins by `offer` or `put`; `run` writes them until `stop`. `rules` may be replaced at any time."""
+
+    def __init__(self, rules: LoginRules, lookups: Lookups, log: Log) -> None:
+        self.rules = rules
+        self._lookups = lookups
+        self._log = log
+        self._queue: deque[_Waiting] = deque()
+        self._some = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._stopping = asyncio.Event()
+        self._lost_told = 0
+        self._told_at = -_LOSS_TOLD
+        self.recorded: Counter[str] = Counter()  # by the way in which it was learned of
+        self.left_out: Counter[str] = Counter()  # the same of those that must not be recorded
+        self.lost = 0
+
+    @property
+    def waiting(self) -> int:
+        """Logins that are not written yet."""
+        return len(self._queue)
+
+    def offer(self, login: SeenLogin) -> bool:
+        """Record a login; False where it must not be recorded. Where the queue is full, its oldest login is lost."""
+        try:
+            recorded = self.rules.describe(login)
+        except Unrecorded as reason:
+            self.left_out[login.way] += 1
+            self._log.info(f"a login is not recorded ({login.way}): {printable(str(reason), 500)}")
+            return False
+        if self.rules.tells_logins:
+            self._log.info(recorded.line)
+        if not recorded.keys:
+            self.left_out[login.way] += 1
+            return False
+        if len(self._queue) >= MOST_WAITING:
+            self._queue.popleft()
+            self.lost += 1
+        self._queue.append(_Waiting(login.way, recorded.keys, recorded.value, monotonic() + recorded.ttl))
+        self._some.set()
+        self._look_for_room()
+        return True
+
+    async def put(self, login: SeenLogin) -> bool:
+        """The same, once half of the queue is free: the other half is for logins that nobody tells of again."""
+        await self._room.wait()
+        return self.offer(login)
+
+    async def run(self) -> None:
+        """Write what waits, as it comes, until `stop`; then what is left, if Redis takes it at once."""
+        while self._queue or not self._stopping.is_set():
+            if not self._queue:
+                self._some.clear()
+                await self._some.wait()
+            elif not await self._write():
+                self._say_loss()
+                if self._stopping.is_set():
+                    break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _AGAIN)
+        self.lost += len(self._queue)
+        self._told_at = -_LOSS_TOLD
+        self._say_loss()
+
+    def stop(self) -> None:
+        """Have `run` come to its end."""
+        self._stopping.set()
+        self._some.set()
+
+    async def _write(self) -> bool:
+        """Write the oldest ones. What Redis does not take goes back to where it was."""
+        batch = [self._queue.popleft() for _ in range(min(_AT_ONCE, len(self._queue)))]
+        self._look_for_room()
+        now = monotonic()
+        live = [(each, left) for each in batch if (left := round(each.ends_at - now)) > 0]
+        commands: list[Command] = [
+            (b"SET", key, each.value, b"EX", b"%d" % left) for each, left in live for key in each.keys
+        ]
+        if not commands or await self._lookups.put(Question((), commands)) is not None:
+            self.recorded.update(each.way for each, _ in live)
+            return True
+        room = MOST_WAITING - len(self._queue)
+        self.lost += max(0, len(live) - room)
+        self._queue.extendleft(each for each, _ in reversed(live[-room:] if room else []))
+        self._look_for_room()
+        return False
+
+    def _look_for_room(self) -> None:
+        if len(self._queue) < MOST_WAITING // 2:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _say_loss(self) -> None:
+        now = monotonic()
+        if self.lost > self._lost_told and now - self._told_at >= _LOSS_TOLD:
+            number, self._lost_told, self._told_at = self.lost - self._lost_told, self.lost, now
+            self._log.error(f"{number} logins are lost: Redis did not take them in time")
