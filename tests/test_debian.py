@@ -62,3 +62,56 @@ def test_the_licence_is_the_same_wherever_it_is_said() -> None:
 def test_a_maintainer_script_can_be_parsed(script: Path) -> None:
     done = subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+_STUB = """#!/bin/sh
+echo "${{0##*/}} $*" >>{log}
+{body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("postfix", "hook", "dovecot", "stays"),
+    [
+        ("exit 0", "exit 0", "", ""),
+        ("exit 1", "exit 0", "", "Postfix would go on asking the policy service"),
+        ("exit 78", "exit 0", "", "Postfix would go on asking the policy service"),
+        ("exit 0", "exit 78", "", "Dovecot would go on asking for /usr/lib/pbs-policy/pbs-postlogin"),
+        ("exit 0", "[ -e {log}.again ] || {{ touch {log}.again; exit 1; }}", "", ""),
+        (
+            "exit 0",
+            "exit 0",
+            "executable = script-login /usr/lib/pbs-policy/pbs-postlogin imap",
+            "Dovecot would refuse",
+        ),
+    ],
+    ids=["removed", "left-in-postfix", "refused-in-postfix", "refused-in-dovecot", "at-the-second-time", "named"],
+)
+def test_the_package_is_removed_with_our_words_in_postfix_and_dovecot_or_stays_and_says_why(
+    tmp_path: Path, postfix: str, hook: str, dovecot: str, stays: str
+) -> None:
+    log = tmp_path / "log"
+    bodies = {
+        "pbs-policy": f'if [ "$1" = install-postfix ]; then {postfix}; else {hook.format(log=log)}; fi',
+        "doveconf": f"echo '{dovecot}'",
+        **dict.fromkeys(("postfix", "doveadm", "deb-systemd-invoke", "sleep"), ""),
+    }
+    for name, body in bodies.items():
+        stub = tmp_path / name
+        stub.write_text(_STUB.format(log=log, body=body))
+        stub.chmod(0o755)
+    prerm = DEBIAN / "pbs-policy.prerm"
+    done = subprocess.run(
+        ["sh", prerm, "remove"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, bool(done.stderr)) == ((1, True) if stays else (0, False)), done.stderr
+    assert stays in done.stderr
+    if stays:
+        assert "not removed: " in done.stderr
+    did = log.read_text()
+    assert "pbs-policy install-postfix --remove --apply\n" in did
+    assert ("postfix reload\n" in did) is postfix.endswith(" 0"), "nothing is told to a Postfix that still asks"

@@ -34,7 +34,7 @@ _SHARED = (
                  help="Where copies of changed files are kept, with a manifest."),
     click.option("--user", default="pbs-policy", metavar="USER", show_default=True,
                  help="System user of the post-login script and the service."),
-    click.option("--remove", "removing", is_flag=True, help="Undo it: every byte as it was."),
+    click.option("--remove", "removing", is_flag=True, help="Undo it, also where it was done by hand."),
     click.option("--apply/--dry-run", "applying", default=False,
                  help="Do it, or only show it.  [default: --dry-run]"),
 )  # fmt: skip
@@ -81,12 +81,14 @@ def install_hook(
       pbs-policy install-hook --apply && doveadm reload
       pbs-policy install-hook --remove --apply
     """
-    from pbs_policy.install import dovecot
+    from pbs_policy.install import dovecot, dovecot_removal
 
     with _errors():
         tree, record = _open(root, record_dir, dovecot.COMMAND)
         if removing:
-            return _remove_hook(tree, record, applying)
+            prefix = _settings_or_defaults(session, tree).key_prefix
+            removal = dovecot_removal.plan_hook_removal(tree, record, dovecot_config, prefix)
+            return _remove_hook(tree, record, removal, applying)
         file = settings_file or (str(session.file.absolute()) if session.file else dovecot.DEFAULT_SETTINGS)
         placement = dovecot.Placement(user, lib_dir, file, dovecot_config)
         if last_login:
@@ -118,7 +120,8 @@ def install_postfix(
       pbs-policy install-postfix --remove --apply
     """
     from pbs_policy.install import postfix
-    from pbs_policy.install.undo import plan_removal, remove
+    from pbs_policy.install.postfix_removal import plan_postfix_removal
+    from pbs_policy.install.undo import remove
 
     with _errors():
         tree, record = _open(root, record_dir, postfix.COMMAND)
@@ -126,10 +129,10 @@ def install_postfix(
             listeners = _settings(session, tree, session.file).listen
             plan = postfix.plan_postfix(tree, record, postfix_config, listeners, user)
             return _install(tree, plan, record, applying)
-        removal = plan_removal(tree, record)
+        removal = plan_postfix_removal(tree, record, postfix_config, _settings_or_defaults(session, tree).listen)
         if not _is_to_be_removed(tree, record, removal, applying):
             return os.EX_OK
-        left = remove(tree, record, removal, check=lambda: postfix.check_left(tree, record))
+        left = remove(tree, record, removal)
         return _tell_removed(tree, record, removal, left, postfix.AFTERWARDS)
 
 
@@ -165,6 +168,20 @@ def _settings(session: Session, tree: Tree, file: Path | None) -> Settings:
     return settings.load(place, os.environ, session.overrides)[0]
 
 
+def _settings_or_defaults(session: Session, tree: Tree) -> Settings:
+    """The settings of the tree; faults in them, which are said, do not keep anything from being removed."""
+    from pbs_policy import settings
+    from pbs_policy.settings.sources import SettingsError
+
+    try:
+        return _settings(session, tree, session.file)
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            click.echo(f"note: {line}", err=True)
+        click.echo("note: so what the settings have by default is looked for", err=True)
+        return settings.load(Path(os.devnull), {}, ())[0]
+
+
 def _install(tree: Tree, plan: Plan, record: InstallRecord, applying: bool) -> int:
     from pbs_policy.install.plan import apply
 
@@ -193,8 +210,8 @@ def _install(tree: Tree, plan: Plan, record: InstallRecord, applying: bool) -> i
 
 def _is_to_be_removed(tree: Tree, record: InstallRecord, removal: Removal, applying: bool) -> bool:
     """Whether there is something to remove, and it is not only to be shown."""
-    if not record.entries and not record.folders:
-        click.echo(f"Nothing to remove: there is no installation in {record.folder}.")
+    if not record.entries and not record.folders and not removal.restorations:
+        click.echo(f"Nothing to remove: no installation in {record.folder}, and nothing of ours is configured.")
         return False
     if applying:
         return True
@@ -208,30 +225,29 @@ def _is_to_be_removed(tree: Tree, record: InstallRecord, removal: Removal, apply
 
 def _tell_removed(tree: Tree, record: InstallRecord, removal: Removal, left: list[str], afterwards: str) -> int:
     for each in removal.restorations:
-        click.echo(f"{'restored' if each.before else 'removed'}: {tree.place(each.path)}")
+        click.echo(f"{each.done}: {tree.place(each.path)}")
+    for path in removal.theirs:
+        click.echo(f"{tree.place(path)}: stays, since it was changed")
     for folder in left:
         click.echo(f"{folder}/: stays, since there is something in it")
     click.echo(removal.by_hand(tree, record), nl=False)
     if removal.restorations:
         click.echo(f"Now: {afterwards}")
-    return LEFT if removal.edited else os.EX_OK
+    return LEFT if removal.left else os.EX_OK
 
 
-def _remove_hook(tree: Tree, record: InstallRecord, applying: bool) -> int:
-    from pbs_policy.install import dovecot
+def _remove_hook(tree: Tree, record: InstallRecord, removal: Removal, applying: bool) -> int:
+    from pbs_policy.install import dovecot, dovecot_removal
     from pbs_policy.install.undo import plan_removal, remove
 
-    removal = plan_removal(tree, record)
     if not _is_to_be_removed(tree, record, removal, applying):
         return os.EX_OK
-    later = dovecot.script_files(tree, record)
-    remove(tree, record, removal, keep=later, check=lambda: dovecot.check_left(tree, record))
-    why = dovecot.needs_script(tree, record, removal) if later else ""
-    if why:
-        click.echo(removal.by_hand(tree, record), nl=False)
+    later = dovecot_removal.script_files(tree, record)
+    remove(tree, record, removal, keep=later)
+    if later and dovecot_removal.needs_script(tree, record, removal):
         click.echo(
-            f"The script stays for now: {why}, and without it, Dovecot would refuse every login.\n"
-            f"Now: take it out where that is so, {dovecot.AFTERWARDS}, and then the same command once more"
+            "The script stays for now: Dovecot is not reloaded yet, and without it, it would refuse every login.\n"
+            f"Now: {dovecot.AFTERWARDS}, and then the same command once more"
         )
         return LEFT
     left = remove(tree, record, plan_removal(tree, record))

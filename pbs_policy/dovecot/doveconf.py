@@ -159,27 +159,48 @@ def _read_file(
 
 def _parse(text: str, file: str, blocks: list[str]) -> Iterator[ConfigLine]:
     """Lines in the order of `text`. `blocks` is changed as blocks open and close, so that it holds for an include."""
-    number, logical = 0, ""
-    for at, physical in enumerate(text.splitlines(), 1):
-        number = number if logical else at
+    for line in split_lines(text):
+        place = f"{file}:{line.first}"
+        if line.kind == "close":
+            del blocks[-1:]
+        elif line.kind == "open":
+            blocks.append(line.name)
+            yield ConfigLine(tuple(blocks), "", "", place)
+        else:
+            yield ConfigLine(tuple(blocks), line.name, line.value, place)
+
+
+class SplitLine(NamedTuple):
+    """What stands on the lines `first` to `last`, counted from 1: `open` and `close` of a block, an `include`, or a
+    `setting`."""
+
+    kind: str
+    first: int
+    last: int
+    name: str = ""
+    value: str = ""
+
+
+def split_lines(text: str) -> Iterator[SplitLine]:
+    """The lines of one file as Dovecot reads them, those that go on behind a backslash as one; comments left out."""
+    first, logical = 0, ""
+    for last, physical in enumerate(text.splitlines(), 1):
+        first = first if logical else last
         logical += physical.strip() if not logical else " " + physical.strip()
         if logical.endswith("\\"):
             logical = logical[:-1].rstrip()
             continue
         line, logical = re.sub(r"(^|\s+)#.*$", "", logical), ""
-        place = f"{file}:{number}"
         include = re.match(r"(!include(?:_try)?)\s+(.+)", line)
+        name, equals, value = line.partition("=")
         if include:
-            yield ConfigLine(tuple(blocks), include[1], include[2].strip(), place)
+            yield SplitLine("include", first, last, include[1], include[2].strip())
         elif line == "}":
-            del blocks[-1:]
+            yield SplitLine("close", first, last)
         elif "=" not in line.partition("{")[0] and line.endswith("{"):
-            blocks.append(" ".join(line[:-1].replace('"', "").split()))
-            yield ConfigLine(tuple(blocks), "", "", place)
-        else:
-            name, equals, value = line.partition("=")
-            if equals:
-                yield ConfigLine(tuple(blocks), name.strip(), _unquoted(value.strip()), place)
+            yield SplitLine("open", first, last, " ".join(line[:-1].replace('"', "").split()))
+        elif equals:
+            yield SplitLine("setting", first, last, name.strip(), _unquoted(value.strip()))
 
 
 def _unquoted(value: str) -> str:

@@ -72,15 +72,32 @@ def find_hook(config: DovecotConfig, protocol: str) -> Hook | None:
     for socket in sockets(config, protocol):
         service = service_behind(config, socket)
         words = executable(config, service).split()
-        at = next((at for at, word in enumerate(words) if PurePosixPath(word).name == SCRIPT), None)
-        if at is not None:
-            end = at + 1
-            while end < len(words) and "/" not in words[end]:  # as the script tells its words from the next program
-                end += 2 if words[end] == "-c" else 1
+        found = find_script(words)
+        if found:
+            at, end = found
             place = config.place((f"service {service}",), "executable")
             own, user = tuple(words[at + 1 : end]), _user(config, service)
             return Hook(protocol, service, words[at], own, user, place, tuple(words[:at]), tuple(words[end:]))
     return None
+
+
+def find_script(words: Sequence[str]) -> tuple[int, int] | None:
+    """Where in the words of an `executable` our script stands, and where its own words end."""
+    at = next((at for at, word in enumerate(words) if PurePosixPath(word).name == SCRIPT), None)
+    if at is None:
+        return None
+    end = at + 1
+    while end < len(words) and "/" not in words[end]:  # as the script tells its words from the next program
+        end += 2 if words[end] == "-c" else 1
+    return at, end
+
+
+def without_script(words: Sequence[str]) -> tuple[str, ...]:
+    """The site's own scripts of a chain with their arguments, without ours and `script-login`."""
+    left = list(words)
+    while found := find_script(left):
+        del left[slice(*found)]
+    return _without_script_login(left)
 
 
 def executable(config: DovecotConfig, service: str) -> str:

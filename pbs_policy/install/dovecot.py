@@ -15,16 +15,15 @@ from pathlib import Path
 
 from pbs_policy.command_line import command_line, useradd
 from pbs_policy.dovecot.auth import lets_everybody_in, passdbs
-from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot, read_setting
+from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
 from pbs_policy.dovecot.last_login import plugin_protocols
-from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook, find_hooks
+from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree, read_state
 from pbs_policy.install.last_login import denied_users, fill_in, last_login_drop_in, refuse_in_the_way
 from pbs_policy.install.own_scripts import chained_by_hand
 from pbs_policy.install.plan import Plan, Wanted
 from pbs_policy.install.record import InstallRecord
-from pbs_policy.install.undo import Removal
 from pbs_policy.log import printable
 from pbs_policy.programs import find_program, missing
 from pbs_policy.settings import Settings
@@ -182,50 +181,6 @@ def plan_last_login(tree: Tree, record: InstallRecord, placement: Placement, set
     return plan
 
 
-def script_files(tree: Tree, record: InstallRecord) -> list[str]:
-    """Everything in the record that has to outlive the drop-in."""
-    return [path for path in record.entries if path != _drop_in(tree, record)]
-
-
-def needs_script(tree: Tree, record: InstallRecord, removal: Removal) -> str:
-    """Why Dovecot needs the script at the next login, or "": the drop-in had to stay, a file of the site's names the
-    script, or Dovecot runs as configured before.
-
-    Until it is reloaded, it listens for logins on `BASE_DIR/pop3-postlogin`; /proc/net/unix lists that (proc(5)).
-    """
-    drop_in = _drop_in(tree, record)
-    if drop_in in removal.edited:
-        return f"{tree.place(drop_in)} still runs it"
-    file = _installed(tree, record)
-    if file is None:
-        return ""
-    for hook in find_hooks(read_config(file)):
-        if hook.script.startswith("/") and tree.name(hook.script) in record.entries:
-            return f"{hook.place} still runs it"
-    base = Path(read_setting(Host(), str(file), "base_dir")).resolve() if tree.is_running_system else None
-    is_listening = base is not None and any(_listens(base / f"{service}-postlogin") for service in _SERVICES)
-    return "Dovecot is not reloaded yet" if is_listening else ""
-
-
-def _listens(socket: Path) -> bool:
-    for line in Path("/proc/net/unix").read_text(errors="replace").splitlines():
-        path = Path(line.split()[-1])
-        if path.name == socket.name and path.is_absolute() and path.parent.resolve() == socket.parent:
-            return True
-    return False
-
-
-def check_left(tree: Tree, record: InstallRecord) -> None:
-    """Raise InstallError unless Dovecot, where it is still installed, accepts what is left without the drop-in."""
-    file = _installed(tree, record)
-    if file is not None:
-        read_config(file)
-
-
-def _drop_in(tree: Tree, record: InstallRecord) -> str:
-    return tree.name(f"{record.configuration}/conf.d/{DROP_IN}")
-
-
 def read_config(file: Path) -> DovecotConfig:
     """The configuration that begins in `file`. Raises InstallError where doveconf refuses it, or is not there."""
     if find_program("doveconf") is None:
@@ -236,12 +191,6 @@ def read_config(file: Path) -> DovecotConfig:
         raise InstallError(f"doveconf does not accept {file}: {fault.place}: {printable(str(fault), 2000)}") from None
     except NotLookedAt as error:
         raise InstallError(f"doveconf does not accept {file}: {printable(str(error), 2000)}") from None
-
-
-def _installed(tree: Tree, record: InstallRecord) -> Path | None:
-    """The dovecot.conf that the record is about, None where Dovecot is not installed any more."""
-    file = tree.place(record.configuration) / "dovecot.conf"
-    return file if file.exists() and find_program("doveconf") else None
 
 
 def _file(tree: Tree, placement: Placement) -> Path:

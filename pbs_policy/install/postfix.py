@@ -83,13 +83,6 @@ def read_config(folder: Path) -> PostfixConfig:
         raise InstallError(f"postconf does not accept {folder}: {printable(str(error), 2000)}") from None
 
 
-def check_left(tree: Tree, record: InstallRecord) -> None:
-    """Raise InstallError unless Postfix, where it is still installed, accepts what is left without the check."""
-    folder = tree.place(record.configuration)
-    if (folder / "main.cf").exists() and find_program("postconf"):
-        read_config(folder)
-
-
 def choose_listener(listeners: Sequence[Listener], queue_directory: str) -> Listener:
     """The first that Postfix can reach, chrooted or not. Raises InstallError where there is none."""
     faults = []

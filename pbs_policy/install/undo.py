@@ -1,13 +1,16 @@
 """Taking an installation out again: each file becomes what it was, if it is still as we left it.
 
-A file that somebody changed since is left alone, and the difference that we made is shown, to be undone by hand.
+From a file that somebody changed since, and from one that names us without our doing, our words alone are taken
+(`Removal.take_out`). Where nothing of ours was there before, what others made of our file is theirs. What is left is
+shown, to be undone by hand.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 
 from pbs_policy.install.diff import show_diff
 from pbs_policy.install.files import FileState, InstallError, Tree, read_state
@@ -17,19 +20,56 @@ from pbs_policy.install.record import InstallRecord, RecordedChange
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """One file that is as we left it, and what it was before (None: it was not there)."""
+    """One file, and what it becomes (None: it goes). `is_edit`: our words are taken out, and the rest stays."""
 
     path: str
     current: FileState
     before: FileState | None
+    is_edit: bool = False
+
+    @property
+    def done(self) -> str:
+        """What was done to the file."""
+        return "our words taken out" if self.is_edit else "restored" if self.before else "removed"
 
 
 @dataclass
 class Removal:
-    """What it takes to undo an installation. `edited` are the files that somebody changed since."""
+    """What it takes to undo an installation. `edited` are the files that somebody changed since. `check` raises
+    InstallError where what is left is not accepted."""
 
     restorations: list[Restoration] = field(default_factory=list)
     edited: dict[str, RecordedChange] = field(default_factory=dict)
+    check: Callable[[], None] = lambda: None
+
+    @property
+    def left(self) -> dict[str, RecordedChange]:
+        """The edited files that have something of ours instead of what was there before."""
+        return {path: entry for path, entry in self.edited.items() if entry.before}
+
+    @property
+    def theirs(self) -> list[str]:
+        """The edited files that were not there before: what somebody made of ours is theirs, and stays."""
+        return [path for path, entry in self.edited.items() if not entry.before]
+
+    def take_out(self, tree: Tree, path: str, edit: Callable[[bytes], bytes]) -> None:
+        """Have `edit` take our words out of what the file would be otherwise. Raises InstallError and OSError."""
+        current = read_state(tree.place(path))
+        planned = next((each for each in self.restorations if each.path == path), None)
+        target = planned.before if planned else current
+        if current is None or target is None:
+            return
+        entry = self.edited.pop(path, None)
+        data = edit(_without_difference(target.data, entry) if entry else target.data)
+        if data == target.data:
+            return
+        if planned:
+            self.restorations.remove(planned)
+        state: FileState | None = replace(target, data=data)
+        if entry and not entry.before:
+            data = _without_comments(data, entry.after.data)
+            state = replace(target, data=data) if data.strip() else None
+        self.restorations.append(Restoration(path, current, state, is_edit=state is not None))
 
     def shown(self, tree: Tree) -> str:
         """A unified diff of each file that is restored."""
@@ -38,14 +78,33 @@ class Removal:
     def by_hand(self, tree: Tree, record: InstallRecord) -> str:
         """What is left to do by hand: our difference in each file that was changed since. Empty: nothing is."""
         lines = []
-        for path, entry in self.edited.items():
+        for path, entry in self.left.items():
             place = tree.place(path)
-            what = "was changed" if place.exists() else "was removed"
-            lines.append(f"{place}: {what} since it was installed, and is left alone. To be undone by hand:\n")
+            lines.append(f"{place}: was changed since it was installed, and is left alone. To be undone by hand:\n")
             lines.append(show_diff(str(place), entry.after, entry.before))
         if lines:
             lines.append(f"Then remove {record.folder}, which has the copies of what was there before.\n")
         return "".join(lines)
+
+
+def _without_difference(data: bytes, entry: RecordedChange) -> bytes:
+    """What was changed since, with the lines back that our own change had replaced; as it is where one of ours is not
+    there any more."""
+    ours = entry.after.data.splitlines(keepends=True)
+    before = entry.before.data.splitlines(keepends=True) if entry.before else []
+    text = b"\n" + data
+    for kind, *at in SequenceMatcher(None, ours, before, autojunk=False).get_opcodes():
+        lines = b"\n" + b"".join(ours[at[0] : at[1]])
+        if kind != "equal":
+            if text.count(lines) != 1 or lines == b"\n":
+                return data
+            text = text.replace(lines, b"\n" + b"".join(before[at[2] : at[3]]))
+    return text[1:]
+
+
+def _without_comments(data: bytes, ours: bytes) -> bytes:
+    comments = {line for line in ours.splitlines(keepends=True) if line.lstrip().startswith(b"#")}
+    return b"".join(line for line in data.splitlines(keepends=True) if line not in comments)
 
 
 def plan_removal(tree: Tree, record: InstallRecord) -> Removal:
@@ -53,42 +112,34 @@ def plan_removal(tree: Tree, record: InstallRecord) -> Removal:
     removal = Removal()
     for path, entry in reversed(record.entries.items()):
         current = read_state(tree.place(path))
-        if current == entry.before:
-            continue  # put back by hand, or never written because the installation was cut short
-        if current == entry.after or (current and is_compiled(path)):
+        if current is None or current == entry.before:
+            continue  # gone or put back by hand, or never written because the installation was cut short
+        if current == entry.after or is_compiled(path):
             removal.restorations.append(Restoration(path, current, entry.before))
         else:
             removal.edited[path] = entry
     return removal
 
 
-def remove(
-    tree: Tree,
-    record: InstallRecord,
-    removal: Removal,
-    *,
-    keep: Collection[str] = (),
-    check: Callable[[], None] = lambda: None,
-) -> list[str]:
+def remove(tree: Tree, record: InstallRecord, removal: Removal, *, keep: Collection[str] = ()) -> list[str]:
     """Restore what can be restored but for the files in `keep`, and, where there are none of those, forget it.
 
-    `check` raises InstallError where the result is not accepted: everything is put back then. Returns the folders of
-    ours that stay because there is something in them. Raises InstallError where a file cannot be written; the same
-    again, later, goes on from there.
+    Where the result is not accepted, everything is put back. Returns the folders of ours that stay because there is
+    something in them. Raises InstallError where a file cannot be written; the same again, later, goes on from there.
     """
     restorations = [each for each in removal.restorations if each.path not in keep]
     try:
         for each in restorations:
             restore(tree, each.path, each.before)
         try:
-            check()
+            removal.check()
         except InstallError as error:
             for each in restorations:
                 restore(tree, each.path, each.current)
             raise InstallError(f"{error}\nEverything was put back.", error.status) from None
         if keep:
             return []
-        record.entries = dict(removal.edited)
+        record.entries = removal.left
         left = [] if record.entries else _remove_folders(tree, record.folders)
         record.folders = record.folders if record.entries else []
         record.save()

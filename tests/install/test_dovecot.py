@@ -205,19 +205,6 @@ def test_a_drop_in_of_an_earlier_installation_by_hand_comes_back(root: Path) -> 
     assert snapshot(root) == before
 
 
-def test_while_the_drop_in_stays_because_it_was_changed_the_script_stays_too(root: Path) -> None:
-    install(root, "--apply")
-    drop_in = root / DROP_IN
-    drop_in.write_text(drop_in.read_text() + "# mine\n")
-    left = install(root, "--remove", "--apply")
-    assert left.status == 1
-    assert f"{drop_in}: was changed since it was installed" in left.output
-    assert (root / LIB / "pbs-postlogin").exists()
-    drop_in.unlink()
-    assert install(root, "--remove", "--apply").status == 0
-    assert not (root / "usr").exists()
-
-
 def test_the_plugin_follows_the_settings(root: Path) -> None:
     before = snapshot(root)
     sets = ("redis_url=redis://192.0.2.1:7000/0", "ttl=2h", "key_prefix=x:")

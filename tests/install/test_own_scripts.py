@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pbs_policy.dovecot.doveconf import read_dovecot
-from pbs_policy.dovecot.logins import find_hooks
+from pbs_policy.dovecot.logins import executable, find_hooks
 from pbs_policy.host import Host
 from tests.install.support import HOOK, Outcome, run, snapshot, write
 
@@ -77,12 +77,11 @@ def test_a_script_of_the_sites_is_not_replaced(root: Path) -> None:
 
 
 @pytest.mark.parametrize("own", [("imap",), ("pop3",), ("imap", "pop3")], ids="-".join)
-def test_what_was_chained_by_hand_as_the_refusal_says_still_runs(root: Path, own: tuple[str, ...]) -> None:
+def test_what_was_chained_by_hand_as_the_refusal_says_runs_until_removed(root: Path, own: tuple[str, ...]) -> None:
     write(root, "/etc/dovecot/conf.d/20-own.conf", "".join(map(OWN.format, own)))
     refused = install(root, "--apply")
     assert refused.status == os.EX_CONFIG
     write(root, BY_HAND, by_hand(refused))
-    before = snapshot(root)
     assert install(root, "--apply").status == 0
     assert executables(root) == {
         each: f"script-login /etc/dovecot/site-postlogin {each}-box {OURS} {each}"
@@ -93,14 +92,15 @@ def test_what_was_chained_by_hand_as_the_refusal_says_still_runs(root: Path, own
     assert (root / OURS.lstrip("/")).exists()
     assert (root / DROP_IN).exists() is (len(own) == 1), "the drop-in has the other protocol alone"
     assert "Nothing to do" in install(root, "--apply").output
-    kept = install(root, "--remove", "--apply")
-    assert kept.status == 1
-    assert f"{root}{BY_HAND}:2 still runs it" in kept.output, "without it Dovecot would refuse every login"
-    assert (root / OURS.lstrip("/")).exists()
-    (root / BY_HAND.lstrip("/")).unlink()
-    assert install(root, "--remove", "--apply").status == 0
-    write(root, BY_HAND, by_hand(refused))
-    assert snapshot(root) == before
+    removed = install(root, "--remove", "--apply")
+    assert removed.status == 0
+    assert f"our words taken out: {root}{BY_HAND}\n" in removed.output
+    config = read_dovecot(Host(), f"{root}/etc/dovecot/dovecot.conf")
+    assert find_hooks(config) == []
+    for each in own:
+        assert executable(config, f"{each}-postlogin") == f"script-login /etc/dovecot/site-postlogin {each}-box"
+    assert not (root / OURS.lstrip("/")).exists()
+    assert not (root / DROP_IN).exists()
 
 
 def test_a_service_that_both_protocols_share_becomes_two_that_keep_the_panels_script(root: Path) -> None:

@@ -1,0 +1,140 @@
+"""Our check taken out of Postfix's configuration, whoever put it there and whatever else changed since.
+
+A Postfix that asks a service which is gone refuses every client that is logged in. So main.cf and master.cf are
+looked at as they are, and what they say about the policy service goes; all else in them stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from string import Template
+
+from pbs_policy.install.files import InstallError, Tree
+from pbs_policy.install.postfix import read_config
+from pbs_policy.install.record import InstallRecord
+from pbs_policy.install.undo import Removal, plan_removal
+from pbs_policy.postfix.configuration import PostfixConfig
+from pbs_policy.postfix.editing import take_out
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.main_cf import logical_lines
+from pbs_policy.postfix.restrictions import (
+    CHECK,
+    LISTS,
+    PERMIT_LOCAL,
+    RELAY,
+    Restriction,
+    is_at,
+    parse_policy_check,
+    parse_restrictions,
+    words,
+)
+
+_QUEUE = "/var/spool/postfix"
+_SOCKET = "pbs-policy/policy"
+"""Where in the queue directory `pbs-policy.socket` listens."""
+
+
+def plan_postfix_removal(tree: Tree, record: InstallRecord, folder: str, listeners: Sequence[Listener]) -> Removal:
+    """What takes the check for the service at `listeners` out of the configuration in `folder`, of the one that the
+    record is about, and of the other instances that it names (multi_instance_directories).
+
+    Raises InstallError where what would be left is not certain, with what to do by hand.
+    """
+    removal = plan_removal(tree, record)
+    removed = _Removed(tree, record, removal, listeners)
+    todo = list(dict.fromkeys(tree.name(each) for each in (record.configuration or folder, folder)))
+    for each in todo:
+        config = removed.take_out_of(each)
+        others = words(config.value("multi_instance_directories")) if config else []
+        todo += [name for other in others if (name := tree.name(other)) not in todo]
+    removal.check = removed.check
+    return removal
+
+
+@dataclass
+class _Ours:
+    """Which checks are for our service, in one configuration."""
+
+    values: dict[str, str]
+    listeners: Sequence[Listener]
+    endpoints: frozenset[str]
+
+    def __call__(self, restriction: Restriction) -> bool:
+        queue = self.values.get("queue_directory") or _QUEUE
+        endpoint = parse_policy_check(Template(restriction.argument).safe_substitute(self.values)).endpoint
+        ours = (*self.listeners, Listener(path=str(PurePosixPath(queue, _SOCKET))))
+        return endpoint in self.endpoints or any(is_at(endpoint, each, queue) for each in ours)
+
+
+class _Removed:
+    """What has been planned, folder by folder, and how to check it once it was done."""
+
+    def __init__(self, tree: Tree, record: InstallRecord, removal: Removal, listeners: Sequence[Listener]) -> None:
+        self._tree, self._record, self._removal, self._listeners = tree, record, removal, listeners
+        self._checks: list[Callable[[], None]] = []
+
+    def take_out_of(self, folder: str) -> PostfixConfig | None:
+        """Plan it for one folder. Returns its configuration, None where Postfix is not there or does not read it."""
+        main_cf = f"{folder}/main.cf"
+        place = self._tree.place(main_cf)
+        if not place.exists():
+            return None
+        try:
+            config = read_config(place.parent)
+        except InstallError:
+            config = None  # it is as broken afterwards, and our words are found all the same
+        added, permit_local = _added(self._record, self._tree.name(main_cf))
+        ours = _Ours(config.values if config else {}, self._listeners, added)
+        edit = partial(take_out, is_ours=ours, permit_local=permit_local)
+        self._removal.take_out(self._tree, self._tree.name(main_cf), edit)
+        self._removal.take_out(self._tree, self._tree.name(f"{folder}/master.cf"), partial(edit, options=True))
+        if config:
+            self._checks.append(partial(_check_left, place.parent, ours, config))
+        return config
+
+    def check(self) -> None:
+        """Raise InstallError unless Postfix accepts what is left, and asks us nowhere."""
+        for each in self._checks:
+            each()
+
+
+def _added(record: InstallRecord, path: str) -> tuple[frozenset[str], bool]:
+    """The endpoints that the installation put into the relay list, and whether a PERMIT_LOCAL came with them."""
+    entry = record.entries.get(path)
+    if entry is None:
+        return frozenset(), False
+    lists = [_relay_list(state.data if state else b"") for state in (entry.before, entry.after)]
+    before, after = [
+        {parse_policy_check(each.argument).endpoint for each in found if each.name == CHECK} for found in lists
+    ]
+    permits = [any(each.name == PERMIT_LOCAL for each in found) for found in lists]
+    return frozenset(after - before), permits == [False, True]
+
+
+def _relay_list(data: bytes) -> list[Restriction]:
+    lines = [line.decode("utf-8", "surrogateescape").partition("=") for _, line in logical_lines(data)]
+    return parse_restrictions(next((value for name, _, value in reversed(lines) if name.strip() == RELAY), ""))
+
+
+def _check_left(folder: Path, ours: _Ours, before: PostfixConfig) -> None:
+    config = read_config(folder)
+    for where, name in _asking(config, ours):
+        raise InstallError(f"{where}: {name} still asks the policy service. By hand: remove {CHECK} there")
+    for name in config.classes():
+        if before.value(name).strip() and not config.value(name).strip():
+            raise InstallError(
+                f"{before.place(name)}: {name} is a restriction class that has nothing but our {CHECK} in it, and "
+                f"Postfix refuses an empty one. By hand: remove {name} here, from smtpd_restriction_classes and from "
+                "the lists and tables that name it"
+            )
+
+
+def _asking(config: PostfixConfig, ours: _Ours) -> Iterator[tuple[str, str]]:
+    """Where a list or class still has a check of ours: the place, and the parameter's name."""
+    for service in (None, *config.services):
+        for name in (*LISTS, *config.classes(service)):
+            if any(each.name == CHECK and ours(each) for each in config.restrictions(name, service)):
+                yield config.place(name, service), name

@@ -1,0 +1,125 @@
+"""`pbs-policy install-hook --remove` after changes by hand: our words are gone, everything else is as it would be
+had they never been there; and what was configured by hand goes the same way."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pbs_policy.demo.dovecot import dovecot_version
+from pbs_policy.shipped import shipped
+from tests.install.support import HOOK, Outcome, run, write
+
+CONF_D = "/etc/dovecot/conf.d"
+DROP_IN = f"{CONF_D}/99-pbs-policy.conf"
+SCRIPT = "/usr/local/lib/pbs-policy/pbs-postlogin"
+
+Edit = Callable[[str], str]
+
+
+def install(root: Path, *options: str) -> Outcome:
+    return run(HOOK, "--root", str(root), *options)
+
+
+def replaced(pattern: str, new: str) -> Edit:
+    return lambda text: re.sub(pattern, new, text)
+
+
+MINE = "service mine {\n  executable = script-login /etc/dovecot/mine\n  unix_listener mine {\n  }\n}\n"
+
+# A name for what was done to the drop-in, the edit, and what is left of it at last.
+BY_HAND: dict[str, tuple[Edit, str]] = {
+    "a comment at its end": (lambda text: text + "# mine\n", "# mine\n"),
+    "a service more": (lambda text: text + MINE, MINE),
+    "a setting in a service that is theirs": (
+        replaced(r"(?m)^(  executable = imap imap-postlogin)$", r"  vsz_limit = 512M\n\1 # who is there"),
+        "service imap {\n  vsz_limit = 512M\n}\n",
+    ),
+    "another user for the script": (replaced("user = pbs-policy", "user = mail"), ""),
+    "one protocol alone": (replaced(r"(?ms)^service pop3 \{.*?^\}\n", ""), ""),
+    "a script of their own before ours": (
+        replaced("script-login ", "script-login /etc/dovecot/mine "),
+        "".join(
+            [f"service {each} {{\n  executable = {each} {each}-postlogin\n}}\n" for each in ("pop3", "imap")]
+            + [
+                f"service {each}-postlogin {{\n  executable = script-login /etc/dovecot/mine\n  user = pbs-policy\n"
+                f"  unix_listener {each}-postlogin {{\n  }}\n}}\n"
+                for each in ("pop3", "imap")
+            ]
+        ),
+    ),
+    "a script of their own besides": (
+        replaced("executable = imap imap-postlogin", "executable = imap imap-postlogin mine"),
+        "service imap {\n  executable = imap mine\n}\n",
+    ),
+    "other blanks and quotes": (replaced("executable = script-login (.*)", r'executable="script-login \1"'), ""),
+    "the chain over two lines": (replaced("script-login ", "script-login \\\\\n    "), ""),
+}  # fmt: skip
+
+
+def bare(text: str) -> list[list[str]]:
+    """The lines that say something, word by word."""
+    return [line.split() for line in text.splitlines() if line.strip()]
+
+
+def effective(root: Path) -> str:
+    command = ["doveconf", "-c", f"{root}/etc/dovecot/dovecot.conf", "-n"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("done", BY_HAND)
+def test_after_a_change_by_hand_our_words_are_gone_and_theirs_are_kept(root: Path, done: str) -> None:
+    edit, kept = BY_HAND[done]
+    write(root, f"{CONF_D}/10-mine.conf", MINE)
+    assert install(root, "--apply").status == 0
+    drop_in = root / DROP_IN.lstrip("/")
+    drop_in.write_text(edit(drop_in.read_text()))
+    assert SCRIPT in effective(root)
+    assert install(root, "--remove", "--apply").status == 0
+    left = drop_in.read_text() if drop_in.exists() else ""
+    assert bare(left) == bare(kept)
+    assert "pbs-postlogin" not in left
+    assert "pbs-postlogin" not in effective(root)
+    assert not (root / SCRIPT.lstrip("/")).exists()
+    assert not (root / "var/lib").exists(), "the record is gone"
+    assert "Nothing to remove" in install(root, "--remove", "--apply").output
+
+
+@pytest.mark.parametrize("place", [f"{CONF_D}/20-ours.conf", "/etc/dovecot/dovecot.conf"])
+@pytest.mark.parametrize("last_login", [False, True])
+def test_what_was_configured_by_hand_is_taken_out_too(root: Path, place: str, last_login: bool) -> None:
+    expected = effective(root)
+    file = root / place.lstrip("/")
+    version = "2.3" if dovecot_version() < (2, 4) else "2.4"
+    example = f"last-login-{version}.conf" if last_login else "pbs-policy.conf"
+    before = file.read_text() if file.exists() else ""
+    file.write_text(before + shipped(f"dovecot-hooks/{example}").read_text())
+    assert effective(root) != expected
+    assert install(root, "--remove", "--apply").output.startswith(f"our words taken out: {file}\n")
+    assert effective(root) == expected
+    assert file.read_text().startswith(before)
+
+
+def test_a_plugin_with_a_table_of_their_own_stays(root: Path) -> None:
+    text = shipped("dovecot-hooks/last-login-2.3.conf").read_text()
+    if dovecot_version() >= (2, 4):
+        text = shipped("dovecot-hooks/last-login-2.4.conf").read_text().replace("remote_ip", "user")
+    write(root, f"{CONF_D}/20-mine.conf", text.replace("pbs:login:", "mine:").replace("rip", "user"))
+    before = effective(root)
+    assert "Nothing to remove" in install(root, "--remove", "--apply").output
+    assert effective(root) == before
+
+
+def test_settings_that_were_changed_since_stay(root: Path) -> None:
+    install(root, "--apply")
+    file = root / "etc/pbs-policy/pbs-policy.conf"
+    file.write_text("ttl = 1h\n")
+    removed = install(root, "--remove", "--apply")
+    assert removed.status == 0
+    assert f"{file}: stays, since it was changed\n" in removed.output
+    assert file.read_text() == "ttl = 1h\n"
+    assert not (root / "var/lib").exists(), "the record is gone"

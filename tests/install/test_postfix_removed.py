@@ -1,0 +1,181 @@
+"""`pbs-policy install-postfix --remove` after changes by hand: our words are gone, everything else is as it would be
+had they never been there; and what was configured by hand goes the same way."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pbs_policy.shipped import shipped
+from tests.install.support import (
+    DEBIAN_MAIN_CF,
+    INET_CHECK,
+    MASTER_CF,
+    age,
+    postconf,
+    set_main_cf,
+    snapshot,
+    write,
+)
+from tests.install.support import install_postfix_in as install
+
+pytestmark = pytest.mark.usefixtures("aged_files")
+
+SUBMISSION = "submission inet n - y - - smtpd\n  -o syslog_name=postfix/submission\n"
+IN_MASTER = "check_policy_service,inet:127.0.0.1:10040"
+
+Edit = Callable[[str], str]
+
+
+def after(text: str, new: str) -> Edit:
+    return lambda cf: cf.replace(text, text + new)
+
+
+def replaced(pattern: str, new: str) -> Edit:
+    return lambda cf: re.sub(pattern, new, cf)
+
+
+UNCHANGED: Edit = str
+
+# A name for what was done; what was done to main.cf, and to master.cf.
+BY_HAND: dict[str, tuple[Edit, Edit]] = {
+    "a parameter more at the end": (lambda cf: cf + "relayhost = [relay.example.net]\n", UNCHANGED),
+    "a parameter changed": (replaced("biff = no", "biff = yes"), UNCHANGED),
+    "a line gone": (replaced(r"recipient_delimiter.*\n", ""), UNCHANGED),
+    "a comment above the list": (replaced(r"(?m)^(smtpd_relay)", r"# who may relay\n\1"), UNCHANGED),
+    "a restriction more before the check": (after("permit_mynetworks", " reject_unknown_sender_domain"), UNCHANGED),
+    "the list over several lines": (
+        replaced("permit_mynetworks permit_sasl", "\n  permit_mynetworks\n# those who log in\n  permit_sasl"),
+        UNCHANGED,
+    ),
+    "another refusal at the end": (replaced(r"defer_(unauth_destination\n)", r"reject_\1"), UNCHANGED),
+    "a list of its own besides": (lambda cf: cf + "smtpd_client_restrictions = permit_mynetworks\n", UNCHANGED),
+    "submission in master.cf": (UNCHANGED, lambda cf: cf + SUBMISSION),
+    "both at once, without an end of line": (lambda cf: cf + "mail_name = M", lambda cf: cf + SUBMISSION),
+    "a class of restrictions": (
+        lambda cf: cf + "smtpd_restriction_classes = strict\nstrict = reject_unlisted_sender\n",
+        UNCHANGED,
+    ),
+}
+
+
+def edit(root: Path, main_cf: Edit, master_cf: Edit) -> None:
+    for name, change in (("main.cf", main_cf), ("master.cf", master_cf)):
+        place = root / "etc/postfix" / name
+        place.write_text(change(place.read_text()))
+        age(place)
+
+
+def effective(root: Path) -> tuple[str, ...]:
+    """What Postfix reads, blanks and commas aside."""
+    folder = root / "etc/postfix"
+    return tuple(" ".join(re.split(r"[\s,]+", postconf(folder, option))) for option in ("-n", "-M", "-P"))
+
+
+@pytest.mark.parametrize("done", BY_HAND)
+def test_after_a_change_by_hand_our_words_are_gone_and_all_else_is_as_it_would_be_without_them(
+    root: Path, done: str
+) -> None:
+    edit(root, *BY_HAND[done])
+    expected = effective(root)
+    write(root, "/etc/postfix/main.cf", DEBIAN_MAIN_CF, mode=0o640)
+    write(root, "/etc/postfix/master.cf", MASTER_CF)
+    assert install(root, "--apply").status == 0
+    edit(root, *BY_HAND[done])
+    shown = install(root, "--remove")
+    assert re.search(r"(?m)^-.*10040", shown.output)
+    removed = install(root, "--remove", "--apply")
+    assert (removed.status, removed.output) == (
+        0,
+        f"{'restored' if done == 'submission in master.cf' else 'our words taken out'}: {root}/etc/postfix/main.cf\n"
+        "Now: postfix reload\n",
+    )
+    assert effective(root) == expected
+    assert "10040" not in (root / "etc/postfix/main.cf").read_text()
+    assert not (root / "var/lib").exists(), "the record is gone"
+    assert "Nothing to remove" in install(root, "--remove", "--apply").output
+
+
+EXAMPLE = shipped("postfix-examples/main.cf.inet").read_text()
+BY_HAND_ALONE = {
+    "the example": (EXAMPLE, ""),
+    "the example for a socket": (shipped("postfix-examples/main.cf.unix").read_text(), ""),
+    "in one line": ("smtpd_relay_restrictions = permit_mynetworks, " + INET_CHECK + ", reject\n", ""),
+    "a mere warning": (
+        "smtpd_relay_restrictions = permit_mynetworks warn_if_reject\n  " + INET_CHECK + " reject\n",
+        "",
+    ),
+    "without inet:": (f"smtpd_relay_restrictions =\n  {INET_CHECK.replace('inet:', '')}\n  reject\n", ""),
+    "by another name of the host": (
+        "smtpd_relay_restrictions = check_policy_service inet:localhost:10040, reject\n",
+        "",
+    ),
+    "by a parameter": ("p = inet:127.0.0.1:10040\nsmtpd_relay_restrictions = check_policy_service $p, reject\n", ""),
+    "in a parameter": (f"p = {INET_CHECK}\nsmtpd_relay_restrictions = $p, reject\n", ""),
+    "twice": (f"smtpd_relay_restrictions = {INET_CHECK}, reject\nsmtpd_recipient_restrictions = {INET_CHECK}\n", ""),
+    "in a class": (f"smtpd_restriction_classes = ours\nours = {INET_CHECK} permit_mynetworks\n", ""),
+    "at submission": ("", f"{SUBMISSION}  -o smtpd_relay_restrictions=permit_mynetworks,{IN_MASTER},reject\n"),
+    "at submission, in braces": ("", f"{SUBMISSION}  -o {{ smtpd_relay_restrictions = {INET_CHECK}, reject }}\n"),
+}
+
+
+@pytest.mark.parametrize("written", BY_HAND_ALONE)
+def test_what_was_configured_by_hand_is_taken_out_too(root: Path, written: str) -> None:
+    main_cf, master_cf = BY_HAND_ALONE[written]
+    theirs = "smtpd_sender_restrictions = check_policy_service { inet:127.0.0.1:10023, timeout = 5s }\n"
+    set_main_cf(root, theirs + main_cf)
+    write(root, "/etc/postfix/master.cf", MASTER_CF + master_cf)
+    removed = install(root, "--remove", "--apply")
+    assert removed.status == 0
+    assert removed.output.startswith(f"our words taken out: {root}/etc/postfix/")
+    read = " ".join(effective(root))
+    assert "10040" not in read
+    assert "pbs-policy" not in read
+    assert "warn_if_reject" not in read, "it would open the relay"
+    assert theirs in (root / "etc/postfix/main.cf").read_text()
+    assert "Nothing to remove" in install(root, "--remove", "--apply").output
+
+
+def test_a_class_that_would_be_empty_is_refused_with_what_to_do(root: Path) -> None:
+    set_main_cf(root, f"smtpd_restriction_classes = ours\nours = {INET_CHECK}\n")
+    before = snapshot(root)
+    refused = install(root, "--remove", "--apply")
+    assert refused.status == os.EX_CONFIG
+    assert "main.cf:9: ours is a restriction class that has nothing but our check" in refused.output
+    assert "Everything was put back." in refused.output
+    assert snapshot(root) == before
+
+
+def test_the_other_instances_are_looked_at_too(root: Path) -> None:
+    other = root / "etc/postfix-out"
+    set_main_cf(root, "multi_instance_directories = /etc/postfix-out\n")
+    write(root, "/etc/postfix-out/main.cf", f"smtpd_relay_restrictions = {INET_CHECK}, reject\n")
+    write(root, "/etc/postfix-out/master.cf", MASTER_CF)
+    assert install(root, "--apply").status == 0
+    assert install(root, "--remove", "--apply").status == 0
+    assert postconf(other, "-h", "smtpd_relay_restrictions") == "reject"
+
+
+@pytest.mark.parametrize("fault", ["settings", "main.cf"])
+def test_a_fault_elsewhere_keeps_nothing_in(root: Path, fault: str) -> None:
+    install(root, "--apply", sets=("listen=inet:127.0.0.1:4711",))
+    if fault == "settings":
+        write(root, "/etc/pbs-policy/pbs-policy.conf", "no_such_setting = 1\n")
+        edit(root, lambda cf: cf + "mail_name = M\n", UNCHANGED)
+    else:
+        edit(root, lambda cf: "  in_column_1 = 1\n" + cf, UNCHANGED)
+    removed = install(root, "--remove", "--apply")
+    assert removed.status == 0
+    assert ("no_such_setting" in removed.output) is (fault == "settings")
+    assert "4711" not in (root / "etc/postfix/main.cf").read_text()
+
+
+def test_a_main_cf_that_is_gone_leaves_nothing_to_do(root: Path) -> None:
+    install(root, "--apply")
+    (root / "etc/postfix/main.cf").unlink()
+    assert install(root, "--remove", "--apply").status == 0
+    assert not (root / "var/lib").exists()
