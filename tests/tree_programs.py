@@ -5,6 +5,7 @@ names, run here with the tree's own libraries.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def command(name: str, installed: Sequence[str]) -> list[str]:
         iter(sorted((tree / "lib").glob("ld-linux*")))
     )
     return [str(loader), "--library-path", libraries, str(_paths(name)[0])]
+
+
+def dovecot() -> list[str]:
+    """How the tree's Dovecot is run: in the tree, since it starts programs of its own, with our folder of temporary
+    files and our network. The tree is not changed; the mounts are of these processes alone."""
+    inside = f"mount --rbind /dev {TREE}/dev && mount -t proc proc {TREE}/proc"
+    inside += f" && mount --bind {tempfile.gettempdir()} {TREE}{tempfile.gettempdir()}"
+    inside += f' && exec chroot {TREE} dovecot "$@"'
+    return ["unshare", "--mount", "sh", "-c", inside, "sh"]
 
 
 def _paths(name: str) -> list[Path]:

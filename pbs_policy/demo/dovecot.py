@@ -11,6 +11,7 @@ import pwd
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,16 +97,21 @@ service anvil {{
 """
 
 
-def dovecot_version() -> tuple[int, int]:
-    """Return the installed Dovecot's version, such as (2, 3). Raises DaemonError if it cannot be had."""
-    return _parse_version(_version_text())
+def dovecot_version(program: Sequence[str] = ()) -> tuple[int, int]:
+    """Return the version of this Dovecot, or of the installed one, such as (2, 3). Raises DaemonError if it cannot be
+    had."""
+    return _parse_version(_version_text(program or _installed()))
 
 
-def _version_text() -> str:
+def _installed() -> tuple[str, ...]:
     program = find_program("dovecot")
     if program is None:
         raise DaemonError(missing("dovecot") or "dovecot is not installed")
-    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return (program,)
+
+
+def _version_text(program: Sequence[str]) -> str:
+    return subprocess.run([*program, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def _parse_version(text: str) -> tuple[int, int]:
@@ -120,11 +126,12 @@ class PrivateDovecot(OpenPlace):
 
     `hook_config` is the text of a configuration file, such as one of `dovecot-hooks/`, with its paths, user
     and Redis address put in place; it is included as it is. A script that it names is run by its `user`, who
-    must be able to read it there.
+    must be able to read it there. `program` is how another Dovecot than the installed one is started.
     """
 
-    def __init__(self, directory: Path, *, hook_config: str) -> None:
+    def __init__(self, directory: Path, *, hook_config: str, program: Sequence[str] = ()) -> None:
         super().__init__("dovecot", directory)
+        self._program = tuple(program)
         self.pop3_port = free_port()
         self.imap_port = free_port()
         self._hook_config = hook_config
@@ -134,7 +141,8 @@ class PrivateDovecot(OpenPlace):
         reason = missing("dovecot")
         if reason is not None:
             raise DaemonError(reason)
-        version = _version_text()
+        program = self._program or _installed()
+        version = _version_text(program)
         base = _BASE_2_3 if _parse_version(version) < (2, 4) else _BASE_2_4
         mail_user = pwd.getpwnam(_MAIL_USER)
         mail = self.place / "mail"
@@ -156,13 +164,17 @@ class PrivateDovecot(OpenPlace):
             imap_port=self.imap_port,
         )
         configuration.write_text(text, encoding="utf-8")
-        return [find_program("dovecot") or "dovecot", "-F", "-c", str(configuration)]
+        return [*program, "-F", "-c", str(configuration)]
 
     def _write_secret(self, path: Path, text: str) -> None:
         path.touch(mode=0o600)
         path.write_text(text, encoding="utf-8")
-        # The auth process reads it as Dovecot's own user ($default_internal_user).
-        shutil.chown(path, "dovecot")
+        # The auth process reads it as Dovecot's own user ($default_internal_user), who in another Debian's tree has
+        # another number.
+        if self._program:
+            path.chmod(0o644)
+        else:
+            shutil.chown(path, "dovecot")
 
     def is_ready(self) -> bool:
         """Whether both login services greet their clients."""

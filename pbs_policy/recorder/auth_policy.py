@@ -3,21 +3,33 @@ Bytes in, a login out; no I/O. Whatever is not understood in full is no login.
 
 Dovecot adds `success` and `policy_reject` to the attributes that it is told to send. Each of ours is needed to tell a
 login that counts from one that does not, so a report that lacks one is refused: with Dovecot's own default a master
-user or an anonymous login could not be told from a user's.
+user, an anonymous login, or one that another host answers for could not be told from a user's.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pbs_policy.recorder.logins import REPORT, SeenLogin
 
-ATTRIBUTES = {"user": "%u", "remote": "%{rip}", "protocol": "%s", "mech": "%m", "master_user": "%{master_user}"}
-"""What a report has to name, and how Dovecot 2.3 writes it in auth_policy_request_attributes. 2.4 has other words
-for the right sides."""
+ATTRIBUTES = ("user", "remote", "protocol", "mech", "master_user", "proxied", "nologin")
+"""What a report has to name: the attributes of the shipped report-2.3.conf and report-2.4.conf."""
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # what Dovecot writes for bytes that are no UTF-8
+
+
+class Header(NamedTuple):
+    """What `auth_policy_server_api_header` is in HTTP: as Dovecot does, without a colon the value of X-API-Key."""
+
+    name: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Header:
+        """The header of this text; without a value, that of none."""
+        name, colon, value = text.partition(":")
+        return cls(name.strip(), value.strip()) if colon else cls("X-API-Key", text.strip())
 
 
 class ReportError(Exception):
@@ -38,15 +50,18 @@ def parse_report(body: bytes) -> SeenLogin | None:
         return None
     texts = {name: text for name in ATTRIBUTES if isinstance(text := report.get(name), str)}
     if lack := [name for name in ATTRIBUTES if name not in texts]:
-        wanted = " ".join(f"{name}={variable}" for name, variable in ATTRIBUTES.items())
-        raise ReportError(f"it lacks {', '.join(lack)}: expected auth_policy_request_attributes = {wanted}")
+        wanted = "the auth_policy_request_attributes of report-2.3.conf or report-2.4.conf"
+        raise ReportError(f"it lacks {', '.join(lack)}: expected {wanted}")
+    if texts["nologin"] != "no":  # the password was right, and Dovecot refuses the login
+        return None
     if not texts["user"] or any(bad in text for text in texts.values() for bad in ("\0", _UNKNOWN)):
         raise ReportError("the name of its user is empty, or not known to the letter")
     try:
         user, mechanism, master = (texts[name].encode() for name in ("user", "mech", "master_user"))
     except UnicodeEncodeError:
         raise ReportError("half of a character stands in it") from None
-    return SeenLogin(user, texts["remote"], texts["protocol"], REPORT, mechanism, master)
+    proxied = texts["proxied"] != "no"
+    return SeenLogin(user, texts["remote"], texts["protocol"], REPORT, mechanism, master, proxied)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

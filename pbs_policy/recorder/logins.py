@@ -15,7 +15,8 @@ REPORT, SESSION = "report", "session"
 
 
 class SeenLogin(NamedTuple):
-    """A login that Dovecot told of. `master` is whose password was asked for, where that may be another's."""
+    """A login that Dovecot told of. `master` is whose password was asked for, where that may be another's. One that is
+    `proxied` goes on to another host, which may be the one that checks the password."""
 
     user: bytes
     address: str
@@ -23,6 +24,7 @@ class SeenLogin(NamedTuple):
     way: str
     mechanism: bytes = b""
     master: bytes = b""
+    proxied: bool = False
 
 
 class Recorded(NamedTuple):
@@ -54,6 +56,8 @@ class LoginRules:
     def describe(self, login: SeenLogin) -> Recorded:
         """What to write. Raises Unrecorded."""
         script, settings = self._script, self._settings
+        if login.proxied and settings["record_proxied_logins"] != "yes":
+            raise Unrecorded(f"it goes on to another host, from {login.address}: record_proxied_logins = no")
         try:
             script.refuse_unproven(login.user, login.master, login.mechanism, login.address, settings)
             return Recorded(*script.describe(login.user, login.address, login.service, settings, login.way))

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from pbs_policy.log import Log
-from pbs_policy.recorder.auth_policy import ReportError, parse_report
+from pbs_policy.recorder.auth_policy import Header, ReportError, parse_report
 from pbs_policy.recorder.writer import LoginWriter
 
 MOST = 1_024
@@ -54,10 +54,7 @@ class ReportServer:
         self._sockets = sockets
         self._writer = writer
         self._log = log
-        # As Dovecot does: without a colon it is the value of X-API-Key.
-        name, colon, value = secret.partition(":")
-        self._header = name.strip() if colon else "X-API-Key"
-        self._secret = (value if colon else secret).strip().encode()
+        self._secret = Header.parse(secret)
         self.services = USUAL_SERVICES
         self.counts: Counter[str] = Counter()  # answers, by what came of it
         self.visits: dict[ReportVisit, None] = {}  # the one that was silent for the longest first
@@ -112,7 +109,7 @@ class ReportServer:
             return HTTPStatus.OK, "allow", ""
         if command != ["report"]:
             return HTTPStatus.BAD_REQUEST, "refused", "no command=report: auth_policy_server_url must not end in ?"
-        if self._secret and not hmac.compare_digest(request.headers.get(self._header, "").encode(), self._secret):
+        if self._secret.value and not self._has_secret(request):
             return HTTPStatus.UNAUTHORIZED, "refused", "not with the header that reports_secret_file names"
         try:
             login = parse_report(body)
@@ -123,6 +120,9 @@ class ReportServer:
         if login.service not in self.services:
             return HTTPStatus.OK, "other_service", ""
         return HTTPStatus.OK, "recorded" if self._writer.offer(login) else "left_out", ""
+
+    def _has_secret(self, request: web.BaseRequest) -> bool:
+        return hmac.compare_digest(request.headers.get(self._secret.name, "").encode(), self._secret.value.encode())
 
     async def _sweep(self) -> None:
         while True:

@@ -189,6 +189,11 @@ class Settings:
         "Say yes where each Dovecot that reports checks passwords itself: nothing is recorded without. One that "
         "leaves them to another host (a proxy with nopassword) reports a success for any password: an open relay.",
     )
+    record_proxied_logins: bool = _setting(
+        "no",
+        parse_yes_no,
+        "yes: also the logins that a reporting Dovecot proxies to another host, if it checks the password itself.",
+    )
     reports_secret_file: str = _setting(
         "", parse_path, "File whose first line is Dovecot's auth_policy_server_api_header; empty: on loopback only."
     )
