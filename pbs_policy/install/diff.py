@@ -8,8 +8,9 @@ import stat
 from pbs_policy.install.files import FileState
 
 
-def show_diff(path: str, before: FileState | None, after: FileState | None) -> str:
-    """What becomes of one file, in lines that end with a newline; None stands for no file."""
+def show_diff(path: str, before: FileState | None, after: FileState | None, *, brief: bool = False) -> str:
+    """What becomes of one file, in lines that end with a newline; None stands for no file. `brief`: without what is
+    in it."""
     lines = []
     if before and after and _rights(before) != _rights(after):
         lines.append(f"{path}: {_rights(before)} becomes {_rights(after)}\n")
@@ -17,6 +18,9 @@ def show_diff(path: str, before: FileState | None, after: FileState | None) -> s
         lines.append(f"{path}: new, {_rights(after)}\n")
     elif before and not after:
         lines.append(f"{path}: removed\n")
+    if brief:
+        changed = before and after and before.data != after.data
+        return "".join([*lines, f"{path}: replaced by another version\n"] if changed else lines)
     old, new = _lines(before), _lines(after)
     if old is None or new is None:
         if (before and before.data) != (after and after.data):

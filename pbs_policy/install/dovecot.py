@@ -150,9 +150,9 @@ def _script(tree: Tree, placement: Placement) -> list[Wanted]:
     script = shipped("dovecot-hooks/pbs-postlogin").read_bytes()
     compiled, name = _compile(module, placement.lib)
     return [
-        Wanted(f"{placement.lib}/pbs_postlogin.py", module),
-        Wanted(f"{placement.lib}/__pycache__/{name}", compiled),
-        Wanted(f"{placement.lib}/pbs-postlogin", script, 0o755),
+        Wanted(f"{placement.lib}/pbs_postlogin.py", module, is_program=True),
+        Wanted(f"{placement.lib}/__pycache__/{name}", compiled, is_program=True),
+        Wanted(f"{placement.lib}/pbs-postlogin", script, 0o755, is_program=True),
     ]
 
 

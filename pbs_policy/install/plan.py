@@ -20,13 +20,15 @@ from pbs_policy.install.record import InstallRecord, RecordedChange
 class Wanted:
     """A file as it is to be. The owner and, with `mode` None, the mode stay those of the file that is there.
 
-    `if_missing`: a file that is there is left alone, whatever it says.
+    `if_missing`: a file that is there is left alone, whatever it says. `is_program`: what is in it is ours to know,
+    and is not shown.
     """
 
     path: str
     data: bytes
     mode: int | None = 0o644
     if_missing: bool = False
+    is_program: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Change:
     path: str
     before: FileState | None
     after: FileState
+    is_program: bool = False
 
 
 @dataclass
@@ -84,7 +87,7 @@ class Plan:
                     f"{record.folder}), or take the installation out first: --remove"
                 )
             self.make_folders(tree, path)
-            self.changes.append(Change(path, current, after))
+            self.changes.append(Change(path, current, after, each.is_program))
 
     def make_folders(self, tree: Tree, path: str) -> None:
         """Add the folders that `path` needs above it and that are not there."""
@@ -96,9 +99,10 @@ class Plan:
                 self.folders.append(Folder(name))
 
     def shown(self, tree: Tree) -> str:
-        """The plan for people: each folder, and a unified diff of each file."""
+        """The plan for people: each folder, and a unified diff of each file that is no program of ours."""
         lines = [f"{tree.place(each.path)}/: new folder, mode {each.mode:04o}\n" for each in self.folders]
-        lines += [show_diff(str(tree.place(each.path)), each.before, each.after) for each in self.changes]
+        for each in self.changes:
+            lines.append(show_diff(str(tree.place(each.path)), each.before, each.after, brief=each.is_program))
         return "".join(lines)
 
 

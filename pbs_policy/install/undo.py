@@ -72,8 +72,11 @@ class Removal:
         self.restorations.append(Restoration(path, current, state, is_edit=state is not None))
 
     def shown(self, tree: Tree) -> str:
-        """A unified diff of each file that is restored."""
-        return "".join(show_diff(str(tree.place(each.path)), each.current, each.before) for each in self.restorations)
+        """A unified diff of each file that is restored; of one that goes, that it does."""
+        return "".join(
+            show_diff(str(tree.place(each.path)), each.current, each.before, brief=each.before is None)
+            for each in self.restorations
+        )
 
     def by_hand(self, tree: Tree, record: InstallRecord) -> str:
         """What is left to do by hand: our difference in each file that was changed since. Empty: nothing is."""

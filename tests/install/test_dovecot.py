@@ -35,8 +35,14 @@ def test_the_dry_run_shows_every_file_and_changes_nothing(root: Path) -> None:
     shown = install(root)
     assert shown.status == 0
     assert snapshot(root) == before
-    for path in (f"{LIB}/pbs-postlogin", f"{LIB}/pbs_postlogin.py", SETTINGS, DROP_IN):
+    for path in (SETTINGS, DROP_IN):
         assert f"--- /dev/null\n+++ {root}/{path}\n" in shown.output
+    for path, mode in ((f"{LIB}/pbs-postlogin", "-rwxr-xr-x"), (f"{LIB}/pbs_postlogin.py", "-rw-r--r--")):
+        assert f"{root}/{path}: new, {mode} owner " in shown.output
+    added = [line for line in shown.output.splitlines() if line.startswith("+") and not line.startswith("+++")]
+    of_dovecot = shipped("dovecot-hooks/pbs-policy.conf").read_text().splitlines()
+    assert [line[1:] for line in added[-len(of_dovecot) :]] == of_dovecot
+    assert len(shown.output.splitlines()) < len(of_dovecot) + 30, "what concerns Dovecot is seen on one screen"
     assert f"would run: doveconf -c {root}/etc/dovecot/dovecot.conf -n\n" in shown.output
     assert "would run: /usr/bin/python3 -I -m compileall " in shown.output
     assert shown.output.endswith("Nothing was changed; --apply does it.\n")
