@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -13,11 +14,13 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses
 from pbs_policy.decision.words import ORDER
+from pbs_policy.demo.ports import free_port
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Permit, Record, serialise_permit, serialise_record
 from pbs_policy.table.rows import read_time, write_time
 from pbs_policy.table.users import names_of_user
-from tests.commands import Result, commands_with, own_settings, put_behind
+from tests.commands import Result, commands_with, is_one_error, own_settings, put_behind
+from tests.test_query import answering
 
 KEYS = Keys("pbs:")
 DAYS_AGO = int(time.time()) - 3 * 86_400 - 5 * 3600 - 1800
@@ -244,6 +247,7 @@ def test_json_has_the_answer_and_the_steps(check: Check, redis: Redis) -> None:
         "action": "OK",
         "reason": "login",
         "would_be": None,
+        "live_action": None,
         "user": ALICE,
         "service": "pop3",
         "since": write_time(DAYS_AGO),
@@ -266,6 +270,7 @@ def test_quiet_json_is_the_answer_alone(check: Check) -> None:
         "action": "DUNNO",
         "reason": "no_login",
         "would_be": None,
+        "live_action": None,
         "user": None,
         "service": None,
         "since": None,
@@ -296,7 +301,7 @@ def test_no_redis_is_status_69_and_one_line(bare: Check, tmp_path: Path, argumen
         (["nonsense"], "not an IP address: 'nonsense'"),
         (["192.0.2.7", "--sender", "a\nb"], "the value of sender has a line end in it"),
         (["192.0.2.7", "--recipient", "a" * 40_000], "a line of more than 8192 bytes"),
-        ([], "Missing argument 'ADDRESS'"),
+        ([], "Missing argument 'ADDRESS...|-'"),
     ],
 )
 def test_wrong_usage_is_status_64(check: Check, arguments: list[str], text: str) -> None:
@@ -324,11 +329,118 @@ def test_text_of_a_peer_cannot_write_to_the_terminal(check: Check, redis: Redis)
         assert (result.out + "x").isprintable() or all(line.isprintable() for line in result.out.splitlines())
 
 
-def test_where_no_sender_was_named_the_advice_is_to_name_one(check: Check, redis: Redis) -> None:
+# --- what the question leaves out
+
+
+@pytest.mark.parametrize("settings", [{"sender_match": "address"}, {"sender_match": "domain"}])
+def test_where_no_sender_was_given_the_advice_is_to_give_one(
+    check: Check, redis: Redis, settings: dict[str, str]
+) -> None:
     record_login(redis, "192.0.2.7", ALICE)
-    shown = check("192.0.2.7", sender_match="address")
+    shown = check("192.0.2.7", **settings)
     assert shown.status == 1
-    assert "change: name the sender, such as --sender alice@example.com: without it, the null sender" in shown.out
-    assert "null_sender = permit" not in shown.out
-    assert "null_sender = permit" in check("192.0.2.7", "--sender", "", sender_match="address").out
-    assert check("192.0.2.7", "--sender", ALICE, sender_match="address").status == 0
+    assert first_line(shown).startswith("DUNNO  192.0.2.7: no sender given (--sender), and not every sender may ")
+    assert f"REFUSE     no sender given; logged in: {ALICE} (sender_match = " in shown.out
+    assert "change: name the sender, such as --sender alice@example.com\n" in shown.out
+    assert "set " not in shown.out
+    for null in ("", "<>"):
+        assert "null_sender = permit" in check("192.0.2.7", "--sender", null, **settings).out
+    assert check("192.0.2.7", "--sender", ALICE, **settings).status == 0
+    permitted = check("192.0.2.7", null_sender="permit", **settings)
+    assert "no sender given, null_sender = permit (as the null sender's)\n" in permitted.out
+
+
+def test_what_a_permit_asks_for_is_to_be_given_in_the_question(check: Check, redis: Redis) -> None:
+    for address, permit in (
+        ("192.0.2.7", Permit(DAYS_AGO, senders=("@example.com",))),
+        ("192.0.2.8", Permit(DAYS_AGO, recipient_domains=("example.org",))),
+    ):
+        redis.set(KEYS.permit(address), serialise_permit(permit), ex=LEFT)
+    for address, said in (
+        ("192.0.2.7", "name the sender, such as --sender alice@example.com"),
+        ("192.0.2.8", "name the recipient, such as --recipient bob@example.net"),
+    ):
+        shown = check(address)
+        assert shown.status == 1
+        assert f"change: {said}\n" in shown.out
+        assert "anew" not in shown.out
+
+
+@pytest.mark.parametrize("sender", ['"alice"@example.com', "<alice@example.com>", '<"alice"@example.com>'])
+def test_a_sender_is_taken_as_people_and_logs_write_it(check: Check, redis: Redis, sender: str) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    shown = check("192.0.2.7", "--sender", sender, sender_match="address")
+    assert shown.status == 0
+    assert f"{ALICE} sends, " in shown.out
+
+
+def test_a_sender_that_is_half_quoted_is_an_error(check: Check) -> None:
+    assert is_one_error(check("192.0.2.7", "--sender", '"alice@example.com'), 64, "expected user@domain")
+
+
+# --- what decides
+
+
+@pytest.mark.parametrize(
+    ("deny", "name"),
+    [("deny:198.51.100.9", "198.51.100.9"), ("deny:198.51.100.0/24", "198.51.100.0/24"), ("deny:all", "everybody"),
+     ("deny-user:alice@example.com", ALICE)],
+)  # fmt: skip
+@pytest.mark.parametrize("arguments", [[], ["-q"]])
+def test_a_deny_is_in_the_headline_where_nobody_is_logged_in_either(
+    check: Check, redis: Redis, deny: str, name: str, arguments: list[str]
+) -> None:
+    redis.set(f"pbs:{deny}", "spam", ex=LEFT)
+    redis.set(KEYS.deny_networks, "4/24", ex=LEFT)
+    shown = check("198.51.100.9", "--sender", ALICE, *arguments)
+    assert shown.status == 1
+    assert first_line(shown) == (
+        f"DUNNO  198.51.100.9: {name} is denied: spam, 1h 30m left; and nobody is logged in from there "
+        "(reason=no_login)"
+    )
+
+
+# --- several, and the running service
+
+
+def test_several_addresses_are_checked_at_once(check: Check, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    result = check("-q", "192.0.2.7", "192.0.2.8")
+    assert [line.partition(":")[0] for line in result.out.splitlines()] == ["OK  192.0.2.7", "DUNNO  192.0.2.8"]
+    assert result.status == 1
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"192.0.2.7\n")))
+    result = check("-", "--json")
+    assert (result.status, [each["action"] for each in json.loads(result.out)]) == (0, ["OK"])
+    assert [each["action"] for each in json.loads(check("--json", "192.0.2.7", "192.0.2.8").out)] == ["OK", "DUNNO"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert is_one_error(check("-"), 64, "standard input names nobody")
+
+
+@pytest.mark.parametrize(
+    ("reply", "said", "status"),
+    [
+        ("OK", "answers the same", 0),
+        ("DUNNO", "answers DUNNO: it has other settings or another Redis", 1),
+        ("DEFER_IF_REJECT 4.3.0 try again", "answers DEFER_IF_REJECT: it cannot ask Redis", 75),
+    ],
+)
+def test_the_running_service_is_asked_the_same_and_its_answer_counts(
+    check: Check, redis: Redis, reply: str, said: str, status: int
+) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    with answering(f"action={reply}\n\n".encode()) as service:
+        settings = {"listen": str(service.listener)}
+        shown = check("--live", "-q", "192.0.2.7", "--sender", ALICE, **settings)
+        assert shown.status == status
+        assert first_line(shown).startswith("OK  192.0.2.7: ")
+        assert f"  the running service {said}" in shown.out
+        assert f"({service.listener})\n" in shown.out
+        assert f"sender={ALICE}\npbs_only_looks=yes\n\n".encode() in service.requests[0]
+        assert json.loads(check("--live", "--json", "192.0.2.7", **settings).out)["live_action"] == reply
+
+
+def test_where_no_service_runs_that_is_said(check: Check, redis: Redis) -> None:
+    record_login(redis, "192.0.2.7", ALICE)
+    listener = f"inet:127.0.0.1:{free_port()}"
+    said = f"no reply from the policy service at {listener}"
+    assert is_one_error(check("--live", "192.0.2.7", listen=listener), 69, said)

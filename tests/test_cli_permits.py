@@ -17,7 +17,7 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddress
 from pbs_policy.cap import Cap
-from pbs_policy.decision.check import check
+from pbs_policy.decision.check import Enquiry, check
 from pbs_policy.decision.rules import Rules
 from pbs_policy.postfix.protocol import Request, RequestParser
 from pbs_policy.postfix.query import serialise_request
@@ -52,7 +52,7 @@ def reason(table: LoginTable, address: str, sender: str = "alice@example.com", t
     data = serialise_request({"client_address": address, "sender": sender, "recipient": to})
     request = RequestParser().next_request(data)
     assert isinstance(request, Request)
-    return check(table, Rules(), ClientAddress(address), request).reason
+    return check(Enquiry(table, Rules(), ClientAddress(address), request)).reason
 
 
 # --- permit
@@ -562,17 +562,17 @@ def test_each_change_is_one_line_in_syslog_with_the_account_that_made_it(
         assert pbs("export", str(dump)).status == 0
         for arguments, said in (
             (["permit", "192.0.2.8", "--sender", "@example.com", "--for", "90d", "--note", "second floor"],
-             'command=permit target=192.0.2.8 time=90d senders=@example.com note="second floor"'),
+             'command=permit client_address=192.0.2.8 senders=@example.com time=90d note="second floor"'),
             (["deny", "alice@example.com", "--reason", "spam"],
-             "command=deny target=alice@example.com time=1d reason=spam"),
+             "command=deny user=alice@example.com time=1d reason=spam"),
             (["undeny", "--all"], ""),
-            (["undeny", "alice@example.com"], "command=undeny target=alice@example.com"),
+            (["undeny", "alice@example.com"], "command=undeny user=alice@example.com"),
             (["revoke", "192.0.2.9"], ""),
-            (["revoke", "alice@example.com"], "command=revoke target=alice@example.com revoked=1"),
-            (["deny", "--all", "--for", "1h"], "command=deny target=everybody time=1h"),
+            (["revoke", "alice@example.com"], "command=revoke user=alice@example.com revoked=1"),
+            (["deny", "--all", "--for", "1h"], "command=deny client_address=all time=1h"),
             (["import", "--dry-run", str(dump)], ""),
             (["import", str(dump)],
-             f'command=import target={dump} result="written: 1 logins, 0 permits, 0 denies"'),
+             f'command=import file={dump} result="written: 1 logins, 0 permits, 0 denies"'),
         ):  # fmt: skip
             pbs(*arguments)
             if said:

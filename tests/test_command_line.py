@@ -12,6 +12,7 @@ from redis import Redis
 import pbs_policy
 from pbs_policy.cli.denies import denies_against
 from pbs_policy.command_line import command_line
+from pbs_policy.decision.check import Enquiry
 from pbs_policy.decision.rules import Rules
 from pbs_policy.decision.words import explain
 from pbs_policy.doctor import store
@@ -54,7 +55,8 @@ def test_check_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis,
     table.deny_user(table.name(name), "", 60)
     client = load(Path("/dev/null"))[0].addresses.parse(ADDRESS)
     request = as_request(serialise_request({"client_address": ADDRESS, "sender": "bob@example.net"}))
-    change = next(row.change for row in explain(table, Rules(), client, request).rows if row.rule == "user denies")
+    rows = explain(Enquiry(table, Rules(), client, request)).rows
+    change = next(row.change for row in rows if row.rule == "user denies")
     assert parse_user_name(words(change.strip("`"))[-1]) == name.lower()
     assert words(change.strip("`"))[:2] == ["pbs-policy", "undeny"]
 
@@ -76,7 +78,7 @@ def test_doctor_offers_a_line_that_deletes_that_key_alone(redis: Redis, name: st
 
 
 def test_no_other_place_puts_a_name_into_a_command_line() -> None:
-    command = "pbs-policy (undeny|deny|revoke|permit)|redis-cli [A-Z]+|chgrp|chown|chmod [0-7]+|useradd|ls -l|install -"
+    command = "pbs-policy ((un)?deny|revoke|permit)|redis-cli [A-Z]+|chgrp|chown|chmod [0-7]+|useradd|ls -l|install -"
     offers = re.compile(rf"""\bf["'][^\n]*\b({command})\s[^"'\n]*\{{""")
     folder = Path(pbs_policy.__file__).parent
     found = [

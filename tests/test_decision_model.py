@@ -35,6 +35,7 @@ from redis import Redis
 from pbs_policy.address import ClientAddresses, Target, networks_of
 from pbs_policy.cap import Cap
 from pbs_policy.decision.case import Case
+from pbs_policy.decision.check import Enquiry
 from pbs_policy.decision.decide import decide
 from pbs_policy.decision.rules import Decision, Rules
 from pbs_policy.decision.sender import SenderRules
@@ -306,7 +307,7 @@ class Server:
     def explain(self, rules: Rules, maps: SenderMaps, address: str, **attributes: str) -> Explanation:
         """What `pbs-policy check` says."""
         asked = as_request(request(address, **attributes))
-        return explain(self.table, rules, ClientAddresses().parse(address), asked, maps)
+        return explain(Enquiry(self.table, rules, ClientAddresses().parse(address), asked, maps))
 
 
 def target(text: str) -> Target:

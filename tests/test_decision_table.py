@@ -20,7 +20,7 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses, Target
 from pbs_policy.cap import Cap
-from pbs_policy.decision.check import check, make_case
+from pbs_policy.decision.check import Enquiry, check, make_case
 from pbs_policy.decision.decide import decide
 from pbs_policy.decision.rules import DEFER, Decision, Rules
 from pbs_policy.decision.rules import unavailable as say_unavailable
@@ -99,8 +99,8 @@ def ask(
     asked = as_request(request(address, **attributes))
     client = ClientAddresses().parse(address)
     try:
-        decision = check(table, rules, client, asked, maps)
-        assert_the_rows_say_so(explain(table, rules, client, asked, maps), decision)
+        decision = check(Enquiry(table, rules, client, asked, maps))
+        assert_the_rows_say_so(explain(Enquiry(table, rules, client, asked, maps)), decision)
     except StoreUnavailable:
         decision = say_unavailable(rules)
     return decision.action.partition(" ")[0], decision.reason
@@ -290,7 +290,7 @@ def test_an_expired_login_is_none(redis: Redis, tmp_path: Path, maps: SenderMaps
 def test_what_ends_between_the_rounds_permits_nothing(redis: Redis, tmp_path: Path, is_permit: bool) -> None:
     write(Stand(() if is_permit else (Login(ALICE),), "live" if is_permit else ""), redis, "off", tmp_path)
     table = table_on(redis, PREFIX)
-    case = make_case(table, Rules(), ClientAddresses().parse(ADDRESS), as_request(request(ADDRESS)))
+    case = make_case(Enquiry(table, Rules(), ClientAddresses().parse(ADDRESS), as_request(request(ADDRESS))))
     found, _ = table.read(case.keys)
     assert carry_out(decide(case, found), table.ask).action == "OK"
     redis.delete(table.keys.login(ADDRESS), table.keys.permit(ADDRESS))
@@ -539,7 +539,7 @@ def test_the_narrowest_permit_that_holds_decides(table: LoginTable) -> None:
         table.permit(target(text), Permit(1, user=user, senders=(f"{user}@example.org", ALICE)), 60)
     for sender, user in [(ALICE, "own"), ("narrow@example.org", "narrow"), ("wide@example.org", "wide")]:
         asked = as_request(request(ADDRESS, sender=sender))
-        decision = check(table, rules, ClientAddresses().parse(ADDRESS), asked)
+        decision = check(Enquiry(table, rules, ClientAddresses().parse(ADDRESS), asked))
         assert decision.record is not None
         assert decision.record.user == user
 
@@ -866,7 +866,8 @@ def test_a_table_that_is_emptied_and_put_back_permits_nobody_who_was_always_refu
     else:
         names = {"address": ADDRESS, "network": "192.0.2.0/24", "everybody": ""}
         table.deny(target(names[against]) if names[against] else None, "spam", 60)
-    case = make_case(table, rules, ClientAddresses().parse(ADDRESS), as_request(request(ADDRESS, sender=ALICE)))
+    asked = as_request(request(ADDRESS, sender=ALICE))
+    case = make_case(Enquiry(table, rules, ClientAddresses().parse(ADDRESS), asked))
     found, _ = table.read(case.keys)
     flickering = Flickering(redis, table, away)
     assert carry_out(decide(case, found), flickering.ask).action == "DUNNO"
@@ -882,7 +883,8 @@ def test_nor_where_it_is_emptied_and_put_back_within_a_round(
     else:
         table.permit(target(ADDRESS), Permit(1), 60)
     table.deny(target("192.0.2.0/24"), "spam", 60)
-    case = make_case(table, OFF, ClientAddresses().parse(ADDRESS), as_request(request(ADDRESS, sender=ALICE)))
+    asked = as_request(request(ADDRESS, sender=ALICE))
+    case = make_case(Enquiry(table, OFF, ClientAddresses().parse(ADDRESS), asked))
     found, _ = table.read(case.keys)
     decision = carry_out(decide(case, found), Flickering(redis, table, 0).ask_in_two_pieces)
     assert (decision.action, decision.reason) == ("DUNNO", "no_login")
@@ -913,7 +915,7 @@ def test_observed_the_action_is_dunno_and_what_it_would_be_is_said(
         action, reason = expect(stand, "domain", sender)
         asked = as_request(request(ADDRESS, sender=sender))
         rules = Rules(SenderRules("domain"), observe_only=True)
-        decision = check(table_on(redis, PREFIX), rules, ClientAddresses().parse(ADDRESS), asked, maps)
+        decision = check(Enquiry(table_on(redis, PREFIX), rules, ClientAddresses().parse(ADDRESS), asked, maps))
         assert (decision.action, decision.would_be, decision.reason) == ("DUNNO", action, reason)
 
 

@@ -14,7 +14,7 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses
 from pbs_policy.cli import run
-from pbs_policy.decision.check import check
+from pbs_policy.decision.check import Enquiry, check
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.rules import DEFER, DUNNO, OK, Rules
 from pbs_policy.decision.words import explain
@@ -284,8 +284,8 @@ def reason(
     request = RequestParser().next_request(data)
     assert isinstance(request, Request)
     client = ClientAddresses(ipv6_prefix).parse(address)
-    decision = check(table, rules or Rules(), client, request, denies=denies)
-    explained = explain(table, rules or Rules(), client, request, denies=denies)
+    decision = check(Enquiry(table, rules or Rules(), client, request, denies=denies))
+    explained = explain(Enquiry(table, rules or Rules(), client, request, denies=denies))
     assert explained.decision.reason == decision.reason
     assert [row.reason for row in explained.rows if row.verdict == "refuse"][:1] == (
         [] if decision.action == OK else [decision.reason]

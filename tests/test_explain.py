@@ -13,11 +13,12 @@ from redis import Redis
 
 from pbs_policy.address import ClientAddresses, parse_network
 from pbs_policy.cap import Cap
-from pbs_policy.decision.check import check
+from pbs_policy.decision.check import Enquiry, check
+from pbs_policy.decision.row import Row
 from pbs_policy.decision.rules import NO_LOGIN, Rules
 from pbs_policy.decision.sender import SenderRules
 from pbs_policy.decision.sender_maps import SenderMaps
-from pbs_policy.decision.words import MOST_OTHERS, ORDER, Explanation, Row, explain
+from pbs_policy.decision.words import MOST_OTHERS, ORDER, Explanation, explain
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.postfix.protocol import Request, as_request
 from pbs_policy.postfix.query import serialise_request
@@ -163,10 +164,10 @@ def test_the_steps_say_what_the_decision_says_in_hundreds_of_stands(redis: Redis
         request = request_of(pick.choice(SENDERS), recipient, tls=pick.random() < 0.5)
         before = contents(redis)
 
-        explanation = explain(table, rules, CLIENT, request, maps)
+        explanation = explain(Enquiry(table, rules, CLIENT, request, maps))
 
         decision, first = explanation.decision, first_refusal(explanation)
-        assert decision._replace(left=0) == check(table, rules, CLIENT, request, maps)._replace(left=0), seed
+        assert decision._replace(left=0) == check(Enquiry(table, rules, CLIENT, request, maps))._replace(left=0), seed
         assert tuple(step.rule for step in explanation.rows) == ORDER, seed
         assert contents(redis) == before, seed
         seen[decision.reason] += 1
@@ -197,7 +198,7 @@ def test_the_denied_user_was_the_last_to_log_in_and_the_sender_has_been_here_too
     log_in(table, BOB, ago=600)
     log_in(table, ALICE, ago=60)
     table.deny_user(ALICE.encode(), "stolen password", HOUR)
-    explanation = explain(table, Rules(), CLIENT, request_of(BOB))
+    explanation = explain(Enquiry(table, Rules(), CLIENT, request_of(BOB)))
     assert explanation.decision.action == "OK"
     assert step_of(explanation, "logins").saw.startswith(f"{BOB} (pop3, by script) 10m ago")
     assert step_of(explanation, "logins").details == (f"also {ALICE} (pop3, by script) 1m ago, 1h 30m left",)
@@ -209,7 +210,7 @@ def test_the_senders_own_login_is_followed_also_where_the_sender_has_an_extensio
     log_in(table, BOB, ago=60)
     table.deny_user(BOB.encode(), "stolen password", HOUR)
     rules = Rules(senders=SenderRules(recipient_delimiter="+"))
-    explanation = explain(table, rules, CLIENT, request_of("alice+x@example.com"))
+    explanation = explain(Enquiry(table, rules, CLIENT, request_of("alice+x@example.com")))
     assert explanation.decision.action == "OK"
     assert explanation.decision.record
     assert explanation.decision.record.user == ALICE
@@ -221,7 +222,7 @@ def test_a_permit_in_a_denied_network_is_refused_for_the_deny(redis: Redis) -> N
     table = table_of(redis)
     table.permit(ClientAddresses().parse_target(ADDRESS), Permit(NOW), LEFT)
     table.deny(NETWORK, "spam", LEFT)
-    explanation = explain(table, Rules(), CLIENT, request_of(ALICE))
+    explanation = explain(Enquiry(table, Rules(), CLIENT, request_of(ALICE)))
     refusal = first_refusal(explanation)
     assert refusal
     assert (refusal.rule, refusal.reason, refusal.change) == ("denies", "denied", "`pbs-policy undeny 192.0.2.0/24`")
@@ -233,20 +234,20 @@ def test_a_permit_in_a_denied_network_is_refused_for_the_deny(redis: Redis) -> N
 
 def test_no_login_advises_a_login_or_a_permit(redis: Redis) -> None:
     table = table_of(redis)
-    explanation = explain(table, Rules(), CLIENT, request_of(ALICE))
+    explanation = explain(Enquiry(table, Rules(), CLIENT, request_of(ALICE)))
     step = step_of(explanation, "logins")
     assert (step.verdict, step.reason) == ("refuse", "no_login")
     assert step.saw == "nobody has logged in from 192.0.2.7, or it is too long ago"
     assert step.change == "log in to POP3 or IMAP from 192.0.2.7, or `pbs-policy permit 192.0.2.7`"
     log_in(table, ALICE)
-    assert explain(table, Rules(), CLIENT, request_of(ALICE)).decision.action == "OK"
+    assert explain(Enquiry(table, Rules(), CLIENT, request_of(ALICE))).decision.action == "OK"
 
 
 @pytest.mark.parametrize(("denied", "name"), [("192.0.2.0/24", "192.0.2.0/24"), ("", "--all")])
 def test_a_deny_is_told_also_where_nobody_is_logged_in(redis: Redis, denied: str, name: str) -> None:
     table = table_of(redis)
     table.deny(ClientAddresses().parse_target(denied) if denied else None, "spam", 60)
-    explanation = explain(table, Rules(), CLIENT, request_of(ALICE))
+    explanation = explain(Enquiry(table, Rules(), CLIENT, request_of(ALICE)))
     step = step_of(explanation, "logins")
     assert explanation.decision.reason == "no_login"
     assert step.details[-1].startswith(f"besides, {denied or 'everybody'} is denied: spam, ")
@@ -254,7 +255,7 @@ def test_a_deny_is_told_also_where_nobody_is_logged_in(redis: Redis, denied: str
 
 
 def explain_sender(table: LoginTable, sender: str, match: Match, maps: SenderMaps | None = None) -> Explanation:
-    return explain(table, Rules(senders=SenderRules(match)), CLIENT, request_of(sender), maps)
+    return explain(Enquiry(table, Rules(senders=SenderRules(match)), CLIENT, request_of(sender), maps))
 
 
 @pytest.mark.parametrize("match", ["domain", "address"])
@@ -320,7 +321,8 @@ def test_a_script_that_records_no_domains_is_found_out(redis: Redis) -> None:
 def test_the_null_sender_is_not_restricted_where_it_is_permitted(redis: Redis) -> None:
     table = table_of(redis)
     log_in(table, ALICE)
-    explanation = explain(table, Rules(senders=SenderRules("address", null_sender="permit")), CLIENT, request_of(""))
+    rules = Rules(senders=SenderRules("address", null_sender="permit"))
+    explanation = explain(Enquiry(table, rules, CLIENT, request_of("")))
     assert explanation.decision.action == "OK"
     assert step_of(explanation, "senders").saw == "the null sender sends, null_sender = permit"
 
@@ -329,7 +331,7 @@ def test_what_a_permit_asks_is_said_with_what_was_there(redis: Redis) -> None:
     table = table_of(redis)
     permit = Permit(NOW - 60, "printer", ("@example.net",), ("example.org",), Cap(3, HOUR), "the one in room 7")
     table.permit(NETWORK, permit, LEFT)
-    explanation = explain(table, Rules(), CLIENT, request_of(ALICE, "x@example.com"))
+    explanation = explain(Enquiry(table, Rules(), CLIENT, request_of(ALICE, "x@example.com")))
     assert step_of(explanation, "permits") == Row(
         "permits", "pass", "1 of 192.0.2.7, 192.0.2.0/24", details=(
             "192.0.2.0/24: for printer; senders @example.net; recipients in example.org; cap 3/1h; "
@@ -340,19 +342,19 @@ def test_what_a_permit_asks_is_said_with_what_was_there(redis: Redis) -> None:
         "senders", "refuse", f"{ALICE} sends, the permit is for @example.net",
         f"give the permit for 192.0.2.0/24 anew with {ALICE} among its senders", "sender_mismatch",
     )  # fmt: skip
-    explanation = explain(table, Rules(), CLIENT, request_of(BOB, "x@example.com"))
+    explanation = explain(Enquiry(table, Rules(), CLIENT, request_of(BOB, "x@example.com")))
     assert step_of(explanation, "senders").verdict == "pass"
     assert step_of(explanation, "recipients") == Row(
         "recipients", "refuse", "to x@example.com, the permit is for example.org",
         "give the permit for 192.0.2.0/24 anew with example.com among its recipient domains", "recipient_mismatch",
     )  # fmt: skip
-    assert explain(table, Rules(), CLIENT, request_of(BOB, "x@example.org")).decision.reason == "permit"
+    assert explain(Enquiry(table, Rules(), CLIENT, request_of(BOB, "x@example.org"))).decision.reason == "permit"
 
 
 def test_what_is_no_permit_is_named(redis: Redis) -> None:
     table = table_of(redis)
     redis.set(table.keys.permit(ADDRESS), '{"given_at": 1, "colour": "red"}', HOUR)
-    assert step_of(explain(table, Rules(), CLIENT, request_of()), "permits") == Row(
+    assert step_of(explain(Enquiry(table, Rules(), CLIENT, request_of())), "permits") == Row(
         "permits", "pass", "none for 192.0.2.7",
         details=("192.0.2.7: what stands there is no permit, and is not honoured",),
     )  # fmt: skip
@@ -360,7 +362,7 @@ def test_what_is_no_permit_is_named(redis: Redis) -> None:
 
 def refusal(table: LoginTable, rules: Rules, **request: Any) -> tuple[str, str, str]:
     """The first step that refuses."""
-    step = first_refusal(explain(table, rules, CLIENT, request_of(**request)))
+    step = first_refusal(explain(Enquiry(table, rules, CLIENT, request_of(**request))))
     assert step
     return step.rule, step.saw, step.change
 
@@ -413,7 +415,7 @@ def test_a_session_that_is_not_encrypted(redis: Redis) -> None:
         "require_tls = yes, the session is not encrypted",
         "have the client use STARTTLS, or set require_tls = no",
     )
-    assert explain(table, Rules(require_tls=True), CLIENT, request_of(tls=True)).decision.action == "OK"
+    assert explain(Enquiry(table, Rules(require_tls=True), CLIENT, request_of(tls=True))).decision.action == "OK"
 
 
 def test_a_key_without_an_end(redis: Redis) -> None:
@@ -429,7 +431,7 @@ def test_a_key_without_an_end(redis: Redis) -> None:
 def test_denies_are_told_with_their_reason_and_the_time_left(redis: Redis) -> None:
     table = table_of(redis)
     log_in(table, ALICE)
-    explanation = explain(table, Rules(), CLIENT, request_of())
+    explanation = explain(Enquiry(table, Rules(), CLIENT, request_of()))
     assert step_of(explanation, "denies").saw == "none against 192.0.2.7, all"
     assert step_of(explanation, "user denies").saw == f"none against alice, {ALICE}"
     table.deny_user(ALICE.encode(), "stolen password", LEFT)
@@ -449,7 +451,7 @@ def test_caps_are_told_as_how_many_of_how_many_and_when_the_period_ends(redis: R
     table = table_of(redis)
     log_in(table, ALICE)
     rules = Rules(address_cap=Cap(5, HOUR), user_cap=Cap(200, HOUR))
-    assert step_of(explain(table, rules, CLIENT, request_of()), "caps").saw == (
+    assert step_of(explain(Enquiry(table, rules, CLIENT, request_of())), "caps").saw == (
         f"address 192.0.2.7: 0 of 5/1h recipients; user {ALICE}: 0 of 200/1h recipients"
     )
     fill(table, b"address:192.0.2.7", 5)
@@ -475,7 +477,7 @@ def test_caps_are_told_as_how_many_of_how_many_and_when_the_period_ends(redis: R
 def test_observe_only_is_the_last_rule(redis: Redis) -> None:
     table = table_of(redis)
     log_in(table, ALICE)
-    explanation = explain(table, Rules(observe_only=True), CLIENT, request_of())
+    explanation = explain(Enquiry(table, Rules(observe_only=True), CLIENT, request_of()))
     assert (explanation.decision.action, explanation.decision.would_be) == ("DUNNO", "OK")
     first = first_refusal(explanation)
     assert first == Row("observe_only", "refuse", "observe_only = yes: DUNNO always", "set observe_only = no")
@@ -487,7 +489,7 @@ def test_observe_only_is_the_last_rule(redis: Redis) -> None:
 def test_an_excluded_address_is_explained_without_redis(text: str, reason: str) -> None:
     client = ClientAddresses(never_record=(parse_network("203.0.113.0/24"),)).parse(text)
     nowhere = connect(RedisUrl.parse("unix:///nonexistent/redis.sock"), "", "")
-    explanation = explain(table_of(nowhere), Rules(), client, request_of())
+    explanation = explain(Enquiry(table_of(nowhere), Rules(), client, request_of()))
     assert tuple(step.rule for step in explanation.rows) == ORDER
     first, *rest, answer = explanation.rows
     assert (first.rule, first.verdict, first.reason) == ("address", "refuse", reason)
@@ -504,7 +506,7 @@ def test_who_else_is_behind_the_address_is_named_up_to_ten(redis: Redis, number:
     table = table_of(redis)
     for at in range(number):
         log_in(table, f"user{at}@example.com", ago=60 * (number - at))
-    explanation = explain(table, Rules(), CLIENT, request_of())
+    explanation = explain(Enquiry(table, Rules(), CLIENT, request_of()))
     step = step_of(explanation, "logins")
     assert step.saw == f"user{number - 1}@example.com (pop3, by script) 1m ago, 1h 30m left"
     others = [f"user{at}@example.com" for at in reversed(range(number - 1))]
@@ -524,7 +526,7 @@ def test_the_services_own_acl_user_may_ask_all_but_who_else_is_there(
     with connect(url, "", "") as admin, connect(url, "service", "secret") as limited:
         log_in(table_of(admin), BOB)
         log_in(table_of(admin), ALICE, ago=60)
-        explanation = explain(table_of(limited), Rules(address_cap=Cap(5, HOUR)), CLIENT, request_of())
+        explanation = explain(Enquiry(table_of(limited), Rules(address_cap=Cap(5, HOUR)), CLIENT, request_of()))
     assert explanation.decision.action == "OK"
     assert explanation.more is None
     (line,) = step_of(explanation, "logins").details
@@ -544,11 +546,11 @@ def test_what_is_not_printable_is_not_shown(redis: Redis) -> None:
 
 def test_an_answer_of_postfixs_next_restriction_is_said(redis: Redis) -> None:
     table = table_of(redis)
-    answer = explain(table, Rules(), CLIENT, request_of()).rows[-1]
+    answer = explain(Enquiry(table, Rules(), CLIENT, request_of())).rows[-1]
     assert answer == Row(
         "answer", "refuse", "DUNNO: Postfix goes on to its next restriction, reject_unauth_destination",
         reason=NO_LOGIN.reason,
     )  # fmt: skip
     log_in(table, ALICE)
-    answer = explain(table, Rules(), CLIENT, request_of()).rows[-1]
+    answer = explain(Enquiry(table, Rules(), CLIENT, request_of())).rows[-1]
     assert (answer.verdict, answer.saw.partition(";")[0]) == ("pass", "OK: the service permits it")

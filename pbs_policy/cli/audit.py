@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Tell(Protocol):
-    """Says what a command has changed: its name, whom it was about, and the conditions that were given."""
+    """Says what a command has changed: its name, and what it was about, in the names that listings have."""
 
-    def __call__(self, command: str, target: str, **conditions: str) -> None: ...
+    def __call__(self, command: str, **fields: str) -> None: ...
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def audit(settings: Settings) -> Iterator[Tell]:
     writer = writers.Syslog(path)
     lines = Log(writer=writer, is_json=settings.log_format == "json")
 
-    def tell(command: str, target: str, **conditions: str) -> None:
-        fields = {"command": command, "target": target, **conditions, **_account()}
-        lines.info(" ".join(f"{name}={value(text)}" for name, text in fields.items() if text))
+    def tell(command: str, **fields: str) -> None:
+        said = {"command": command, **fields, **_account()}
+        lines.info(" ".join(f"{name}={value(text)}" for name, text in said.items() if text))
 
     try:
         yield tell

@@ -2,117 +2,147 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pbs_policy.cli.completion import suggest_address
+from pbs_policy.cli.query import NOT_OK, STATUSES, ask_running
 from pbs_policy.cli.session import Session
+from pbs_policy.cli.who import parse_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pbs_policy.address import ClientAddress
+    from pbs_policy.decision.row import Row
     from pbs_policy.decision.rules import Decision
-    from pbs_policy.decision.words import Explanation, Row
-    from pbs_policy.postfix.protocol import Request
-
-NOT_OK = 1
-"""Exit status for an address that may not relay."""
+    from pbs_policy.decision.words import Explanation
 
 
 @click.command()
-@click.argument("address", shell_complete=suggest_address)
-@click.option("--sender", metavar="SENDER", help="MAIL FROM address; without it, the null sender's (bounces).")
-@click.option("--recipient", default="", metavar="RECIPIENT", help="RCPT TO address, for permits with recipients.")
+@click.argument("given", metavar="ADDRESS...|-", nargs=-1, required=True, shell_complete=suggest_address)
+@click.option("--sender", metavar="SENDER", help="MAIL FROM address; empty: the null sender (bounces).")
+@click.option("--recipient", metavar="RECIPIENT", help="RCPT TO address, for permits with recipients.")
 @click.option("--tls", is_flag=True, help="As over an encrypted SMTP session, for require_tls.")
-@click.option("--instance", default="", metavar="ID", help="The message, as in a request of Postfix, for caps.")
+@click.option("--instance", metavar="ID", help="The message, as in a request of Postfix, for caps.")
+@click.option("--live", is_flag=True, help="Ask the running service too, and say where it answers otherwise.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the answer, without the rules.")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text; of several an array.")
 @click.pass_obj
 def check(
     session: Session,
-    address: str,
+    given: tuple[str, ...],
     sender: str | None,
-    recipient: str,
+    recipient: str | None,
     tls: bool,
-    instance: str,
+    instance: str | None,
+    live: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """What the service would answer ADDRESS now, and why: what each rule saw, and what would let it pass.
+    """What the service would answer each ADDRESS now, and why: what each rule saw, and what would let it pass.
 
-    Nothing is counted: the caps are looked at. Exit status 0 for OK, 1 for DUNNO, 69 when Redis is unavailable.
+    With - the addresses are read from standard input, one a line. Nothing is counted: the caps are looked at. With
+    --live the running service is asked the same (the first of the setting listen): where it answers otherwise, it has
+    other settings or another Redis, and its answer counts for the exit status.
+
+    Exit status 0 for OK, 1 for DUNNO of one of them, 69 when Redis is unavailable or the service does not reply, 75
+    where the service says DEFER_IF_REJECT.
 
     \b
     Example:
       pbs-policy check 192.0.2.7
-      pbs-policy check 2001:db8::7 --sender alice@example.com --recipient bob@example.net --tls
+      pbs-policy check 2001:db8::7 --sender alice@example.com --recipient bob@example.net --tls --live
     """
-    from pbs_policy.decision.check import check as check_relay
-    from pbs_policy.decision.rules import OK
+    import json
+
+    from pbs_policy.decision.check import Enquiry
     from pbs_policy.decision.words import explain
+    from pbs_policy.postfix.protocol import as_request
 
     settings, table = session.open_table()
     maps, denies = settings.load_sender_maps(), settings.load_denies()
-    client = settings.addresses.parse(address)
-    request = _make_request(
-        client_address=address,
-        sender=sender or "",
-        recipient=recipient,
-        encryption_protocol="TLSv1.3" if tls else "",
-        instance=instance,
+    options = {
+        "sender": None if sender is None else _mailbox(sender),
+        "recipient": recipient,
+        "encryption_protocol": "TLSv1.3" if tls else None,
+        "instance": instance,
+    }
+    attributes = {name: text for name, text in options.items() if text is not None}
+
+    def parse(text: str) -> tuple[ClientAddress, bytes]:
+        return settings.addresses.parse(text), _make_request(client_address=text, **attributes)
+
+    actions, rows = set(), []
+    for client, request in parse_each(given, parse):
+        asked = Enquiry(table, settings.rules, client, as_request(request[:-1]), maps, denies)
+        explanation = explain(asked, is_brief=quiet)
+        live_action = ask_running(settings.listen[0], request) if live else ""
+        actions.add((live_action or explanation.decision.action).partition(" ")[0])
+        if as_json:
+            answer = {**_answer_as_json(explanation), "live_action": live_action or None}
+            rows.append(answer if quiet else {**answer, **_rows_as_json(explanation)})
+            continue
+        click.echo(_answer_as_text(explanation, is_sender_given=sender is not None))
+        if live:
+            click.echo(f"  {_compared(explanation.decision, live_action)} ({settings.listen[0]})")
+        if not quiet:
+            click.echo("\n".join(_rows_as_text(explanation)))
+    if as_json:
+        is_one = len(given) == 1 and given != ("-",)
+        click.echo(json.dumps(rows[0] if is_one else rows, indent=2))
+    return max(STATUSES.get(action, NOT_OK) for action in actions)
+
+
+def _mailbox(sender: str) -> str:
+    """A sender as Postfix's requests have it, from one as people and logs write it: <alice@example.com> or
+    "alice"@example.com. Raises UsageError."""
+    from pbs_policy.decision.sender import unquote_sender
+    from pbs_policy.table.listing import encode
+
+    bare = sender[1:-1] if sender.startswith("<") and sender.endswith(">") else sender
+    try:
+        return unquote_sender(encode(bare)).decode("utf-8", "surrogateescape") if bare.startswith('"') else bare
+    except ValueError as error:
+        raise click.UsageError(f"--sender: {error}") from None
+
+
+def _compared(decision: Decision, live_action: str) -> str:
+    """What the running service has answered, beside what it should."""
+    from pbs_policy.log import printable
+
+    kind = live_action.partition(" ")[0]
+    if kind == decision.action:
+        return "the running service answers the same"
+    if kind == "DEFER_IF_REJECT":
+        return f"the running service answers {kind}: it cannot ask Redis, its log says why"
+    return (
+        f"the running service answers {printable(kind)}: it has other settings or another Redis; reload it, and look "
+        "at its log"
     )
-    if quiet:
-        decision = check_relay(table, settings.rules, client, request, maps, denies)
-        _show(_answer_as_json(client, decision) if as_json else [_answer_as_text(client, decision)])
-    else:
-        explanation = explain(table, settings.rules, client, request, maps, denies)
-        if sender is None:
-            explanation = _ask_for_sender(explanation)
-        decision = explanation.decision
-        _show(_as_json(explanation) if as_json else _as_text(explanation))
-    return os.EX_OK if decision.action == OK else NOT_OK
 
 
-def _ask_for_sender(explanation: Explanation) -> Explanation:
-    """What to change, where the sender is refused that nobody has named: not the settings."""
-    change = "name the sender, such as --sender alice@example.com: without it, the null sender (of bounces) was tried"
-    rows = (
-        row._replace(change=change) if (row.rule, row.verdict) == ("senders", "refuse") else row
-        for row in explanation.rows
-    )
-    return explanation._replace(rows=tuple(rows))
-
-
-def _make_request(**attributes: str) -> Request:
+def _make_request(**attributes: str) -> bytes:
     from pbs_policy.postfix.protocol import ProtocolError, RequestParser
     from pbs_policy.postfix.query import serialise_request
 
     try:
-        request = RequestParser().next_request(serialise_request(attributes))
+        request = serialise_request(attributes)
+        RequestParser().next_request(request)
     except (ValueError, ProtocolError) as error:
         raise click.UsageError(str(error)) from None
-    if request is None:
-        raise click.UsageError("expected a request that ends")
     return request
 
 
-def _show(shown: dict[str, Any] | list[str]) -> None:
-    import json
-
-    click.echo(json.dumps(shown, indent=2) if isinstance(shown, dict) else "\n".join(shown))
-
-
-def _answer_as_text(client: ClientAddress, decision: Decision) -> str:
+def _answer_as_text(explanation: Explanation, *, is_sender_given: bool) -> str:
     import time
 
     from pbs_policy.duration import format_duration
     from pbs_policy.log import printable
 
-    record = decision.record
-    text = f"{decision.action}  {client.text}: {WHY.get(decision.reason, decision.reason)}"
+    client, decision, record = explanation.client, explanation.decision, explanation.decision.record
+    text = f"{decision.action}  {client.text}: {_why(explanation, is_sender_given)}"
     if record:
         text += f" {printable(record.user) or 'no user recorded'} ({record.how})"
         text += f" {format_duration(time.time() - record.login_at)} ago"
@@ -123,17 +153,25 @@ def _answer_as_text(client: ClientAddress, decision: Decision) -> str:
     return f"{text} (reason={decision.reason})"
 
 
-def _as_text(explanation: Explanation) -> list[str]:
+def _why(explanation: Explanation, is_sender_given: bool) -> str:
+    """The reason in words: what decides, also where the service need not look so far."""
+    reason, deny = explanation.decision.reason, explanation.deny
+    if deny:
+        return f"{deny.saw}; and nobody is logged in from there"
+    if reason == "sender_mismatch" and not is_sender_given:
+        return "no sender given (--sender), and not every sender may relay from there (sender_match)"
+    return WHY.get(reason, reason)
+
+
+def _rows_as_text(explanation: Explanation) -> Iterator[str]:
     from pbs_policy.decision.words import ORDER
 
-    lines = [_answer_as_text(explanation.client, explanation.decision)]
     width = max(map(len, ORDER))
     for row in explanation.rows:
         mark = "REFUSE" if row.verdict == "refuse" else row.verdict
         first, *rest = _lines_of(row)
-        lines.append(f"  {row.rule:<{width}}  {mark:<9}  {first}".rstrip())
-        lines += [" " * (width + 15) + line for line in rest]
-    return lines
+        yield f"  {row.rule:<{width}}  {mark:<9}  {first}".rstrip()
+        yield from (" " * (width + 15) + line for line in rest)
 
 
 def _lines_of(row: Row) -> Iterator[str]:
@@ -143,14 +181,14 @@ def _lines_of(row: Row) -> Iterator[str]:
         yield f"change: {row.change}"
 
 
-def _answer_as_json(client: ClientAddress, decision: Decision) -> dict[str, Any]:
+def _answer_as_json(explanation: Explanation) -> dict[str, Any]:
     import time
 
     from pbs_policy.table.rows import write_time
 
-    record = decision.record
+    decision, record = explanation.decision, explanation.decision.record
     return {
-        "client_address": client.text,
+        "client_address": explanation.client.text,
         "action": decision.action,
         "reason": decision.reason,
         "would_be": decision.would_be or None,
@@ -162,7 +200,7 @@ def _answer_as_json(client: ClientAddress, decision: Decision) -> dict[str, Any]
     }
 
 
-def _as_json(explanation: Explanation) -> dict[str, Any]:
+def _rows_as_json(explanation: Explanation) -> dict[str, Any]:
     import time
 
     from pbs_policy.table.rows import entry_row
@@ -179,8 +217,7 @@ def _as_json(explanation: Explanation) -> dict[str, Any]:
         for row in explanation.rows
     ]
     others = [entry_row(entry, time.time()) for entry in explanation.others]
-    answer = _answer_as_json(explanation.client, explanation.decision)
-    return {**answer, "steps": steps, "others": others, "more_others": explanation.more}
+    return {"steps": steps, "others": others, "more_others": explanation.more}
 
 
 WHY = {

@@ -59,7 +59,7 @@ def deny(
         for each in whom:
             stays = _deny(table, each, reason, seconds, replace)
             if stays is None:
-                tell("deny", str(each), time=how_long, reason=reason)
+                tell("deny", **each.fields, time=how_long, reason=reason)
                 click.echo(f"denied: {each} for {how_long}")
             else:
                 still = "without an end" if isinf(stays) else f"for {format_duration(stays)} still"
@@ -136,7 +136,7 @@ def undeny(session: Session, given: tuple[str, ...], is_all: bool) -> int:
             is_ended = table.undeny_user(table.name(each.user)) if each.user else table.undeny(each.target)
             ended.append(is_ended)
             if is_ended:
-                tell("undeny", str(each))
+                tell("undeny", **each.fields)
             click.echo(f"no longer denied: {each}" if is_ended else f"not denied: {each}")
             for wider in table.denied_around(each.target) if each.target else ():
                 say(f"{each} is still denied by the deny of {name_of_denied(wider)}")

@@ -78,7 +78,7 @@ def permit(
         for target in targets:
             table.permit(target, what, seconds)
             conditions = {"user": what.user, "senders": " ".join(senders), "recipient_domains": " ".join(domains)}
-            tell("permit", target.text, time=how_long, **conditions, cap=str(cap or ""), note=note)
+            tell("permit", client_address=target.text, **conditions, time=how_long, cap=str(cap or ""), note=note)
             obstacles = list(denies_against(table, of_file, target, what.user))
             if settings.observe_only:
                 obstacles.append("observe_only = yes: nobody may relay by a login or permit until it is no")
@@ -127,7 +127,7 @@ def revoke(session: Session, given: tuple[str, ...], is_all: bool, yes: bool) ->
         for each in whom:
             gone = _revoke(table, each)
             if gone:
-                tell("revoke", str(each), revoked=str(len(gone)))
+                tell("revoke", **each.fields, revoked=str(len(gone)))
             else:
                 is_found = False
                 click.echo(f"nothing to revoke for {each}")

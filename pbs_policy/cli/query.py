@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
@@ -20,8 +21,18 @@ listener_option = click.option(
     shell_complete=suggest_listener,
 )  # fmt: skip
 
-_STATUS = {"OK": os.EX_OK, "DEFER_IF_REJECT": os.EX_TEMPFAIL}
-_NOT_OK = 1
+STATUSES = {"OK": os.EX_OK, "DEFER_IF_REJECT": os.EX_TEMPFAIL}
+NOT_OK = 1
+"""Exit status of an action that is not among these."""
+
+_ATTRIBUTES = (
+    "request", "protocol_state", "protocol_name", "helo_name", "queue_id", "sender", "recipient", "recipient_count",
+    "client_address", "client_name", "client_port", "reverse_client_name", "instance", "sasl_method", "sasl_username",
+    "sasl_sender", "size", "ccert_subject", "ccert_issuer", "ccert_fingerprint", "ccert_pubkey_fingerprint",
+    "encryption_protocol", "encryption_cipher", "encryption_keysize", "etrn_domain", "stress", "policy_context",
+    "server_address", "server_port", "compatibility_level", "mail_version",
+)  # fmt: skip
+"""What Postfix sends, up to 3.10."""
 
 
 class ServiceUnreachable(click.ClickException):
@@ -50,16 +61,27 @@ def unreachable(listener: Listener, error: OSError) -> ServiceUnreachable:
     return ServiceUnreachable(f"no reply from the policy service at {listener}: {why}")
 
 
+def ask_running(listener: Listener, request: bytes) -> str:
+    """The action that the service answers, where nothing is counted for it. Raises ServiceUnreachable."""
+    from pbs_policy.postfix.query import ask_once, only_looking
+
+    try:
+        return ask_once(listener, only_looking(request)).action
+    except OSError as error:
+        raise unreachable(listener, error) from None
+
+
 @click.command()
 @listener_option
 @click.argument("attributes", metavar="NAME=VALUE...|-", nargs=-1, required=True)
 @click.pass_obj
 def query(session: Session, address: str, attributes: tuple[str, ...]) -> int:
-    """Ask the running service one request, and print the action of its reply.
+    """Ask the running service one request in Postfix's own words, and print the action of its reply. What stands
+    behind the answer is said by `check --live`.
 
-    The attributes are those of Postfix' SMTPD_POLICY_README; request, protocol_state and protocol_name need not be
-    given. With - a whole request is read from standard input, as Postfix sent it. Nothing is counted for it: no cap
-    comes nearer. The service logs its answer as it logs others.
+    The attributes are those of Postfix's SMTPD_POLICY_README, and no others; request, protocol_state and
+    protocol_name need not be given. With - a whole request is read from standard input, as Postfix sent it. Nothing
+    is counted for it: no cap comes nearer. The service logs its answer as it logs others.
 
     Exit status 0 for OK, 1 for DUNNO, 75 for DEFER_IF_REJECT, 69 where the service gives no reply.
 
@@ -69,16 +91,11 @@ def query(session: Session, address: str, attributes: tuple[str, ...]) -> int:
       pbs-policy query --listener unix:/var/spool/postfix/pbs-policy/policy - <request
     """
     from pbs_policy.log import printable
-    from pbs_policy.postfix.query import ask_once, only_looking
 
     request = _read_request(sys.stdin.buffer) if attributes == ("-",) else _make_request(attributes)
-    listener = find_listener(session, address)
-    try:
-        action = ask_once(listener, only_looking(request)).action
-    except OSError as error:
-        raise unreachable(listener, error) from None
+    action = ask_running(find_listener(session, address), request)
     click.echo(printable(action))
-    return _STATUS.get(action.partition(" ")[0], _NOT_OK)
+    return STATUSES.get(action.partition(" ")[0], NOT_OK)
 
 
 def _make_request(attributes: tuple[str, ...]) -> bytes:
@@ -92,6 +109,9 @@ def _make_request(attributes: tuple[str, ...]) -> bytes:
             raise click.UsageError(f"expected NAME=VALUE such as client_address=192.0.2.7: {printable(attribute)!r}")
         if name in pairs:
             raise click.UsageError(f"{printable(name)} is given twice")
+        if name not in _ATTRIBUTES:
+            alike = "".join(f", did you mean {each}?" for each in get_close_matches(name, _ATTRIBUTES, 1))
+            raise click.UsageError(f"Postfix sends no attribute {printable(name)!r}{alike}")
         pairs[name] = value
     try:
         return serialise_request(pairs)

@@ -93,7 +93,7 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
     written = _summary(importing.counts, dry_run)
     if not dry_run:
         with audit(settings) as tell:
-            tell("import", name, result=written)
+            tell("import", file=name, result=written)
     click.echo(written)
     return os.EX_OK
 

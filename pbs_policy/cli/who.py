@@ -25,6 +25,15 @@ class Who(NamedTuple):
     target: Target | None = None
     user: str = ""
 
+    @property
+    def fields(self) -> dict[str, str]:
+        """In the names that listings have."""
+        from pbs_policy.table.keys import EVERYBODY
+
+        if self.user:
+            return {"user": self.user}
+        return {"client_address": self.target.text if self.target else EVERYBODY}
+
     def __str__(self) -> str:
         """As it is shown."""
         from pbs_policy.log import printable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pbs_policy.address import ClientAddress, networks_of
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.decide import decide, decide_at_once
@@ -14,21 +16,26 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
 
 
-def check(
-    table: LoginTable,
-    rules: Rules,
-    client: ClientAddress,
-    request: Request,
-    maps: SenderMaps | None = None,
-    denies: Denies | None = None,
-) -> Decision:
-    """What the service would answer `client` now to `request`, in the same rounds and by the same rules.
+class Enquiry(NamedTuple):
+    """The relay attempt that an administrator asks about, and all that decides it."""
+
+    table: LoginTable
+    rules: Rules
+    client: ClientAddress
+    request: Request
+    maps: SenderMaps | None = None
+    denies: Denies | None = None
+
+
+def check(enquiry: Enquiry) -> Decision:
+    """What the service would answer now, in the same rounds and by the same rules.
 
     Raises StoreUnavailable where the service would answer that it cannot tell.
     """
-    decision = refuse_unasked(client, denies)
+    table, rules = enquiry.table, enquiry.rules
+    decision = refuse_unasked(enquiry.client, enquiry.denies)
     if decision is None:
-        case = make_case(table, rules, client, request, maps, denies)
+        case = make_case(enquiry)
         found, _ = table.read(case.keys)
         decision = decide_at_once(found) or carry_out(decide(case, found), table.ask)
     return observed(decision) if rules.observe_only else decision
@@ -42,15 +49,9 @@ def trace(table: LoginTable, case: Case) -> tuple[Decision, Trace]:
     return observed(decision) if case.rules.observe_only else decision, steps
 
 
-def make_case(
-    table: LoginTable,
-    rules: Rules,
-    client: ClientAddress,
-    request: Request,
-    maps: SenderMaps | None = None,
-    denies: Denies | None = None,
-) -> Case:
+def make_case(enquiry: Enquiry) -> Case:
     """The relay attempt as the service puts it together. Raises StoreUnavailable."""
+    table, rules, client, request, maps, denies = enquiry
     (lengths,), _ = table.read([table.keys.permit_networks])
     networks = networks_of(client.text, parse_lengths(lengths))
     return Case(client, request, rules, table.keys, maps, networks, denies=denies, only_looks=True)

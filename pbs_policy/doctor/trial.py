@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pbs_policy.address import ClientAddress
-from pbs_policy.decision.check import check
+from pbs_policy.decision.check import Enquiry, check
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, wrong
@@ -140,7 +140,7 @@ def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]
     if not settings.observe_only:
         return action, printable(action)
     maps, denies = settings.load_sender_maps(), settings.load_denies()
-    would_be = check(table, settings.rules, trial.client, as_request(request[:-1]), maps, denies).would_be
+    would_be = check(Enquiry(table, settings.rules, trial.client, as_request(request[:-1]), maps, denies)).would_be
     return would_be, f"{printable(action)}, and without observe_only {would_be}"
 
 
