@@ -15,7 +15,7 @@ from benchmarks.figures import Bar, Section, median, milliseconds, percent, rati
 from benchmarks.filling import LOGGED_IN, NOT_LOGGED_IN, RUN
 from benchmarks.load import Disturbances, Load, Measured, seeded
 from benchmarks.processes import PINNED, cpu_seconds, place
-from pbs_policy import metrics
+from pbs_policy import pages
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 
@@ -27,7 +27,7 @@ NO_LOG = "log_decisions = none"
 PAIRS = 3
 """Of services, with and without metrics, for each figure: where a process happens to have its data in memory makes it
 faster or slower than the next one of the same program, by some per cent and for as long as it runs."""
-MOST_A_SECOND = int(metrics.MOST / metrics.PLACE_KEPT)
+MOST_A_SECOND = int(pages.MOST / pages.PLACE_KEPT)
 MOST = 1.03
 """Times the processor time for a request that it may be with metrics."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 
 
-def why_no_metrics() -> str:
-    """Why nothing answers at `metrics_listen`, and what to do; "" where nothing is missing. It imports the packages:
-    0.4 s, to be spent only where `metrics_listen` is set."""
-    return _why_not("metrics_listen: nothing answers there", "metrics", "aiohttp", "prometheus_client")
+def why_no_metrics(setting: str = "metrics_listen") -> str:
+    """Why nothing answers where `setting` says, and what to do; "" where nothing is missing. It imports the packages:
+    0.4 s, to be spent only where it is set."""
+    return _why_not(f"{setting}: nothing answers there", "metrics", "aiohttp", "prometheus_client")
 
 
 def why_no_reports() -> str:

@@ -23,7 +23,7 @@ from pbs_policy.store.redis_url import RedisUrl
 from tests import patience
 from tests.certificates import Authority, Certificates
 from tests.redis_clients import Clients
-from tests.service import Service
+from tests.service import Recorder, Service
 from tests.stores import connect
 from tests.tree_programs import command, names
 
@@ -170,6 +170,17 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
 
         def start(**settings: str) -> Service:
             return stack.enter_context(Service(tmp_path, settings))
+
+        yield start
+
+
+@pytest.fixture
+def start_recorder(tmp_path: Path) -> Iterator[Callable[..., Recorder]]:
+    """Start `pbs-policy record` with these settings (name=value), as a process; it is ended with the test."""
+    with ExitStack() as stack:
+
+        def start(**settings: str) -> Recorder:
+            return stack.enter_context(Recorder(tmp_path, settings))
 
         yield start
 

@@ -56,6 +56,21 @@ class Service(PrivateService):
             return client.ask(client_address, **attributes)
 
 
+class Recorder(Service):
+    """A running `pbs-policy record`, which hears reports on a free port where `settings` do not say where."""
+
+    daemon = "record"
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        reports = {"reports_listen": "inet:127.0.0.1:0", "reports_check_passwords": "yes"}
+        super().__init__(directory, {**reports, **settings})
+
+    @property
+    def url(self) -> str:
+        """Where Dovecot reports: its auth_policy_server_url."""
+        return f"http://127.0.0.1:{self.listeners[0].port}/"
+
+
 class Client:
     """One connection to a policy service."""
 

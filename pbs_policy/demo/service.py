@@ -15,7 +15,10 @@ _READY = re.compile(r"ready, listening on ([^;]*);")
 
 
 class PrivateService(PrivateDaemon):
-    """The policy service with a settings file of its own in `directory`, made from `settings` (name: value)."""
+    """The policy service with a settings file of its own in `directory`, made from `settings` (name: value); or
+    another `daemon` of ours."""
+
+    daemon = "serve"
 
     def __init__(self, directory: Path, settings: Mapping[str, str], name: str = "pbs-policy") -> None:
         super().__init__(name, directory)
@@ -26,7 +29,7 @@ class PrivateService(PrivateDaemon):
     def command(self) -> list[str]:
         """The command line, of the interpreter that runs us."""
         self._earlier_starts = len(_READY.findall(self.log_text()))
-        command = [sys.executable, "-m", "pbs_policy", "-c", str(self.settings_file), "serve"]
+        command = [sys.executable, "-m", "pbs_policy", "-c", str(self.settings_file), self.daemon]
         return [*command, "--allow-root"] if os.geteuid() == 0 else command
 
     def is_ready(self) -> bool:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple, NoReturn
 
-from pbs_policy.recorder.logins import REPORT, SeenLogin
+from pbs_policy.recorder.logins import SeenLogin
+from pbs_policy.table.records import REPORT
 
 ATTRIBUTES = ("user", "remote", "protocol", "mech", "master_user", "proxied", "nologin")
 """What a report has to name: the attributes of the shipped report-2.3.conf and report-2.4.conf."""

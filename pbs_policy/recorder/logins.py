@@ -10,13 +10,10 @@ from typing import Any, NamedTuple
 from pbs_policy.settings.sources import Value
 from pbs_policy.shipped import shipped
 
-REPORT, SESSION = "report", "session"
-"""The ways in which the recorder learns of a login, as the value of a login names them (`records`)."""
-
 
 class SeenLogin(NamedTuple):
-    """A login that Dovecot told of. `master` is whose password was asked for, where that may be another's. One that is
-    `proxied` goes on to another host, which may be the one that checks the password."""
+    """A login that Dovecot told of, in which of `records.WAYS`. `master` is whose password was asked for, where that
+    may be another's. One that is `proxied` goes on to another host, which may be the one that checks the password."""
 
     user: bytes
     address: str

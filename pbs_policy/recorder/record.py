@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pbs_policy.event_loop import logging_to, loop_factory
+from pbs_policy.extras import why_no_metrics
 from pbs_policy.log import Log
 from pbs_policy.recorder.logins import LoginRules
 from pbs_policy.recorder.reports import USUAL_SERVICES, ReportServer
@@ -16,7 +18,7 @@ from pbs_policy.recorder.writer import LoginWriter
 from pbs_policy.service.notify import Notify
 from pbs_policy.service.reload import Configuration, Load
 from pbs_policy.service.service import Service
-from pbs_policy.service.sockets import open_listeners
+from pbs_policy.service.sockets import open_listeners, remove_paths
 from pbs_policy.settings import Settings
 from pbs_policy.settings.conflicts import find_reports_faults
 from pbs_policy.settings.sources import SettingsError, Value
@@ -24,6 +26,9 @@ from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import Login
 from pbs_policy.table.keys import Keys
+
+if TYPE_CHECKING:
+    from pbs_policy.pages import Pages
 
 _WRITE_TIME = 1.0
 """Seconds, at the end, for what is still to be written to Redis: two tries."""
@@ -44,9 +49,24 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
     listening = open_listeners(settings.reports_listen, settings)
     notify = Notify.from_environment(os.environ)
     service = Service(configuration, load, listening, notify, log, lets="report logins, with the secret")
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(Recorder(service, logins, listening).run())
-    log.info("stopped")
+    recorder = Recorder(service, logins, listening)
+    pages = _open_pages(settings, log) if settings.recorder_metrics_listen else None
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(recorder.run(pages))
+    finally:
+        remove_paths(settings.recorder_metrics_listen if pages else ())
+        log.info("stopped")
+
+
+def _open_pages(settings: Settings, log: Log) -> Pages | None:
+    """What answers at `recorder_metrics_listen`; None without the packages for it. Raises ListenError."""
+    if lack := why_no_metrics("recorder_metrics_listen"):
+        log.warning(lack)
+        return None
+    from pbs_policy.pages import Pages
+
+    return Pages(settings.recorder_metrics_listen, settings, log)
 
 
 def refuse_faults(settings: Settings, values: Mapping[str, Value]) -> None:
@@ -74,18 +94,19 @@ class Recorder:
         self._listening = listening
         self._secret = settings.reports_secret()
         keys = Keys(settings.key_prefix)
+        self._probe = probe(keys)
         password, sentinel = logins
         self._lookups = Lookups(
             settings.redis_url, settings.redis_user, password, keys.probe, service.log, settings.redis_tls, sentinel,
-            probe(keys),
+            self._probe,
         )  # fmt: skip
 
-    async def run(self) -> None:
-        """Record until SIGTERM or SIGINT."""
+    async def run(self, pages: Pages | None) -> None:
+        """Record until SIGTERM or SIGINT. `pages` where they are asked for."""
         with logging_to(self._service.log):
-            await self._record()
+            await self._record(pages)
 
-    async def _record(self) -> None:
+    async def _record(self, pages: Pages | None) -> None:
         loop = asyncio.get_running_loop()
         service, log = self._service, self._service.log
         stopping, hangup = asyncio.Event(), asyncio.Event()
@@ -99,11 +120,15 @@ class Recorder:
         self._follow(service.configuration)
         writing = asyncio.create_task(self._writer.run())
         await self._reports.start()
+        if pages:
+            from pbs_policy.recorder.numbers import RecorderNumbers
+
+            pages.start_pages(RecorderNumbers(self._writer, self._reports, self._lookups, log), self._has_redis)
         service.announce()
         service.say_ready()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
-        tasks = [asyncio.create_task(each) for each in (service.beat(), service.reload_at(hangup, self._follow),
-                                                        self._keep_log())]
+        work = service.beat(), service.reload_at(hangup, self._follow), self._keep_log()
+        tasks = [asyncio.create_task(each) for each in work]
         await stopping.wait()
         service.notify.stopping()
         for task in tasks:
@@ -111,7 +136,12 @@ class Recorder:
         await self._reports.stop()
         self._writer.stop()
         await asyncio.wait([writing], timeout=_WRITE_TIME)
+        if pages:
+            await pages.stop()
         await self._lookups.close()
+
+    async def _has_redis(self) -> bool:
+        return self._lookups.is_connected
 
     def _follow(self, configuration: Configuration) -> None:
         self._writer.rules = LoginRules(configuration.values)

@@ -101,7 +101,10 @@ class ReportServer:
 
     async def _hear(self, request: web.BaseRequest) -> tuple[HTTPStatus, str, str]:
         """The status of the answer, what it is counted as, and what is wrong, as a line for the log."""
-        body = await request.read()
+        try:
+            body = await request.read()
+        except (web.RequestPayloadError, ConnectionError):
+            return HTTPStatus.BAD_REQUEST, "refused", "it breaks off"
         if request.method != "POST":
             return HTTPStatus.METHOD_NOT_ALLOWED, "refused", "it is no POST"
         command = parse_qs(request.rel_url.raw_query_string).get("command")
@@ -122,7 +125,8 @@ class ReportServer:
         return HTTPStatus.OK, "recorded" if self._writer.offer(login) else "left_out", ""
 
     def _has_secret(self, request: web.BaseRequest) -> bool:
-        return hmac.compare_digest(request.headers.get(self._secret.name, "").encode(), self._secret.value.encode())
+        said = request.headers.get(self._secret.name, "").encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(said, self._secret.value.encode())
 
     async def _sweep(self) -> None:
         while True:

@@ -88,8 +88,10 @@ class LoginWriter:
             if not self._queue:
                 self._some.clear()
                 await self._some.wait()
-            elif not await self._write():
-                self._say_loss()
+                continue
+            is_written = await self._write()
+            self._say_loss()
+            if not is_written:
                 if self._stopping.is_set():
                     break
                 with suppress(TimeoutError):

@@ -43,6 +43,7 @@ def _files(file: Path, settings: Settings) -> Iterator[tuple[Path, str, bool]]:
     for text, name, is_secret in [
         (settings.redis_password_file, "redis_password_file", True),
         (settings.sentinel_password_file, "sentinel_password_file", True),
+        (settings.reports_secret_file, "reports_secret_file", True),
         (key, "redis_tls_key_file", True),
         (certificate, "redis_tls_cert_file", not key),
         (settings.redis_tls_ca_file, "redis_tls_ca_file", False),

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pbs_policy.event_loop import loop_name
 from pbs_policy.extras import why_no_metrics
 from pbs_policy.log import Log
 from pbs_policy.service.notify import Notify
@@ -66,4 +65,4 @@ def _open_metrics(settings: Settings, log: Log) -> Metrics | None:
         return None
     from pbs_policy.metrics import Metrics  # 0.4 s, and 20 MB
 
-    return Metrics(settings, loop_name(), log)
+    return Metrics(settings, log)

@@ -21,7 +21,7 @@ from pbs_policy.cap import Cap
 
 _RECORD = re.compile(rb"(?P<login_at>[0-9]{1,12})(?: (?P<service>[A-Za-z0-9_-]{1,32})(?: (?P<user>.*))?)?", re.DOTALL)
 
-WAYS = ("report", "session")
+WAYS = REPORT, SESSION = "report", "session"
 """How the recorder learns of a login; the post-login script's own is not written."""
 
 _match_word = re.compile(rf"(.+?)(?:-({'|'.join(WAYS)}))?").fullmatch

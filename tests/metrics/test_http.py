@@ -15,8 +15,8 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbs_policy import metrics
-from pbs_policy.metrics import LONGEST_REQUEST, MOST, HttpServer, Page
+from pbs_policy import pages
+from pbs_policy.pages import LONGEST_REQUEST, MOST, HttpServer, Page
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -161,20 +161,20 @@ def test_a_request_may_come_in_pieces_and_its_sender_may_send_no_more(run: Run) 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n"])
 def test_who_does_not_finish_is_left_in_time(run: Run, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
-    monkeypatch.setattr(metrics, "PATIENCE", 0.05)
+    monkeypatch.setattr(pages, "PATIENCE", 0.05)
 
     async def scenario() -> None:
         async with site() as opened:
             assert await opened.send(said) == b""
-            monkeypatch.setattr(metrics, "PATIENCE", 60)
+            monkeypatch.setattr(pages, "PATIENCE", 60)
             assert status_of(await opened.get()) == 200
 
     run(scenario())
 
 
 def test_the_oldest_makes_room_for_the_next(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "PLACE_KEPT", 0.01)
-    monkeypatch.setattr(metrics, "PATIENCE", 3600.0)
+    monkeypatch.setattr(pages, "PLACE_KEPT", 0.01)
+    monkeypatch.setattr(pages, "PATIENCE", 3600.0)
 
     async def scenario() -> None:
         async with site() as opened:
@@ -193,7 +193,7 @@ def test_the_oldest_makes_room_for_the_next(run: Run, monkeypatch: pytest.Monkey
 
 
 def test_a_place_is_kept_for_a_while_however_short_the_visit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "PLACE_KEPT", 3600.0)
+    monkeypatch.setattr(pages, "PLACE_KEPT", 3600.0)
 
     async def scenario() -> None:
         async with site() as opened:
@@ -232,5 +232,5 @@ def test_whatever_is_sent_is_answered_with_one_reply_or_none(data: bytes) -> Non
             assert opened.reports == []
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        patch.setattr(metrics, "PATIENCE", 0.05)
+        patch.setattr(pages, "PATIENCE", 0.05)
         runner.run(asyncio.wait_for(scenario(), 30))

@@ -20,7 +20,7 @@ import pytest
 from pbs_policy import __version__
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.doctor.service import check_service
-from pbs_policy.metrics import MOST
+from pbs_policy.pages import MOST
 from pbs_policy.settings import load
 from pbs_policy.store.redis_url import RedisUrl
 from tests.metrics.scrape import Scrape, get, metrics_listener

@@ -35,7 +35,7 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def exported() -> str:
     lookups = SimpleNamespace(connections=1, in_flight=0, circuit_is_open=False)
     server: Any = SimpleNamespace(counts={}, connections=set(), lookups=lookups, log=Log())
-    numbers = Numbers(server, lambda: 0, "uvloop", Waits())
+    numbers = Numbers(server, lambda: 0, Waits())
     numbers.redis_sets = 1
     registry = CollectorRegistry(auto_describe=False)
     registry.register(numbers)
