@@ -16,6 +16,7 @@ from pbs_policy.demo.daemons import START_SECONDS, wait_until
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.query import connect
+from tests.recorder import PrivateRecorder
 
 CLI = [sys.executable, "-m", "pbs_policy"]
 """The command line, from the environment that runs the tests."""
@@ -56,10 +57,8 @@ class Service(PrivateService):
             return client.ask(client_address, **attributes)
 
 
-class Recorder(Service):
+class Recorder(Service, PrivateRecorder):
     """A running `pbs-policy record`, which hears reports on a free port where `settings` do not say where."""
-
-    daemon = "record"
 
     def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
         reports = {"reports_listen": "inet:127.0.0.1:0", "reports_check_passwords": "yes"}

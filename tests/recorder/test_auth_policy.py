@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.recorder.auth_policy import ATTRIBUTES, ReportError, parse_report
-from pbs_policy.recorder.logins import SeenLogin
+from pbs_policy.recorder.auth_policy import ATTRIBUTES, Header, ReportError, parse_report
+from pbs_policy.recorder.logins import LoginRules, SeenLogin, Unrecorded
+from pbs_policy.settings import defaults
+from pbs_policy.settings.sources import Value
 from tests.recorder.report import ALICE, report
 
 
@@ -21,9 +23,17 @@ def test_a_success_is_a_login_with_the_names_that_dovecot_has_in_the_end() -> No
     )
 
 
+def test_attributes_that_nobody_needs_change_nothing() -> None:
+    assert parse_report(report(device_id="", pwhash="", fail_type="")) == parse_report(report())  # 2.4's own
+
+
 @pytest.mark.parametrize(
-    "changed", [{"success": False}, {"policy_reject": True}, {"nologin": "yes"}, {"nologin": ""}, {"success": False, "user": None, "mech": 7}]
-)
+    "changed",
+    [
+        {"success": False}, {"policy_reject": True}, {"success": False, "user": None, "mech": 7},
+        {"nologin": "yes"}, {"nologin": ""}, {"nologin": "NO"},
+    ],
+)  # fmt: skip
 def test_what_is_no_success_is_no_login(changed: dict[str, Any]) -> None:
     assert parse_report(report(**changed)) is None
 
@@ -55,6 +65,36 @@ def test_what_dovecot_has_to_send_is_said_where_it_is_missing() -> None:
     said = r"lacks mech, master_user: expected the auth_policy_request_attributes of report-2\.3\.conf"
     with pytest.raises(ReportError, match=said):
         parse_report(report(mech=None, master_user=None))
+
+
+@pytest.mark.parametrize(
+    ("proxied", "setting", "is_recorded"),
+    [("no", "no", True), ("no", "yes", True), ("yes", "no", False), ("yes", "yes", True), ("", "no", False)],
+)
+def test_a_login_that_another_host_answers_for_is_recorded_where_the_settings_say_so(
+    proxied: str, setting: str, is_recorded: bool
+) -> None:
+    rules = LoginRules(defaults() | {"record_proxied_logins": Value(setting, "test")})
+    login = parse_report(report(proxied=proxied))
+    assert login is not None
+    if is_recorded:
+        assert rules.describe(login).keys
+    else:
+        with pytest.raises(Unrecorded, match="goes on to another host"):
+            rules.describe(login)
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        ("Authorization: Bearer secret", ("Authorization", "Bearer secret")),
+        ("secret", ("X-API-Key", "secret")),
+        ("X-Secret:a:b", ("X-Secret", "a:b")),
+        ("", ("X-API-Key", "")),
+    ],
+)
+def test_the_secret_is_read_as_dovecot_reads_it(text: str, header: tuple[str, str]) -> None:
+    assert Header.parse(text) == header
 
 
 _values = st.recursive(
