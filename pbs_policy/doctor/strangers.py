@@ -16,10 +16,11 @@ from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.restrictions import CHECK, LISTS, Restriction, parse_policy_check, words
 
 _CLASS = "a restriction class for mail to your own domains: see postfix-examples/README.md"
-_PAGE = "see whose mail it signs and whom it greylists: these clients do not authenticate"
+_PAGE = "see docs/howto/milters.md"
 _ENFORCING = ("enforce", "drop")
 _AFTER_220 = ("postscreen_pipelining_enable", "postscreen_non_smtp_command_enable", "postscreen_bare_newline_enable")
-_FILTERS = ("smtpd_milters", "smtpd_proxy_filter", "content_filter")
+_FILTERS = ("smtpd_milters", "smtpd_milter_maps", "smtpd_proxy_filter", "content_filter")
+_ENTRY_NAME = "milter_macro_daemon_name"
 
 
 class _Kind(NamedTuple):
@@ -126,12 +127,14 @@ def _check_postscreen(config: PostfixConfig, screens: Sequence[MasterService]) -
 
 
 def _check_filters(config: PostfixConfig, ways_in: Sequence[MasterService | None]) -> Iterator[Finding]:
-    """What a filter makes of a client that has not authenticated stands in its own configuration."""
+    """What a filter makes of a client that has not authenticated stands in its own configuration. An entry that
+    tells milters its own name, for permitted clients alone, is what docs/howto/milters.md recommends."""
     found = []
     for service in ways_in:
+        is_told = service is not None and not service.is_for_strangers and _ENTRY_NAME in service.overrides
         for name in _FILTERS:
             value = config.value(name, service)
-            if value:
+            if value and not (is_told and "milter" in name):
                 seen = f"{name} = {value}: to it a permitted client is a stranger, whose mail it may leave unsigned" \
                        " or take for spam"  # fmt: skip
                 found.append(not_looked_at("postfix.filters", seen, config.place(name, service), _PAGE))

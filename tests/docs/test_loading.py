@@ -33,7 +33,7 @@ TEXTS = {
 
 SHELL = {"sh", "sh second-host"}
 LOADED = {"ini", "settings", "dovecot", "main.cf", "master.cf", "sender_maps", "denies", "haproxy", "nftables",
-          "yaml"}  # fmt: skip
+          "yaml", "opendkim", "lua"}  # fmt: skip
 
 
 def of(kind: str) -> pytest.MarkDecorator:
@@ -144,7 +144,8 @@ def test_a_main_cf_snippet_is_understood_without_a_warning(snippet: Snippet, tmp
 @of("master.cf")
 def test_a_master_cf_snippet_is_understood_without_a_warning(snippet: Snippet, tmp_path: Path) -> None:
     need("postfix")
-    (tmp_path / "main.cf").write_text("compatibility_level = 3.6\n")
+    beside = [each.text for each in every_snippet() if (each.page, each.kind) == (snippet.page, "main.cf")]
+    (tmp_path / "main.cf").write_text("\n".join(["compatibility_level = 3.6", *beside]))
     (tmp_path / "master.cf").write_text(snippet.text)
     entries, parameters = postconf(tmp_path, "-M"), postconf(tmp_path, "-P")
     assert (entries.stderr, parameters.stderr) == ("", "")

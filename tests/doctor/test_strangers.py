@@ -127,6 +127,12 @@ HITS_NOBODY = {
         "postscreen_dnsbl_sites = dnsbl.example.net\npostscreen_dnsbl_action = drop\n"
         "postscreen_pipelining_enable = yes"
     ),
+    "a milter that is told which clients these are": Row(
+        "smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination\nsmtpd_milters = inet:[::1]:8891",
+        (),
+        f"smtp inet n - n - - smtpd -o smtpd_milters=\n -o {{ {RELAY} }}\n2525 inet n - n - - smtpd\n"
+        f" -o milter_macro_daemon_name=PBS -o {{ smtpd_relay_restrictions = {OURS}, reject }}\n",
+    ),
     "a milter for local mail": Row("non_smtpd_milters = inet:127.0.0.1:8891"),
 }
 
