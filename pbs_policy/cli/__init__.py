@@ -43,7 +43,8 @@ def cli(context: click.Context, file: Path | None, overrides: tuple[str, ...]) -
       pbs-policy check 192.0.2.7          may this client relay now, and why
       pbs-policy list                     who may relay now
     """
-    context.obj = Session(file, overrides)
+    session = context.ensure_object(Session)
+    session.file, session.overrides = file, overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,8 +65,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    session = Session()
     try:
-        status = cli.main(arguments, prog_name="pbs-policy", standalone_mode=False)
+        status = cli.main(arguments, prog_name="pbs-policy", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except click.UsageError as error:
         context = error.ctx.command_path if error.ctx else "pbs-policy"
@@ -81,37 +83,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         _drop_output()
         return 141
     except Exception as error:  # noqa: BLE001 - one line for the administrator, whatever happened
-        return _fail(*explain(error))
+        from pbs_policy.cli.errors import explain
+
+        return _fail(*explain(error, session.values))
     return status if isinstance(status, int) else os.EX_OK
 
 
 def _drop_output() -> None:
     """Python flushes standard output once more at its end, and makes status 120 of a fault: into nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def explain(error: Exception) -> tuple[str, int]:
-    """What to say of `error`, and the exit status of sysexits.h for it."""
-    from pbs_policy.address import AddressError
-    from pbs_policy.demo.daemons import DaemonError
-    from pbs_policy.log import printable
-    from pbs_policy.postfix.listener import ListenError
-    from pbs_policy.settings.sources import SettingsError
-    from pbs_policy.store.errors import StoreUnavailable
-
-    if isinstance(error, SettingsError):
-        return "\n".join(error.faults), os.EX_CONFIG
-    if isinstance(error, StoreUnavailable):
-        return f"Redis is unavailable: {printable(str(error), 1000)}", os.EX_UNAVAILABLE
-    if isinstance(error, AddressError):
-        return str(error), os.EX_USAGE
-    if isinstance(error, DaemonError):
-        return str(error), os.EX_UNAVAILABLE
-    if isinstance(error, ListenError):
-        return str(error), os.EX_OSERR
-    if isinstance(error, OSError):
-        return str(error), os.EX_IOERR
-    return f"a fault of this program, please report it: {error!r}", os.EX_SOFTWARE
 
 
 def _fail(message: str, status: int) -> int:

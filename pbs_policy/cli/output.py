@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from json.encoder import encode_basestring_ascii
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -206,8 +207,9 @@ class Progress:
 
 
 def _control(text: str) -> None:
-    """Write to the terminal past the sink: text that is ours."""
-    os.write(sys.stderr.fileno(), text.encode("ascii"))
+    """Write to the terminal past the sink: text that is ours. As there, what it does not take is lost."""
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), text.encode("ascii"))
 
 
 def ago(since: str) -> str:

@@ -58,7 +58,8 @@ def unreachable(listener: Listener, error: OSError) -> ServiceUnreachable:
     from pbs_policy.log import printable
 
     why = printable(error.strerror or str(error))
-    return ServiceUnreachable(f"no reply from the policy service at {listener}: {why}")
+    what_to_do = "see whether it runs (systemctl status pbs-policy), or correct listen or --listener"
+    return ServiceUnreachable(f"no reply from the policy service at {listener}: {why}; {what_to_do}")
 
 
 def ask_running(listener: Listener, request: bytes) -> str:

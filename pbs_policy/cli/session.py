@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,22 +22,22 @@ def say(text: str) -> None:
     click.echo(f"pbs-policy: {text}", err=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Session:
-    """`-c FILE` and `--set NAME=VALUE ...` of one command line."""
+    """`-c FILE` and `--set NAME=VALUE ...` of one command line, and what was read by them last."""
 
-    file: Path | None
-    overrides: tuple[str, ...]
+    file: Path | None = None
+    overrides: tuple[str, ...] = ()
+    values: dict[str, Value] = field(default_factory=dict)
 
     def load(self, tell: Callable[[str], object] | None = None) -> tuple[Settings, dict[str, Value]]:
         """The effective settings, each one's text and place; `tell` as in `settings.load`, and of a package that is
         missing for what they ask. Raises SettingsError."""
         from pbs_policy import settings
 
-        if tell is None:
-            return settings.load(self.file, os.environ, self.overrides)
-        loaded = settings.load(self.file, os.environ, self.overrides, tell)
-        if loaded[0].metrics_listen:
+        loaded = settings.load(self.file, os.environ, self.overrides, tell or (lambda _: None))
+        self.values = loaded[1]
+        if tell and loaded[0].metrics_listen:
             from pbs_policy.extras import why_no_metrics
 
             if said := why_no_metrics():

@@ -14,8 +14,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from pbs_policy.log import escaped
@@ -39,10 +39,11 @@ codecs.register_error(_ESCAPE, _escape_unencodable)
 
 
 class _Sink(io.RawIOBase):
-    """Takes what is written to `stream`, and hands it on so that it prints."""
+    """Takes what is written to `stream`, and hands it on so that it prints. `errors` is what surrounds each write."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, errors: Callable[[], AbstractContextManager[None]]) -> None:
         self._stream = stream
+        self._errors = errors
 
     def write(self, data: ReadableBuffer) -> int:
         """Whole characters alone come here: from a TextIOWrapper, or lines of the log."""
@@ -51,12 +52,12 @@ class _Sink(io.RawIOBase):
         shown = data
         if not _is_plain(data):
             shown = escaped(data.decode(encoding, "backslashreplace")).encode(encoding, _ESCAPE)
-        with output_errors():
+        with self._errors():
             self._stream.buffer.write(shown)
         return len(data)
 
     def flush(self) -> None:
-        with output_errors():
+        with self._errors():
             self._stream.flush()
 
     def writable(self) -> bool:
@@ -82,18 +83,19 @@ def output_errors() -> Iterator[None]:
 
 @contextmanager
 def printable_output() -> Iterator[None]:
-    """Put the sink below standard output and standard error."""
+    """Put the sink below standard output and standard error. What standard error does not take is lost: there is
+    nowhere to say so, and it is not to change what a command does or how it ends."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_over_sink, streams)
+    sys.stdout, sys.stderr = _over_sink(sys.stdout, output_errors), _over_sink(sys.stderr, lambda: suppress(OSError))
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
 
 
-def _over_sink(stream: TextIO) -> TextIO:
+def _over_sink(stream: TextIO, errors: Callable[[], AbstractContextManager[None]]) -> TextIO:
     is_prompt = getattr(stream, "line_buffering", False)
-    sink = cast("BinaryIO", _Sink(stream))  # typeshed asks for a read1 of what is only written
+    sink = cast("BinaryIO", _Sink(stream, errors))  # typeshed asks for a read1 of what is only written
     return io.TextIOWrapper(
         sink, stream.encoding, _ESCAPE, newline="\n", line_buffering=is_prompt, write_through=True
     )

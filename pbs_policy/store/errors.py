@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,7 +36,9 @@ class StoreUnavailable(Exception):
 
 
 class StoreRefused(StoreUnavailable):
-    """Redis answered, and with an error: its own words are the message."""
+    """Redis answered, and with an error: its own words are the message. `where` is the server."""
+
+    where = ""
 
 
 class NotTheMaster(StoreUnavailable):
@@ -47,8 +50,10 @@ def errors_of(where: str, within: float) -> Iterator[None]:
     """What redis-py raises becomes StoreUnavailable, which names the server, and the seconds that there were."""
     try:
         yield
-    except (ResponseError, AuthenticationError, BusyLoadingError) as error:
-        raise StoreRefused(said(error)) from error
+    except (ResponseError, AuthenticationError, BusyLoadingError, StoreRefused) as error:
+        refused = StoreRefused(said(error))
+        refused.where = where
+        raise refused from error
     except redis.TimeoutError as error:
         raise StoreUnavailable(f"{where}: no answer within {within} s") from error
     except (redis.InvalidResponse, TypeError, MemoryError) as error:  # the latter two are hiredis'
@@ -62,9 +67,10 @@ def errors_of(where: str, within: float) -> Iterator[None]:
 
 
 def said(error: Exception) -> str:
-    """A server's error as it was sent."""
+    """A server's error as it was sent, without the command in front, which redis-py puts there."""
     code = getattr(error, "status_code", None) or _CODES.get(type(error), "")
-    return f"{code} {error}" if code and code != "ERR" else str(error)
+    text = re.sub(r"\ACommand # \d+ \(.*\) of pipeline caused error: ", "", str(error), flags=re.DOTALL)
+    return f"{code} {text}" if code and code != "ERR" else text
 
 
 def _reason(error: RedisError) -> str:
