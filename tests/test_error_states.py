@@ -26,6 +26,7 @@ import pytest
 from pbs_policy.cli import cli, main
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
+from pbs_policy.extras import why_no_reports
 from pbs_policy.store import connect
 from pbs_policy.store.redis_url import RedisUrl, written
 from pbs_policy.table.records import Record
@@ -33,12 +34,13 @@ from pbs_policy.table.rows import write_time
 from tests import stores
 from tests.commands import Result, commands_with, is_one_error, own_settings, put_behind
 from tests.stores import table_on, write_login
-from tests.test_printable_output import ARGUMENTS, NO_REDIS
+from tests.test_printable_output import ARGUMENTS, NO_REDIS, SERVICES
 
 COMMANDS = cli.list_commands(click.Context(cli))
 ASKS_REDIS = sorted({*COMMANDS, "import"} - (NO_REDIS - {"import"}) - {"demo"})
 """The demonstration has a Redis of its own."""
-READS_SETTINGS = sorted(set(COMMANDS) - {"completion", "install-hook", "path"})
+NOT_INSTALLED = {"record"} if why_no_reports() else set()
+READS_SETTINGS = sorted(set(COMMANDS) - {"completion", "install-hook", "path"} - NOT_INSTALLED)
 PASSWORD = "secret"
 
 
@@ -263,7 +265,7 @@ STREAMS = {
 }
 """What can be wrong with standard output, and how a command ends then that has something to say."""
 
-WRITES = sorted(set(COMMANDS) - {"demo", "serve", "watch"})
+WRITES = sorted(set(COMMANDS) - SERVICES - {"demo", "watch"})
 """Those that end by themselves, and soon."""
 
 

@@ -40,7 +40,8 @@ REPLIES = {
     "no Redis": SAID.encode() + b"\r\n",
 }
 
-NO_REDIS = {"completion", "config", "import", "install-hook", "install-postfix", "path", "query", "replay", "serve"}
+SERVICES = {"record", "serve"}
+NO_REDIS = SERVICES | {"completion", "config", "import", "install-hook", "install-postfix", "path", "query", "replay"}
 """Commands that ask no Redis, or none before their file is sound."""
 
 ARGUMENTS = {
@@ -59,6 +60,7 @@ ARGUMENTS = {
     "path": [],
     "permit": ["192.0.2.7", "--user", "alice@example.com"],
     "query": ["client_address=192.0.2.7"],
+    "record": [],
     "replay": ["--json", "DIR/log"],
     "report": [],
     "revoke": ["192.0.2.7"],
@@ -175,7 +177,7 @@ def test_the_demonstration_prints(hostile_redis: Callable[[str], _Redis], shown:
     shown("--set", f"redis_url={hostile_redis('errors').url}", "demo")
 
 
-@pytest.mark.parametrize("command", sorted(NO_REDIS - {"serve"}))
+@pytest.mark.parametrize("command", sorted(NO_REDIS - SERVICES))
 def test_what_files_and_the_service_say_prints(command: str, shown: Callable[..., str], folder: Path) -> None:
     with answering(b"action=OK " + SAID.encode() + b"\n\n") as service:
         shown("--set", f"listen={service.listener}", *arguments_of(command, folder))
