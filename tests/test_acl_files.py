@@ -21,11 +21,14 @@ from pbs_policy.shipped import shipped
 from pbs_policy.store.connect import connect
 from pbs_policy.store.errors import StoreRefused
 from pbs_policy.store.redis_url import RedisUrl
+from tests.recorder.report import post, report
 from tests.redis_clients import ALICE, BOB, Clients
+from tests.service import Recorder
 from tests.topology.servers import Sentinel, Watched
 
 NEEDED = {
     "script": {"set"},
+    "recorder": {"set"},
     "service": {
         *("get", "mget", "pttl", "publish", "hset", "hincrby", "hlen", "expire"),
         *("sadd", "srem", "scard", "pexpire", "set"),
@@ -38,7 +41,7 @@ NEEDED = {
 }
 """What each role says to Redis, the last one to a Sentinel; besides, what everybody may say."""
 
-ROLES = ["script", "service", "administrator"]
+ROLES = ["script", "recorder", "service", "administrator"]
 """Of Redis."""
 
 OPEN_TO_EVERYBODY = {"auth", "hello", "quit", "reset"}
@@ -139,6 +142,17 @@ def test_each_role_can_do_its_work(
         redis.execute_command("SUBSCRIBE", "pbs:events")
 
 
+def test_the_recorder_can_do_its_work(
+    start_recorder: Callable[..., Recorder], server: PrivateRedis, act_as: Callable[..., dict[str, str]]
+) -> None:
+    recorder = start_recorder(**act_as("recorder", sender_match="domain"))
+    assert post(recorder.url, report())[0] == 200
+    with Redis(port=server.port) as redis:
+        assert wait_until(lambda: len(redis.keys("pbs:login:192.0.2.7*")) == 3)
+    recorder.stop()
+    assert "NOPERM" not in recorder.log()
+
+
 def test_the_sentinels_user_finds_the_master(
     clients: Clients, server: PrivateRedis, sentinel: Sentinel, password_file: Callable[[str], str]
 ) -> None:
@@ -200,15 +214,17 @@ def _arities(commands: list[Any]) -> dict[str, int]:
     return arities
 
 
+_BUT_LOGINS = [
+    "SET pbs:login:192.0.2.7 x EX 9 GET",  # it would read
+    "SET pbs:permit:192.0.2.7 x EX 9",
+    "SET pbs:deny:all x EX 9",
+    "SET pbs:networks:permit x EX 9",
+    "SET other x EX 9",
+    "GET pbs:login:192.0.2.7",
+]
 REFUSED = {
-    "script": [
-        "SET pbs:login:192.0.2.7 x EX 9 GET",  # it would read
-        "SET pbs:permit:192.0.2.7 x EX 9",
-        "SET pbs:deny:all x EX 9",
-        "SET pbs:networks:permit x EX 9",
-        "SET other x EX 9",
-        "GET pbs:login:192.0.2.7",
-    ],
+    "script": _BUT_LOGINS,
+    "recorder": _BUT_LOGINS,
     "service": [
         "SET pbs:login:192.0.2.7 x EX 9",
         "SET pbs:permit:192.0.2.7 x EX 9",

@@ -17,6 +17,7 @@ from pbs_policy.settings.sources import SettingsError
 TOP = Path(__file__).parent.parent
 UNITS = TOP / "systemd"
 SERVICE = (UNITS / "pbs-policy.service").read_text()
+RECORDER = (UNITS / "pbs-policy-record.service").read_text()
 SOCKET = (UNITS / "pbs-policy.socket").read_text()
 
 MOST_EXPOSED = 1.0
@@ -36,14 +37,15 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_service_is_hardly_exposed() -> None:
-    ended = analyze("security", "--offline=true", UNITS / "pbs-policy.service")
-    found = re.search(r"Overall exposure level for pbs-policy\.service: ([0-9.]+)", ended.stdout)
+@pytest.mark.parametrize("unit", ["pbs-policy.service", "pbs-policy-record.service"])
+def test_a_service_is_hardly_exposed(unit: str) -> None:
+    ended = analyze("security", "--offline=true", UNITS / unit)
+    found = re.search(rf"Overall exposure level for {re.escape(unit)}: ([0-9.]+)", ended.stdout)
     assert found, ended.stderr
     assert float(found[1]) <= MOST_EXPOSED, ended.stdout
 
 
-@pytest.mark.parametrize("unit", ["pbs-policy.service", "pbs-policy.socket"])
+@pytest.mark.parametrize("unit", ["pbs-policy.service", "pbs-policy.socket", "pbs-policy-record.service"])
 def test_systemd_understands_every_line(unit: str, tmp_path: Path) -> None:
     """The program need not be installed where this runs: in its place stands one that is."""
     for each in UNITS.iterdir():
@@ -60,8 +62,9 @@ def test_a_line_that_systemd_does_not_know_is_found(tmp_path: Path) -> None:
     assert "NoSuchThing" in analyze("verify", "--man=no", tmp_path / "odd.service").stderr
 
 
-def test_the_commands_of_the_service_are_ours() -> None:
-    commands = [each.split() for name in ("ExecStart", "ExecReload") for each in values(SERVICE, name)]
+@pytest.mark.parametrize("unit", [SERVICE, RECORDER], ids=["serve", "record"])
+def test_the_commands_of_a_service_are_ours(unit: str) -> None:
+    commands = [each.split() for name in ("ExecStart", "ExecReload") for each in values(unit, name)]
     ours = [words for words in commands if words[0] == "pbs-policy"]
     assert len(ours) == len(commands) - 1
     assert commands[-1] == ["kill", "-HUP", "$MAINPID"]

@@ -42,14 +42,15 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
     Raises ListenError, and SettingsError for a part that must not run like this, or where there is none to run.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits until somebody can obey it
-    refuse_faults(settings, values)
-    configuration = Configuration.begin(settings, values)
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    secret = settings.reports_secret(credentials)
+    refuse_faults(settings, values, has_secret=bool(secret))
+    configuration = Configuration.begin(settings, values)
     logins = settings.redis_password(credentials), settings.sentinel_login(credentials)
     listening = open_listeners(settings.reports_listen, settings)
     notify = Notify.from_environment(os.environ)
     service = Service(configuration, load, listening, notify, log, lets="report logins, with the secret")
-    recorder = Recorder(service, logins, listening)
+    recorder = Recorder(service, logins, listening, secret)
     pages = _open_pages(settings, log) if settings.recorder_metrics_listen else None
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -69,11 +70,10 @@ def _open_pages(settings: Settings, log: Log) -> Pages | None:
     return Pages(settings.recorder_metrics_listen, settings, log)
 
 
-def refuse_faults(settings: Settings, values: Mapping[str, Value]) -> None:
+def refuse_faults(settings: Settings, values: Mapping[str, Value], *, has_secret: bool) -> None:
     """Raise SettingsError where there is nothing to do, or where it would be unsafe."""
-    faults = list(
-        find_reports_faults(values, settings.reports_listen, checks_passwords=settings.reports_check_passwords)
-    )
+    checks, listen = settings.reports_check_passwords, settings.reports_listen
+    faults = list(find_reports_faults(values, listen, checks_passwords=checks, has_secret=has_secret))
     if not settings.reports_listen:
         faults.append("there is nothing to record: expected reports_listen, such as inet:127.0.0.1:10041")
     if faults:
@@ -86,13 +86,16 @@ def probe(keys: Keys) -> Command:
 
 
 class Recorder:
-    """The parts in one event loop. `logins` are the password for Redis, and who to log in to Sentinels as."""
+    """The parts in one event loop. `logins` are the password for Redis, and who to log in to Sentinels as; `secret`
+    is that of reports."""
 
-    def __init__(self, service: Service, logins: tuple[str, Login], listening: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, service: Service, logins: tuple[str, Login], listening: Sequence[socket.socket], secret: str
+    ) -> None:
         settings = service.configuration.settings
         self._service = service
         self._listening = listening
-        self._secret = settings.reports_secret()
+        self._secret = secret
         keys = Keys(settings.key_prefix)
         self._probe = probe(keys)
         password, sentinel = logins

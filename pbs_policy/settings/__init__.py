@@ -257,9 +257,9 @@ class Settings:
         redis_password_file says. Raises SettingsError where it cannot be read."""
         return _read_password("redis_password", self.redis_password_file, credentials)
 
-    def reports_secret(self) -> str:
-        """What `auth_policy_server_api_header` is to be, or "". Raises SettingsError where it cannot be read."""
-        return _read_password("reports_secret", self.reports_secret_file, "")
+    def reports_secret(self, credentials: str = "") -> str:
+        """What `auth_policy_server_api_header` is to be, or "", found as the password is. Raises SettingsError."""
+        return _read_password("reports_secret", self.reports_secret_file, credentials)
 
     def sentinel_login(self, credentials: str = "") -> Login:
         """Who to log in to Sentinels as, with the password found in the same way. Raises SettingsError."""

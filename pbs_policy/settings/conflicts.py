@@ -36,9 +36,9 @@ def find_conflicts(values: Mapping[str, Value], credentials: str = "") -> Iterat
 
 
 def find_reports_faults(
-    values: Mapping[str, Value], listen: Iterable[Listener], *, checks_passwords: bool
+    values: Mapping[str, Value], listen: Iterable[Listener], *, checks_passwords: bool, has_secret: bool
 ) -> Iterator[str]:
-    """What has to be said before anybody's report is believed."""
+    """A fault for each thing that has to be said before anybody's report is believed."""
     value = values["reports_listen"]
     if listen and not checks_passwords:
         yield (
@@ -47,7 +47,7 @@ def find_reports_faults(
             "expected reports_check_passwords = yes, to say that each Dovecot that reports checks passwords itself"
         )
     public = [str(each) for each in listen if not each.is_local]
-    if public and not values["reports_secret_file"].text:
+    if public and not has_secret:
         yield (
             f"{value.place}: reports_listen = {value.text}: whoever reaches {public[0]} could permit any address: "
             "set reports_secret_file, or listen on 127.0.0.1 or [::1]"
