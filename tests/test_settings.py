@@ -124,7 +124,6 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "ipv6_prefix": "64",
         "never_record": "192.0.2.0/24,\n\t2001:db8::/32 198.51.100.7",
         "record_master_logins": "yes",
-        "record_proxied_logins": "yes",
         "services": "pop3, imap",
         "sender_match": "domain",
         "user_domain": "Example.com",
@@ -147,6 +146,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "metrics_listen": "inet:127.0.0.1:10042 unix:/run/m.sock",
         "reports_listen": "inet:127.0.0.1:10041 inet:[::1]:10041",
         "reports_check_passwords": "yes",
+        "record_proxied_logins": "yes",
         "reports_secret_file": "/etc/pbs-policy/reports_secret",
         "recorder_metrics_listen": "inet:127.0.0.1:10043",
     }
