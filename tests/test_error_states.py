@@ -278,9 +278,10 @@ class Streams:
         self._folder = folder
         self._begin = begin
 
-    def run(self, arguments: list[str], out: str, err: str) -> Result:
-        """On a login table that is as at the first time."""
-        self._begin()
+    def run(self, arguments: list[str], out: str, err: str, *, anew: bool = True) -> Result:
+        """On a login table that is as at the first time, or as the last command left it."""
+        if anew:
+            self._begin()
         streams = {"stdout": self._open(out, "out"), "stderr": self._open(err, "err")}
         with self._monkeypatch.context() as patch:
             for name, stream in streams.items():
@@ -335,6 +336,23 @@ def test_an_output_that_cannot_be_written_is_no_answer(
     status, said = STREAMS[kind]
     assert result.status == status
     assert result.err.removeprefix(healthy.err) == (f"pbs-policy: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("command", ["permit", "revoke", "deny", "undeny"])
+def test_every_change_is_made_whether_or_not_the_output_is_read(
+    command: str, kind: str, streams: Streams, file: Path
+) -> None:
+    both = ["192.0.2.7", "198.51.100.7"]
+    before = {"revoke": ["permit"], "undeny": ["deny"]}.get(command, [])
+    for each in before:
+        streams.run(["-c", str(file), each, *both], "file", "file")
+    left = {"permit": ["list", 2], "revoke": ["list", 0], "deny": ["denied", 2], "undeny": ["denied", 0]}
+    listing, count = left[command]
+    result = streams.run(["-c", str(file), command, *both], kind, "file", anew=not before)
+    assert result.status == STREAMS[kind][0]
+    listed = streams.run(["-c", str(file), str(listing), "-o", "jsonl"], "file", "file", anew=False)
+    assert sum(json.loads(line)["kind"] in ("permit", "deny") for line in listed.out.splitlines()) == count
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pbs_policy.cli.sink import to_the_end
+
 if TYPE_CHECKING:
     from pbs_policy.settings import Settings
 
@@ -24,7 +26,13 @@ class Tell(Protocol):
 
 @contextmanager
 def audit(settings: Settings) -> Iterator[Tell]:
-    """What tells of each change as it is made. At the end syslog is given half a second to take the rest."""
+    """What tells of each change as it is made. All are made, whether or not standard output is read. At the end
+    syslog is given half a second to take the rest."""
+    with to_the_end():
+        yield from _audit(settings)
+
+
+def _audit(settings: Settings) -> Iterator[Tell]:
     from pbs_policy.log import Log, value, writers
 
     path = settings.log_to.partition(":")[2] or writers.SYSLOG

@@ -43,7 +43,7 @@ class _Sink(io.RawIOBase):
 
     def __init__(self, stream: TextIO, errors: Callable[[], AbstractContextManager[None]]) -> None:
         self._stream = stream
-        self._errors = errors
+        self.errors = errors
 
     def write(self, data: ReadableBuffer) -> int:
         """Whole characters alone come here: from a TextIOWrapper, or lines of the log."""
@@ -52,12 +52,12 @@ class _Sink(io.RawIOBase):
         shown = data
         if not _is_plain(data):
             shown = escaped(data.decode(encoding, "backslashreplace")).encode(encoding, _ESCAPE)
-        with self._errors():
+        with self.errors():
             self._stream.buffer.write(shown)
         return len(data)
 
     def flush(self) -> None:
-        with self._errors():
+        with self.errors():
             self._stream.flush()
 
     def writable(self) -> bool:
@@ -79,6 +79,33 @@ def output_errors() -> Iterator[None]:
         raise
     except OSError as error:
         raise OSError(f"cannot write the output: {error.strerror}") from error
+
+
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    """Go on while standard output takes nothing; its first fault is raised at the end. For what makes several changes
+    and tells of each: half of them is not what was asked for."""
+    sink = cast("object", sys.stdout.buffer)
+    if not isinstance(sink, _Sink):
+        yield
+        return
+    faults: list[OSError] = []
+    usual, sink.errors = sink.errors, lambda: _kept_in(faults)
+    try:
+        yield
+    finally:
+        sink.errors = usual
+    if faults:
+        raise faults[0]
+
+
+@contextmanager
+def _kept_in(faults: list[OSError]) -> Iterator[None]:
+    try:
+        with output_errors():
+            yield
+    except OSError as error:
+        faults.append(error)
 
 
 @contextmanager
