@@ -30,6 +30,10 @@ class NotLookedAt(Exception):
     """Something could not be looked at; the message says why."""
 
 
+class NotInstalled(NotLookedAt):
+    """There is no such program here."""
+
+
 def is_for_root(why: str) -> bool:
     """Whether it says that we may not look, and root might."""
     return os.geteuid() != 0 and "Permission denied" in why
@@ -65,10 +69,11 @@ class Host:
     """This machine."""
 
     def run(self, program: str, *arguments: str) -> ProgramOutput:
-        """Run a program that only reads. Raises NotLookedAt where it is missing or does not end."""
+        """Run a program that only reads. Raises NotInstalled where it is missing, NotLookedAt where it does
+        not end."""
         path = find_program(program)
         if path is None:
-            raise NotLookedAt(f"{program} is not installed here")
+            raise NotInstalled(f"{program} is not installed here")
         try:
             done = subprocess.run(
                 [path, *arguments],

@@ -18,6 +18,7 @@ from pbs_policy.doctor import (
     dovecot_auth,
     last_login,
     numbers,
+    open_relay,
     postfix,
     postfix_lists,
     proxy,
@@ -31,12 +32,12 @@ from pbs_policy.doctor import (
     trusted,
     use,
 )
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, where, wrong
+from pbs_policy.doctor.finding import Finding, good, not_looked_at, unknown, where, wrong
 from pbs_policy.doctor.store_facts import gather
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
 from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import Hook, find_hooks
-from pbs_policy.host import Host, NotLookedAt, is_for_root
+from pbs_policy.host import Host, NotInstalled, NotLookedAt, is_for_root
 from pbs_policy.postfix.configuration import PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import SettingsError, Value
@@ -63,6 +64,7 @@ CHECKS = {
     "postfix.later_refusal": "no other list refuses what the service has permitted",
     "postfix.submission": "the submission ports do not ask the service",
     "postfix.mynetworks": "not everybody may relay anyway",
+    "postfix.destinations": "Postfix takes mail of strangers for its own domains alone",
     "postfix.delay_reject": "nothing is refused before RCPT, where the service is asked",
     "postfix.login_mismatch": "clients without SMTP AUTH may send as your users",
     "postfix.client_names": "no list asks clients for the HELO name or PTR record of a mail server",
@@ -74,6 +76,7 @@ CHECKS = {
     "postfix.xclient": "nobody but proxies may say XCLIENT",
     "postfix.proxy_port": "no port takes the PROXY protocol from everywhere",
     "postfix.upstream_proxy": "a proxy tells Postfix and Dovecot the clients' addresses, or neither",
+    "postfix.smtpd": "Postfix's own smtpd takes the configuration, tried without touching the one that runs",
     "dovecot.configuration": "doveconf can read Dovecot's configuration",
     "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script or by last_login",
     "dovecot.executable": "the `executable` lines are right",
@@ -196,8 +199,10 @@ class Doctor:
         try:
             config = read_postfix(self.host, self.postfix_directory)
         except NotLookedAt as error:
-            yield not_looked_at("postfix.configuration", str(error), self.postfix_directory,
-                                "--postfix-config DIR")  # fmt: skip
+            where = self.postfix_directory
+            absent = not where and isinstance(error, NotInstalled)
+            say = not_looked_at if absent else unknown
+            yield say("postfix.configuration", str(error), where, "--postfix-config DIR")
             return
         except PostfixFault as error:
             folder = ["-c", self.postfix_directory] if self.postfix_directory else []
@@ -205,10 +210,20 @@ class Doctor:
             yield wrong("postfix.configuration", why, error.place, command_line("postconf", *folder, "-n"))
             return
         seen.append(config)
-        yield from postfix.check_relaying(config, self.settings.listen, self.host)
-        yield from postfix_lists.check_lists(config, self.settings.listen)
-        yield from strangers.check_strangers(config, self.settings.listen)
-        yield from trusted.check_xclient(config)
+        found = []
+        for finding in self._check_postfix(config):
+            found.append(finding)
+            yield finding
+        if not any(each.level == "wrong" for each in found):  # else smtpd has nothing else to say
+            yield postfix.check_smtpd(config, self.host)
+
+    def _check_postfix(self, config: PostfixConfig) -> Iterator[Finding]:
+        listeners, host = self.settings.listen, self.host
+        yield from postfix.check_relaying(config, listeners, host)
+        yield from postfix_lists.check_lists(config, listeners)
+        yield from open_relay.check_open_relay(config, config.main_service(), host)
+        yield from strangers.check_strangers(config, listeners)
+        yield from trusted.check_xclient(config, host)
         yield from trusted.check_listeners(config)
 
     def examine_dovecot(self, hooks: list[Hook], seen: list[DovecotConfig]) -> Iterator[Finding]:
@@ -216,7 +231,9 @@ class Doctor:
         try:
             config = self._read_dovecot()
         except NotLookedAt as error:
-            yield not_looked_at("dovecot.configuration", str(error), self.dovecot_file, "--dovecot-config FILE")
+            absent = not self.dovecot_file and isinstance(error, NotInstalled)
+            say = not_looked_at if absent else unknown
+            yield say("dovecot.configuration", str(error), self.dovecot_file, "--dovecot-config FILE")
             return
         except DovecotFault as error:
             its_file = ["-c", self.dovecot_file] if self.dovecot_file else []
@@ -326,7 +343,7 @@ def _guarded(check: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     try:
         yield from findings
     except Exception as error:  # noqa: BLE001 - an installation may be broken in ways that nobody has thought of
-        yield not_looked_at(check, f"a fault of this program, please report it: {error!r}")
+        yield unknown(check, f"a fault of this program: {error!r}", "", "please report it")
 
 
 def settings_faults(error: SettingsError) -> Iterator[Finding]:

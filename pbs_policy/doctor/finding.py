@@ -8,7 +8,7 @@ from typing import Literal
 from pbs_policy.host import is_for_root
 from pbs_policy.settings.sources import Value
 
-Level = Literal["good", "warning", "wrong", "not looked at"]
+Level = Literal["good", "warning", "wrong", "unknown", "not looked at"]
 
 
 AS_ROOT = "run doctor as root"
@@ -42,9 +42,16 @@ def wrong(check: str, seen: str, place: str, mend: str) -> Finding:
     return Finding(check, "wrong", seen, place, mend)
 
 
+def unknown(check: str, why: str, place: str, mend: str) -> Finding:
+    """It is there, and could not be looked at: as bad as a fault, for it may be one. `why`, and how to look at it."""
+    return Finding(check, "unknown", why, place, AS_ROOT if is_for_root(why) else mend)
+
+
 def not_looked_at(check: str, why: str, place: str = "", mend: str = "") -> Finding:
-    """`why` it could not be looked at, and, where there is one, a way to do so."""
-    return Finding(check, "not looked at", why, place, AS_ROOT if is_for_root(why) else mend)
+    """There is nothing of this to look at, or it is not for this user to look at, which is no fault."""
+    if is_for_root(why):
+        return unknown(check, why, place, mend)
+    return Finding(check, "not looked at", why, place, mend)
 
 
 def where(value: Value) -> str:

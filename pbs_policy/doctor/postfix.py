@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from pbs_policy.command_line import command_line
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.finding import AS_ROOT, Finding, good, unknown, warning, wrong
 from pbs_policy.duration import parse_duration
 from pbs_policy.host import READ, WRITE, Host, NotLookedAt
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
@@ -32,9 +32,13 @@ from pbs_policy.postfix.restrictions import (
     is_at,
     is_balanced,
     parse_policy_check,
+    parse_restrictions,
 )
+from pbs_policy.postfix.standalone import why_smtpd_ends
 
 _LONGEST_WAIT = 10  # seconds that a hanging service may cost a client; with Postfix's defaults it is 201
+_LIKE_DUNNO = ("DUNNO", "REJECT", "DEFER_IF_PERMIT", "PREPEND", "HOLD", "INFO", "WARN", "FILTER", "REDIRECT", "BCC",
+               "DISCARD")  # fmt: skip
 _DEFER = "DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now"
 
 
@@ -43,11 +47,8 @@ def check_relaying(config: PostfixConfig, listeners: tuple[Listener, ...], host:
     service = config.main_service()
     relay = config.relay_list(service)
     place = config.place(relay, service)
-    broken = [name for name in LISTS if not is_balanced(config.value(name, service))]
-    for name in broken:
-        seen = f"smtpd does not read it: the braces of {name} do not match"
-        yield wrong("postfix.syntax", seen, config.place(name, service), "each { needs a } of its own")
-    if relay in broken:
+    yield from _check_words(config, service)
+    if not is_balanced(config.value(relay, service)):
         return
     line = recommend(config, service, listeners)
     here = config.restrictions(relay, service)
@@ -69,9 +70,26 @@ def check_relaying(config: PostfixConfig, listeners: tuple[Listener, ...], host:
         yield good("postfix.relay_restrictions", f"{relay} asks the service", place)
     asked = parse_policy_check(here[ours[0]].argument)
     yield from _check_order(config, service, ours[0], line)
-    yield from _check_attributes(config, asked, place)
+    yield from _check_attributes(config, service, asked, place)
     if asked.endpoint.startswith("unix:"):
         yield from check_socket(config, service, asked.endpoint, host, place)
+
+
+def _check_words(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
+    """What smtpd does not read in any of its lists, a finding for each list."""
+    classes = config.classes(service)
+    for name in LISTS:
+        place = config.place(name, service)
+        if not is_balanced(config.value(name, service)):
+            seen = f"smtpd does not read it: the braces of {name} do not match"
+            yield wrong("postfix.syntax", seen, place, "each { needs a } of its own")
+            continue
+        for each in config.restrictions(name, service):
+            if not each.is_known and each.name not in classes:
+                seen = f"{each.name} in {name} is no restriction: smtpd tells every client 451"
+                mend = f"correct {each.name} in {each.stands_in}, or take it out"
+                yield wrong("postfix.syntax", seen, config.place(each.stands_in, service), mend)
+                break
 
 
 def _likely_ours(restrictions: list[Restriction]) -> int | None:
@@ -100,7 +118,7 @@ def _not_asked(
     for name in config.classes(service):
         if config.find_ours(name, service, listeners):
             seen = f"the class {name} asks the policy service; no list names it, an access table may"
-            return not_looked_at(check, seen, config.place(name, service), line)
+            return unknown(check, seen, config.place(name, service), line)
     return wrong(check, f"{relay} does not ask the policy service", place, line)
 
 
@@ -118,38 +136,54 @@ def _check_order(config: PostfixConfig, service: MasterService | None, at: int, 
         yield good("postfix.inbound", "mail for your own domains does not ask the policy service", place)
 
 
-def _check_attributes(config: PostfixConfig, asked: PolicyCheck, place: str) -> Iterator[Finding]:
+def _check_attributes(
+    config: PostfixConfig, service: MasterService | None, asked: PolicyCheck, place: str
+) -> Iterator[Finding]:
     if asked.fault:
         mend = f"{{ {asked.endpoint}, timeout=2s, try_limit=2, {{ default_action = {_DEFER} }} }}"
         seen = f"smtpd does not start: {asked.fault}"
         yield wrong("postfix.syntax", seen, place, f"write {asked.mend}" if asked.mend else f"{CHECK} {mend}")
         return
-    action = asked.attributes.get("default_action") or config.value("smtpd_policy_service_default_action")
-    word = action.split()[0].upper() if action else ""
-    mend = f"{{ default_action = {_DEFER} }}, inside the braces of check_policy_service"
-    if word in ("OK", "PERMIT") or (word.isdecimal() and not word.startswith(("4", "5"))):
-        seen = f"default_action = {action}: an open relay for as long as the service is down"
-        yield wrong("postfix.default_action", seen, place, mend)
-    elif word in ("DEFER_IF_REJECT", "DEFER"):
-        yield good("postfix.default_action", f"while the service is down: {action}", place)
-    else:
-        loses = word in ("DUNNO", "REJECT") or word.startswith("5")
-        what = "a client that may relay loses its message" if loses else "clients read of a configuration problem"
-        seen = f"default_action = {action}: while the service is down {what}"
-        yield warning("postfix.default_action", seen, place, mend)
+    yield _judge_default_action(config, service, asked, place)
     yield _judge_tries(config, asked, place)
     try:
         wait = _longest_wait(config, asked)
     except ValueError as error:
-        yield not_looked_at(
-            "postfix.timeout", f"a time of check_policy_service is not understood: {error}", place, "timeout=2s"
-        )
+        seen = f"smtpd does not start: a time of check_policy_service is not understood: {error}"
+        yield wrong("postfix.timeout", seen, place, "timeout=2s, try_limit=2, inside the braces")
         return
     if wait > _LONGEST_WAIT:
         seen = f"a service that hangs costs a client {wait} s for each recipient"
         yield warning("postfix.timeout", seen, place, "timeout=2s, try_limit=2, inside the braces")
     else:
         yield good("postfix.timeout", f"a service that hangs costs a client {wait} s", place)
+
+
+def _judge_default_action(
+    config: PostfixConfig, service: MasterService | None, asked: PolicyCheck, place: str
+) -> Finding:
+    """What smtpd does while the service is down. It takes the text as the result of an access table (access(5)): an
+    action, a number for OK, or a list of restrictions and classes."""
+    check = "postfix.default_action"
+    action = asked.attributes.get("default_action") or config.value("smtpd_policy_service_default_action", service)
+    word = action.split()[0].upper() if action else ""
+    mend = f"{{ default_action = {_DEFER} }}, inside the braces of check_policy_service"
+    if word in ("DEFER_IF_REJECT", "DEFER"):
+        return good(check, f"while the service is down: {action}", place)
+    does = []
+    for each in parse_restrictions(action):
+        is_class = each.name in config.classes(service)
+        does += config.restrictions(each.name, service) if is_class else [each]
+    permits = [each.name for each in does[: find_refusal(does)] if each.name.upper() in ("OK", "RELAY", "PERMIT")]
+    if permits or (word.isdecimal() and word == action):
+        seen = f"default_action = {action}: an open relay for as long as the service is down"
+        return wrong(check, seen, place, mend)
+    if any(each.name.startswith(("permit_", "check_")) for each in does):
+        seen = f"default_action = {action}: while the service is down that decides who relays"
+        return warning(check, seen, place, mend)
+    loses = word in _LIKE_DUNNO or word.startswith("5")
+    what = "a client that may relay loses its message" if loses else "clients read of a configuration problem"
+    return warning(check, f"default_action = {action}: while the service is down {what}", place, mend)
 
 
 def _judge_tries(config: PostfixConfig, asked: PolicyCheck, place: str) -> Finding:
@@ -197,16 +231,30 @@ def check_socket(
     except FileNotFoundError:
         yield wrong("postfix.socket", f"there is no socket {outside}", place, mend)
     except KeyError:
-        seen = f"there is no user {owner} (mail_owner) here"
-        yield not_looked_at("postfix.socket", seen, place, command_line("useradd", about=owner))
+        seen = f"Postfix does not start: there is no user {owner} (mail_owner)"
+        yield wrong("postfix.socket", seen, config.place("mail_owner"), command_line("useradd", about=owner))
     except (NotLookedAt, OSError) as error:
-        yield not_looked_at("postfix.socket", f"{outside}: {error}", place, "run doctor as root")
+        yield unknown("postfix.socket", f"{outside}: {error}", place, AS_ROOT)
     else:
         if obstacle:
             yield wrong("postfix.socket", f"smtpd cannot ask the service: {obstacle}", place,
                         f"unix_socket_group = {owner} and unix_socket_mode = 0660 in pbs-policy.conf")  # fmt: skip
         else:
             yield good("postfix.socket", f"smtpd may connect to {outside}", place)
+
+
+def check_smtpd(config: PostfixConfig, host: Host) -> Finding:
+    """Whether the real smtpd takes the configuration: the last check, for what no other one knows."""
+    check, service = "postfix.smtpd", config.main_service()
+    try:
+        why = why_smtpd_ends(host, config, service)
+    except NotLookedAt as error:
+        return unknown(check, str(error), config.main_cf, AS_ROOT)
+    if not why:
+        return good(check, "smtpd takes this configuration", config.main_cf)
+    named = [name for name in config.lines if name in why.replace(":", " ").split()]
+    place = config.place(named[0], service) if named else config.main_cf
+    return wrong(check, f"smtpd ends at once, and takes no mail: {why}", place, "correct what it names")
 
 
 def recommend(config: PostfixConfig, service: MasterService | None, listeners: Sequence[Listener]) -> str:

@@ -1,20 +1,14 @@
-"""Checks of Postfix beside the relay attempt itself: who may relay anyway, submission, what refuses our clients."""
+"""Checks of Postfix beside the relay attempt itself: submission, and what refuses our clients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_network
 
-from pbs_policy.address import Network
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.finding import Finding, good, warning, wrong
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.postfix.restrictions import CHECK, LISTS, REFUSING, RELAY, find_refusal, is_balanced, words
+from pbs_policy.postfix.restrictions import CHECK, LISTS, REFUSING, RELAY, find_refusal, is_balanced
 
-WIDEST = {4: 7, 6: 15}
-"""Bits: no network of one's own is as wide."""
-
-_PRIVATE = tuple(ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 _LOGIN_MISMATCH = ("reject_sender_login_mismatch", "reject_unauthenticated_sender_login_mismatch")
 _AT_CONNECT = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions")
 
@@ -25,7 +19,6 @@ def check_lists(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Itera
     yield from _check_other_lists(config, service, listeners)
     yield from _check_later_refusal(config, service, listeners)
     yield from _check_submission(config, listeners)
-    yield from _check_open_relay(config, service)
     yield from _check_delay_reject(config, service)
     yield from _check_login_mismatch(config, service)
 
@@ -82,50 +75,6 @@ def _check_submission(config: PostfixConfig, listeners: tuple[Listener, ...]) ->
         yield warning("postfix.submission", seen, place, mend)
     if not asking:
         yield good("postfix.submission", "no submission service asks the policy service")
-
-
-def _check_open_relay(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:
-    place = config.place("mynetworks", service)
-    relay = config.relay_list(service)
-    restrictions = config.restrictions(relay, service)
-    names = [each.name for each in restrictions[: find_refusal(restrictions)]]
-    if "permit" in names:
-        seen = f"permit stands in {relay} before anything refuses: everybody may relay"
-        yield wrong("postfix.mynetworks", seen, config.place(relay, service), "take permit out of that list")
-        return
-    if "permit_mynetworks" not in names:
-        yield good("postfix.mynetworks", "mynetworks permits nobody to relay", place)
-        return
-    networks, tables = networks_of(config.value("mynetworks", service))
-    for network in networks:
-        if network.prefixlen <= WIDEST[network.version]:
-            seen = f"mynetworks has {network}: everybody in it relays without any login"
-            yield wrong("postfix.mynetworks", seen, place, "mynetworks = 127.0.0.0/8 [::1]/128, and your own hosts")
-            return
-    for network in networks:
-        if network in _PRIVATE:
-            seen = f"mynetworks has all of {network}: a gateway or container in it lets strangers relay"
-            yield warning("postfix.mynetworks", seen, place, "name the hosts or networks that there are")
-            return
-    if tables:
-        yield not_looked_at("postfix.mynetworks", f"mynetworks has tables: {', '.join(tables)}", place,
-                            "see that they hold no network of strangers")  # fmt: skip
-        return
-    listed = " ".join(map(str, networks)) or "empty"
-    yield good("postfix.mynetworks", f"mynetworks: {listed}", place)
-
-
-def networks_of(text: str) -> tuple[list[Network], list[str]]:
-    """The networks of such a list, and what is not one: tables, files, names. What `!` takes out is left out."""
-    networks: list[Network] = []
-    tables = []
-    for item in words(text):
-        try:
-            if not item.startswith("!"):
-                networks.append(ip_network(item.replace("[", "").replace("]", ""), strict=False))
-        except ValueError:
-            tables.append(item)
-    return networks, tables
 
 
 def _check_delay_reject(config: PostfixConfig, service: MasterService | None) -> Iterator[Finding]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
-from pbs_policy.doctor.postfix_lists import WIDEST, networks_of
+from pbs_policy.doctor.finding import Finding, good, unknown, warning, wrong
+from pbs_policy.doctor.open_relay import STRANGERS, WIDEST, networks_of, table_with
 from pbs_policy.dovecot.doveconf import DovecotConfig
+from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 
 XCLIENT = "smtpd_authorized_xclient_hosts"
@@ -23,26 +24,28 @@ _DOVECOT = ("haproxy_trusted_networks", "login_trusted_networks")
 _HOWTO = "docs/howto/haproxy.md"
 
 
-def check_xclient(config: PostfixConfig) -> Iterator[Finding]:
+def check_xclient(config: PostfixConfig, host: Host) -> Iterator[Finding]:
     """Who may say XCLIENT, in main.cf and at each entry of master.cf: also where the service is not asked XCLIENT can
     claim a login by SMTP AUTH."""
-    found = [finding for each in (None, *config.services) if (finding := _judge_xclient(config, each))]
-    worst = next((each for each in found if each.level == "wrong"), next(iter(found), None))
+    found = [finding for each in (None, *config.services) if (finding := _judge_xclient(config, each, host))]
+    worst = next((each for each in found if each.level in ("wrong", "unknown")), next(iter(found), None))
     yield worst or good("postfix.xclient", "XCLIENT is left to single hosts, or to nobody")
 
 
-def _judge_xclient(config: PostfixConfig, service: MasterService | None) -> Finding | None:
+def _judge_xclient(config: PostfixConfig, service: MasterService | None, host: Host) -> Finding | None:
     text, place = config.value(XCLIENT, service), config.place(XCLIENT, service)
     seen, everybody = _too_wide(text)
-    if seen:
-        say = wrong if everybody else warning
-        seen = f"{seen} may say XCLIENT, claim the address of somebody who is logged in, and relay"
-        return say("postfix.xclient", seen, place, f"{XCLIENT} = the proxies alone, each by its address")
-    tables = [each for each in networks_of(text)[1] if ":" in each or each.startswith("/")]
-    if tables:
-        return not_looked_at("postfix.xclient", f"{XCLIENT} has tables: {', '.join(tables)}", place,
-                             "see that they hold proxies alone")  # fmt: skip
-    return None
+    try:
+        table = table_with(networks_of(text)[1], STRANGERS, config, host)
+    except NotLookedAt as error:
+        return unknown("postfix.xclient", f"{XCLIENT}: {error}", place, "see that it holds proxies alone")
+    if table:
+        seen, everybody = f"everybody ({table} finds any address)", True
+    if not seen:
+        return None
+    say = wrong if everybody else warning
+    seen = f"{seen} may say XCLIENT, claim the address of somebody who is logged in, and relay"
+    return say("postfix.xclient", seen, place, f"{XCLIENT} = the proxies alone, each by its address")
 
 
 def check_listeners(config: PostfixConfig) -> Iterator[Finding]:
@@ -51,8 +54,8 @@ def check_listeners(config: PostfixConfig) -> Iterator[Finding]:
         name = f"{'postscreen' if service in config.postscreens else 'smtpd'}_upstream_proxy_protocol"
         if config.value(name, service) and service.kind == "inet" and not _is_inside(config, service):
             seen = f"whoever reaches the entry {service.name} of master.cf may claim any client's address ({name})"
-            yield not_looked_at("postfix.proxy_port", seen, service.place,
-                                f"a firewall that leaves it to the proxy: {_HOWTO}")  # fmt: skip
+            yield warning("postfix.proxy_port", seen, service.place,
+                          f"a firewall that leaves it to the proxy: {_HOWTO}")  # fmt: skip
             return
     yield good("postfix.proxy_port", "no port takes the PROXY protocol from everywhere")
 

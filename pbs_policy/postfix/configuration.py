@@ -215,11 +215,16 @@ def parse_pairs(text: str) -> Iterator[tuple[str, str]]:
 def _ask(host: Host, *arguments: str) -> tuple[str, str]:
     answer = host.run("postconf", *arguments)
     if answer.status:
-        match = _FAULT.search(answer.err)
-        if match and "Permission denied" not in answer.err:
-            raise PostfixFault(match["what"], f"{match['file']}:{match['line'] or ''}".removesuffix(":"))
         said = answer.err.splitlines() or ["no reason"]
-        raise NotLookedAt(next((line for line in said if "fatal" in line), said[0]).removeprefix("postconf: "))
+        fatal = next((line for line in said if "fatal" in line), said[0]).rpartition("postconf: ")[2]
+        if "Permission denied" in fatal:
+            raise NotLookedAt(fatal)
+        match = _FAULT.search(fatal)
+        if match:
+            raise PostfixFault(match["what"], f"{match['file']}:{match['line'] or ''}".removesuffix(":"))
+        raise PostfixFault(
+            fatal.removeprefix("fatal: "), f"{arguments[1]}/main.cf" if arguments[0] == "-c" else "main.cf"
+        )
     return answer.out, answer.err
 
 

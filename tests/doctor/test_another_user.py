@@ -41,7 +41,7 @@ def test_a_redis_that_only_others_may_reach_is_not_said_to_be_down(connect: obje
     if is_root:
         assert finding.level == "wrong"
     else:
-        assert (finding.level, finding.mend) == ("not looked at", AS_ROOT)
+        assert (finding.level, finding.mend) == ("unknown", AS_ROOT)
         assert "unavailable" not in finding.seen
 
 
@@ -68,7 +68,7 @@ def test_an_included_file_that_dovecots_own_tool_leaves_out_is_named(is_root: bo
     findings = list(Doctor(SETTINGS, VALUES, host=HidingHost()).examine_dovecot([], []))
     told = [each for each in findings if each.check == "dovecot.configuration"]
     assert [(each.level, each.place, each.mend) for each in told] == (
-        [] if is_root else [("not looked at", "/etc/dovecot/conf.d/secret.conf", AS_ROOT)]
+        [] if is_root else [("unknown", "/etc/dovecot/conf.d/secret.conf", AS_ROOT)]
     )
 
 

@@ -8,6 +8,7 @@ from pbs_policy.doctor.finding import AS_ROOT, Finding
 from pbs_policy.doctor.proxy import check_proxy
 from pbs_policy.doctor.trusted import check_listeners, check_xclient
 from pbs_policy.dovecot.doveconf import ConfigLine, DovecotConfig
+from pbs_policy.host import Host, ProgramOutput
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 
 PLAIN = MasterService("smtp", "inet", False, {}, "master.cf:2")
@@ -59,21 +60,15 @@ def test_a_submission_service_behind_a_proxy_is_not_where_relay_attempts_come_in
     assert found(postfix(PLAIN, PROXIED), dovecot("10.0.0.5")).level == "good"
 
 
-def test_without_both_configurations_nothing_was_looked_at() -> None:
-    for there, here, lack in (
-        (None, dovecot("10.0.0.5"), "Postfix was"),
-        (postfix(PROXIED), None, "Dovecot was"),
-        (None, None, "Postfix and Dovecot was"),
-    ):
-        finding = found(there, here)
-        assert finding.level == "not looked at"
-        assert lack in finding.seen
+def test_without_both_configurations_there_is_nothing_to_compare() -> None:
+    for there, here in ((None, dovecot("10.0.0.5")), (postfix(PROXIED), None), (None, None)):
+        assert list(check_proxy(there, here)) == []
 
 
 def test_what_stands_in_a_file_that_we_may_not_read_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     finding = found(postfix(PROXIED), dovecot(unread=("/etc/dovecot/conf.d/50-haproxy.conf",)))
-    assert (finding.level, finding.mend) == ("not looked at", AS_ROOT)
+    assert (finding.level, finding.mend) == ("unknown", AS_ROOT)
     assert "50-haproxy.conf" in finding.seen
 
 
@@ -84,6 +79,16 @@ def test_where_somebody_may_say_xclient_it_is_not_said_that_nobody_tells_postfix
         "whoever is in smtpd_authorized_xclient_hosts (192.168.203.0/24) may tell Postfix the clients' addresses"
     )
     assert found(postfix(PLAIN), dovecot()).seen == "no proxy tells Postfix or Dovecot the clients' addresses"
+
+
+class Tables(Host):
+    """A postmap that finds everything in static:, opens no hash:, and finds nothing in others."""
+
+    def run(self, program: str, *arguments: str) -> ProgramOutput:
+        assert program == "postmap"
+        kind = arguments[-1].partition(":")[0]
+        failed = "postmap: fatal: open database" if kind == "hash" else ""
+        return ProgramOutput("", failed, int(kind != "static"))
 
 
 @pytest.mark.parametrize(
@@ -100,23 +105,25 @@ def test_where_somebody_may_say_xclient_it_is_not_said_that_nobody_tells_postfix
         (".example.com", "warning"),
         ("10.0.0.0/24 0.0.0.0/0", "wrong"),
         ("[::]/0", "wrong"),
-        ("hash:/etc/postfix/proxies", "not looked at"),
-        ("/etc/postfix/proxies", "not looked at"),
+        ("static:all", "wrong"),
+        ("inline:{10.0.0.5=x}", "good"),
+        ("hash:/etc/postfix/proxies", "unknown"),
+        ("/etc/postfix/proxies", "unknown"),
     ],
 )
 def test_xclient_is_for_proxies_and_not_for_networks(xclient: str, level: str) -> None:
-    (finding,) = check_xclient(postfix(PLAIN, xclient=xclient))
+    (finding,) = check_xclient(postfix(PLAIN, xclient=xclient), Tables())
     assert finding.level == level
 
 
 @pytest.mark.parametrize(
     ("name", "level"),
     [
-        ("10025", "not looked at"),
-        ("0.0.0.0:10025", "not looked at"),
-        ("[::]:10025", "not looked at"),
-        ("8.8.8.8:10025", "not looked at"),
-        ("mail.example.com:10025", "not looked at"),
+        ("10025", "warning"),
+        ("0.0.0.0:10025", "warning"),
+        ("[::]:10025", "warning"),
+        ("8.8.8.8:10025", "warning"),
+        ("mail.example.com:10025", "warning"),
         ("127.0.0.1:10025", "good"),
         ("localhost:10025", "good"),
         ("10.0.0.1:10025", "good"),

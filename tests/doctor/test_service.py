@@ -260,5 +260,5 @@ def test_a_fault_of_a_check_does_not_keep_the_others_from_being_looked_at(monkey
         monkeypatch.setattr(Doctor, name, fail)
     settings, values = load(Path("/dev/null"), overrides=["listen=inet:127.0.0.1:1"])
     levels = {each.check: each.level for each in Doctor(settings, values).examine()}
-    assert levels["postfix.configuration"] == "not looked at"
+    assert levels["postfix.configuration"] == "unknown"
     assert levels["service.answers"] == "wrong"

@@ -1,0 +1,130 @@
+"""Doctor's checks of Postfix, one by one, on configurations that are made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pbs_policy.doctor import Doctor
+from pbs_policy.doctor.finding import Finding
+from pbs_policy.doctor.postfix import check_relaying
+from pbs_policy.host import Host
+from pbs_policy.postfix.configuration import PostfixConfig, read_postfix
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.standalone import why_smtpd_ends
+from pbs_policy.programs import find_program
+from pbs_policy.settings import load
+
+LISTENERS = (Listener("127.0.0.1", 10040),)
+needs_postfix = pytest.mark.skipif(
+    not find_program("postconf"), reason="postfix is not installed: apt-get install postfix"
+)
+
+
+def relaying(text: str, **values: str) -> dict[str, Finding]:
+    """What is found of a relay list, by check."""
+    values |= {"smtpd_relay_restrictions": text, "queue_directory": "/var/spool/postfix"}
+    found = check_relaying(PostfixConfig("main.cf", values, {}, ()), LISTENERS, Host())
+    return {each.check: each for each in found}
+
+
+@pytest.mark.parametrize(
+    ("action", "level", "seen"),
+    [
+        ("DEFER_IF_REJECT 4.3.0 later", "good", ""),
+        ("defer", "good", ""),
+        ("OK", "wrong", "an open relay"),
+        ("relay", "wrong", "an open relay"),
+        ("permit", "wrong", "an open relay"),
+        ("1200", "wrong", "an open relay"),
+        ("450", "wrong", "an open relay"),  # a number alone is OK, whatever it begins with: access(5)
+        ("450 4.3.0 later", "warning", "configuration problem"),
+        ("open", "wrong", "an open relay"),
+        ("Inner", "wrong", "an open relay"),
+        ("permit_mynetworks, reject", "warning", "decides who relays"),
+        ("closed", "warning", "decides who relays"),
+        ("DUNNO", "warning", "loses its message"),
+        ("DEFER_IF_PERMIT 4.3.0 later", "warning", "loses its message"),
+        ("554 no", "warning", "loses its message"),
+    ],
+)
+def test_what_smtpd_does_while_the_service_is_down_is_known_as_smtpd_knows_it(
+    action: str, level: str, seen: str
+) -> None:
+    check = f"check_policy_service {{ inet:127.0.0.1:10040, {{ default_action = {action} }} }}"
+    found = relaying(
+        f"permit_auth_destination, {check}, reject",
+        smtpd_restriction_classes="open Inner closed", open="permit_mynetworks, Inner", Inner="permit",
+        closed="check_client_access cidr:/etc/postfix/clients, reject",
+    )["postfix.default_action"]  # fmt: skip
+    assert (found.level, seen in found.seen) == (level, True), found
+
+
+@pytest.mark.parametrize("name", ["smtpd_relay_restrictions", "smtpd_sender_restrictions", "ours"])
+def test_a_word_that_is_no_restriction_is_named_where_it_stands(name: str) -> None:
+    values = {"smtpd_restriction_classes": "ours", "ours": "reject", "smtpd_relay_restrictions": "ours, reject"}
+    values[name] = "permit_mynetwork, " + values.get(name, "")
+    found = {
+        each.check: each
+        for each in check_relaying(PostfixConfig("main.cf", values, {name: [7]}, ()), LISTENERS, Host())
+    }
+    assert (found["postfix.syntax"].level, found["postfix.syntax"].place) == ("wrong", "main.cf:7")
+    assert "permit_mynetwork in smtpd_" in found["postfix.syntax"].seen
+
+
+def folder_with(directory: Path, main_cf: str) -> PostfixConfig:
+    (directory / "main.cf").write_text(f"compatibility_level = 3.6\n{main_cf}\n")
+    (directory / "master.cf").write_text("smtp inet n - y - - smtpd\n")
+    return read_postfix(Host(), str(directory))
+
+
+LIST = "smtpd_relay_restrictions = permit_mynetworks, {}, reject_unauth_destination"
+
+
+@needs_postfix
+@pytest.mark.parametrize(
+    ("main_cf", "why"),
+    [
+        (LIST.format("permit_sasl_authenticated"), ""),
+        (LIST.format("reject") + "\nvirtual_mailbox_domains = proxy:mysql:/etc/postfix/domains.cf", ""),
+        (LIST.format("check_policy_service 127.0.0.1:10040"), "invalid transport name: 127.0.0.1"),
+        (LIST.format("check_policy_service { inet:127.0.0.1:10040, tries=2 }"), 'unknown option: "tries = 2"'),
+        ("smtpd_relay_restrictions = permit_mynetworks", "specify at least one working instance of"),
+        (LIST.format("reject") + "\nsmtpd_helo_required = maybe", "bad boolean configuration"),
+        (LIST.format("reject") + "\nmail_owner = pbs-nobody", "mail_owner"),
+    ],
+)
+def test_the_real_smtpd_says_why_it_ends(tmp_path: Path, main_cf: str, why: str) -> None:
+    config = folder_with(tmp_path, main_cf)
+    said = why_smtpd_ends(Host(), config, config.main_service())
+    assert why in said if why else said == ""
+
+
+@needs_postfix
+def test_trying_smtpd_leaves_the_queue_directory_alone(tmp_path: Path) -> None:
+    queue = tmp_path / "queue"
+    config = folder_with(tmp_path, LIST.format("reject") + f"\nqueue_directory = {queue}")
+    assert why_smtpd_ends(Host(), config, config.main_service()) == ""
+    assert not queue.exists()
+
+
+@needs_postfix
+@pytest.mark.parametrize(
+    ("main_cf", "place", "seen"),
+    [
+        (None, "/main.cf", "No such file or directory"),
+        ("mynetworks = 127.0.0.1\ncheck_policy_service inet:127.0.0.1:10040,", "/main.cf:2", "missing '='"),
+        ("inet_protocols = ipv9", "/main.cf", "unknown inet_protocols value"),
+    ],
+)
+def test_a_configuration_that_postfix_does_not_read_is_wrong(
+    tmp_path: Path, main_cf: str | None, place: str, seen: str
+) -> None:
+    if main_cf is not None:
+        (tmp_path / "main.cf").write_text(main_cf + "\n")
+        (tmp_path / "master.cf").write_text("smtp inet n - y - - smtpd\n")
+    settings, values = load(Path("/dev/null"))
+    (found,) = Doctor(settings, values, str(tmp_path)).examine_postfix([])
+    assert (found.check, found.level, found.place) == ("postfix.configuration", "wrong", f"{tmp_path}{place}")
+    assert seen in found.seen
