@@ -42,6 +42,7 @@ fuzz: $(FOR_TEST)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.run $(FUZZ)
 	$(BIN)/python -m tests.fuzz.streams 1000000
+	$(BIN)/python -m tests.fuzz.reports 1000000
 	PBS_MODEL_EXAMPLES=500 $(BIN)/python -m pytest -q --timeout=0 tests/test_decision_model.py
 
 bench: $(FOR_TEST)
