@@ -104,6 +104,8 @@ def complete(request: pytest.FixtureRequest, url: str, monkeypatch: pytest.Monke
         ("--set never_record=", []),
         ("--set nothing=", []),
         ("che", ["check"]),
+        ("help unde", ["undeny"]),
+        ("deny 192.0.2.99 ali", ["alice@example.com"]),
         ("completion f", ["fish"]),
     ],
 )

@@ -206,15 +206,7 @@ def _rows_as_json(explanation: Explanation) -> dict[str, Any]:
     from pbs_policy.table.rows import entry_row
 
     steps = [
-        {
-            "rule": row.rule,
-            "verdict": row.verdict,
-            "saw": row.saw,
-            "reason": row.reason or None,
-            "change": row.change or None,
-            "details": list(row.details),
-        }
-        for row in explanation.rows
+        {**row._asdict(), "reason": row.reason or None, "change": row.change or None} for row in explanation.rows
     ]
     others = [entry_row(entry, time.time()) for entry in explanation.others]
     return {"steps": steps, "others": others, "more_others": explanation.more}
@@ -229,7 +221,7 @@ WHY = {
     "sender_mismatch": "there is a login or permit, but not for the sender (sender_match)",
     "recipient_mismatch": "there is a permit, but not for the recipient",
     "no_tls": "the session is not encrypted (require_tls)",
-    "denied": "an administrator's deny stands against it",
+    "denied": "a deny stands against it",
     "user_unknown": "the login does not say whose it is, while users are denied or capped",
     "sender_uncertain": "a user is denied, and the sender could be another spelling of their name",
     "denied_user": "a deny stands against",

@@ -66,6 +66,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of this name; `help COMMAND` is its --help. Raises UsageError, naming those that are alike."""
+        if args[0] == "help" and ctx.resilient_parsing:
+            return None, None, []  # commands are suggested
         if args == ["help"]:
             click.echo(ctx.get_help())
             ctx.exit()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -36,30 +36,24 @@ LOGINS = ("login", "permit")
 DENIES = ("deny", "auto-deny")
 
 
+Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def _suggesting(targets: tuple[str, ...], users: tuple[str, ...] = ()) -> Suggest:
+    """What suggests the addresses and networks, and the users, in keys of these kinds."""
+    return lambda context, _, incomplete: _from_table(context, incomplete, targets, users)
+
+
+suggest_target = _suggesting(LOGINS)
+suggest_user = _suggesting((), ("login", "deny-user"))
+suggest_who = _suggesting(LOGINS, ("login",))
+suggest_denied = _suggesting(DENIES, ("deny-user",))
+
+
 def suggest_address(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Addresses with a login, a permit or a deny; networks are not among them."""
     found = _from_table(context, incomplete, (*LOGINS, *DENIES), ())
     return [each for each in found if "/" not in each]
-
-
-def suggest_target(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Addresses and networks with a login or a permit."""
-    return _from_table(context, incomplete, LOGINS, ())
-
-
-def suggest_user(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Users who are logged in or denied."""
-    return _from_table(context, incomplete, (), ("login", "deny-user"))
-
-
-def suggest_who(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Addresses and networks with a login or a permit, and users who are logged in."""
-    return _from_table(context, incomplete, LOGINS, ("login",))
-
-
-def suggest_denied(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Addresses, networks and users who are denied."""
-    return _from_table(context, incomplete, DENIES, ("deny-user",))
 
 
 def suggest_setting(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import isinf
 from typing import TYPE_CHECKING
 
@@ -90,12 +91,16 @@ def _deny(table: LoginTable, who: Who, reason: str, seconds: int, replace: bool)
 def _hint_at_bare_logins(settings: Settings, table: LoginTable, whom: Sequence[Who]) -> None:
     """Say so where somebody is logged in under the local part alone: whether that is the denied user is known only
     where user_domain completes such names."""
+    from pbs_policy.store.errors import StoreUnavailable
+
     bare = {each.user.rpartition("@")[0].lower(): each for each in whom if "@" in each.user}
     if settings.user_domain or not bare:
         return
     progress = Progress()
-    entries = table.entries(progress=progress.add)
-    found = {name for entry in entries if (name := entry.record.user.lower()) in bare}
+    found = set()
+    with suppress(StoreUnavailable):  # the deny stands: this is a hint
+        entries = table.entries(progress=progress.add)
+        found = {name for entry in entries if (name := entry.record.user.lower()) in bare}
     progress.clear()
     for name in sorted(found):
         say(
