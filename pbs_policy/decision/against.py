@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
+from pbs_policy.address import ClientAddress
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.sender import denied_names
 from pbs_policy.store.question import Procedure, Question
-from pbs_policy.table.keys import GONE
+from pbs_policy.table.keys import GONE, Keys
 from pbs_policy.table.networks import parse_lengths
 
 
@@ -55,7 +56,9 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
     asked += [each.key for each in standing]
     commands = [(b"PTTL", each.key) for each in standing]
     values, left = yield Question(asked, commands)
-    while (values[0] or values[1]) and (unasked := [key for key in _networks(case, values) if key not in asked]):
+    while (values[0] or values[1]) and (
+        unasked := [each for each in network_denies(keys, case.client_address, *values[:2]) if each not in asked]
+    ):
         # Networks are denied: of which lengths is known now. Everything is read anew, together with them.
         asked = [*asked, *unasked]
         values, left = yield Question(asked, commands)
@@ -76,12 +79,10 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
     return Against(asked, values, times, is_address_denied, denied, is_sender_denied, is_any_denied)
 
 
-def _networks(case: Case, values: Sequence[bytes | None]) -> list[bytes]:
-    """The keys of the client's denies by the lengths that are in use; `values` begins with the two keys of those."""
-    keys, names = case.table_keys, case.client_address.names_denied
-    return [
-        *map(keys.deny, names(parse_lengths(values[0]))), *map(keys.auto_deny, names(parse_lengths(values[1]))),
-    ]  # fmt: skip
+def network_denies(keys: Keys, client: ClientAddress, lengths: bytes | None, auto: bytes | None) -> list[bytes]:
+    """The keys of a client's denies by the lengths in use: of an administrator's, and of auto_deny's."""
+    names = client.names_denied
+    return [*map(keys.deny, names(parse_lengths(lengths))), *map(keys.auto_deny, names(parse_lengths(auto)))]
 
 
 def _is_sender_denied(own: Sequence[bytes], mapped: Sequence[bytes], denied: Set[bytes]) -> bool:
