@@ -28,7 +28,7 @@ from tests.topology.servers import Sentinel, Watched
 
 NEEDED = {
     "script": {"set"},
-    "recorder": {"set"},
+    "recorder": {"set", "mget"},
     "service": {
         *("get", "mget", "pttl", "publish", "hset", "hincrby", "hlen", "expire"),
         *("sadd", "srem", "scard", "pexpire", "set"),
@@ -224,7 +224,14 @@ _BUT_LOGINS = [
 ]
 REFUSED = {
     "script": _BUT_LOGINS,
-    "recorder": _BUT_LOGINS,
+    "recorder": [
+        *_BUT_LOGINS,
+        "SET pbs:deny-user:alice@example.com x EX 9",
+        "SET pbs:users:deny x EX 9",
+        "MGET pbs:permit:192.0.2.7",
+        "MGET pbs:login:192.0.2.7 pbs:use:20260101",
+        "MGET pbs:login:192.0.2.7 other",
+    ],
     "service": [
         "SET pbs:login:192.0.2.7 x EX 9",
         "SET pbs:permit:192.0.2.7 x EX 9",

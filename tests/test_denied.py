@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.decision.check import check
+from pbs_policy.decision.check import Enquiry, check
 from pbs_policy.decision.denied import read_denied
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.rules import Rules
@@ -47,8 +47,9 @@ def table(redis: Redis) -> Iterator[LoginTable]:
 @pytest.mark.parametrize(
     "deny",
     [
-        "", "192.0.2.7", "192.0.2.0/24", "file 0.0.0.0/0", "2001:db8:1:2::7", "2001:db8:1:2::/64", "2001:db8::/32", "203.0.113.7",
-        "all", "alice@example.com", "alice+phone@example.com", "alice", "carol@example.com", "auto 192.0.2.7",
+        "", "192.0.2.7", "192.0.2.0/24", "file 0.0.0.0/0", "2001:db8:1:2::7", "2001:db8:1:2::/64",
+        "2001:db8::/32", "203.0.113.7", "all", "alice@example.com", "alice+phone@example.com", "alice",
+        "carol@example.com", "auto 192.0.2.7",
         "auto 198.51.100.0/24", "auto 2001:db8:1:2::8", "file 192.0.2.0/24", "file 2001:db8:1:2::7",
         "file alice@example.com", "file bob@example.com", "by hand: users:deny", "another type",
     ],
@@ -84,7 +85,7 @@ def test_whom_the_service_refuses_for_a_deny_is_denied_and_nobody_else(
             serialise_request({"client_address": client.text, "sender": "", "recipient": "bob@example.net"})
         )
         assert request is not None
-        reason = check(table, Rules(senders=rules), client, request, denies=denies).reason
+        reason = check(Enquiry(table, Rules(senders=rules), client, request, denies=denies)).reason
         assert reason in ("login", "denied", "denied_user", "user_unknown")
         expected.append(reason != "login")
     assert found.logins == expected

@@ -23,7 +23,7 @@ NEVER = {
     "table": ["service", "metrics", "settings", *ABOVE],
     "decision": ["service", "metrics", "settings", *ABOVE],
     "service": ["recorder", *ABOVE],
-    "recorder": ["decision", *ABOVE],
+    "recorder": ABOVE,
 }
 
 

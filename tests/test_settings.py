@@ -86,6 +86,8 @@ def test_the_defaults_are_those_of_the_manual(file: Path) -> None:
         reports_listen=(),
         reports_check_passwords=False,
         reports_secret_file="",
+        renew_sessions=60,
+        dovecot_config="",
         recorder_metrics_listen=(),
     )
     assert values == defaults()
@@ -148,6 +150,8 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "reports_check_passwords": "yes",
         "record_proxied_logins": "yes",
         "reports_secret_file": "/etc/pbs-policy/reports_secret",
+        "renew_sessions": "30s",
+        "dovecot_config": "/srv/dovecot/dovecot.conf",
         "recorder_metrics_listen": "inet:127.0.0.1:10043",
     }
     assert list(text) == list(defaults())
@@ -195,6 +199,8 @@ def test_every_setting_can_be_set(file: Path) -> None:
         reports_listen=(Listener("127.0.0.1", 10041), Listener("::1", 10041)),
         reports_check_passwords=True,
         reports_secret_file="/etc/pbs-policy/reports_secret",
+        renew_sessions=30,
+        dovecot_config="/srv/dovecot/dovecot.conf",
         recorder_metrics_listen=(Listener("127.0.0.1", 10043),),
     )
     assert loaded.rules == Rules(

@@ -52,21 +52,18 @@ def serve(session: Session, allow_root: bool) -> None:
 @click.option("--allow-root", is_flag=True, help="Run as root all the same.")
 @click.pass_obj
 def record(session: Session, allow_root: bool) -> None:
-    """Record the logins that Dovecot reports by itself, in the foreground, until SIGTERM.
+    """Record the logins that Dovecot reports by itself, and renew those of users who stay connected, in the
+    foreground, until SIGTERM.
 
     It listens for Dovecot's auth policy protocol where reports_listen says, and writes each login to Redis as the
     post-login script does. Whoever can report a login can permit an address: README says what that asks of you.
+    Every minute (renew_sessions) it asks doveadm who is connected, and writes their logins again with the full ttl.
     SIGHUP makes it read its settings anew. It needs no privilege, and refuses to run as root (exit status 77).
 
     \b
     Example:
       pbs-policy --set reports_listen=inet:127.0.0.1:10041 --set reports_check_passwords=yes record
     """
-    from pbs_policy.extras import why_no_reports
-    from pbs_policy.settings.sources import SettingsError
-
-    if lack := why_no_reports():
-        raise SettingsError([lack])
     from pbs_policy.recorder.record import run
 
     _run(session, "record", run, allow_root=allow_root)

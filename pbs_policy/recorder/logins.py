@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from pbs_policy.settings.sources import Value
 from pbs_policy.shipped import shipped
 
+USUAL_SERVICES = frozenset(("pop3", "imap"))
+"""Whose logins count where `services` is not set. Dovecot tells of those by SMTP AUTH and sieve as well."""
+
 
 class SeenLogin(NamedTuple):
     """A login that Dovecot told of, in which of `records.WAYS`. `master` is whose password was asked for, where that

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from pbs_policy.log import Log
 from pbs_policy.pages import DaemonNumbers
 from pbs_policy.recorder.reports import ReportServer
+from pbs_policy.recorder.sessions import SessionKeeper
 from pbs_policy.recorder.writer import LoginWriter
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.table.records import WAYS
@@ -18,12 +19,15 @@ _OUTCOMES = ("recorded", "left_out", "no_success", "other_service", "allow", "re
 
 
 class RecorderNumbers(DaemonNumbers):
-    """What `writer` and `reports` have counted, read when somebody asks."""
+    """What `writer`, `reports` and `keeper` have counted, read when somebody asks."""
 
-    def __init__(self, writer: LoginWriter, reports: ReportServer | None, lookups: Lookups, log: Log) -> None:
+    def __init__(
+        self, writer: LoginWriter, reports: ReportServer | None, keeper: SessionKeeper, lookups: Lookups, log: Log
+    ) -> None:
         super().__init__(lookups, log)
         self._writer = writer
         self._reports = reports
+        self._keeper = keeper
 
     def collect(self) -> Iterator[Metric]:
         """Every metric."""
@@ -34,6 +38,9 @@ class RecorderNumbers(DaemonNumbers):
             yield _counted("reports", "What Dovecot has posted.", "outcome", _OUTCOMES, reports.counts)
         yield CounterMetricFamily("pbs_policy_logins_lost", "Logins that Redis did not take in time.", writer.lost)
         yield GaugeMetricFamily("pbs_policy_logins_waiting", "Logins that wait for Redis.", writer.waiting)
+        keeper = self._keeper
+        yield GaugeMetricFamily("pbs_policy_sessions", "Logins of users who are connected.", keeper.connected)
+        yield GaugeMetricFamily("pbs_policy_sessions_renewed", "Of these, those renewed last time.", keeper.renewed)
         yield from super().collect()
 
 

@@ -9,11 +9,12 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pbs_policy.dovecot.doveadm import is_installed
 from pbs_policy.event_loop import logging_to, loop_factory
-from pbs_policy.extras import why_no_metrics
+from pbs_policy.extras import why_no_metrics, why_no_reports
 from pbs_policy.log import Log
-from pbs_policy.recorder.logins import LoginRules
-from pbs_policy.recorder.reports import USUAL_SERVICES, ReportServer
+from pbs_policy.recorder.logins import USUAL_SERVICES, LoginRules
+from pbs_policy.recorder.sessions import SessionKeeper
 from pbs_policy.recorder.writer import LoginWriter
 from pbs_policy.service.notify import Notify
 from pbs_policy.service.reload import Configuration, Load
@@ -29,6 +30,7 @@ from pbs_policy.table.keys import Keys
 
 if TYPE_CHECKING:
     from pbs_policy.pages import Pages
+    from pbs_policy.recorder.reports import ReportServer
 
 _WRITE_TIME = 1.0
 """Seconds, at the end, for what is still to be written to Redis: two tries."""
@@ -74,10 +76,19 @@ def refuse_faults(settings: Settings, values: Mapping[str, Value], *, has_secret
     """Raise SettingsError where there is nothing to do, or where it would be unsafe."""
     checks, listen = settings.reports_check_passwords, settings.reports_listen
     faults = list(find_reports_faults(values, listen, checks_passwords=checks, has_secret=has_secret))
-    if not settings.reports_listen:
-        faults.append("there is nothing to record: expected reports_listen, such as inet:127.0.0.1:10041")
+    if listen and (lack := why_no_reports()):
+        faults.append(lack)
+    if not listen and not _renews(settings):
+        faults.append(
+            "there is nothing to record: expected reports_listen, such as inet:127.0.0.1:10041, or renew_sessions "
+            "and Dovecot's doveadm on this host"
+        )
     if faults:
         raise SettingsError(faults)
+
+
+def _renews(settings: Settings) -> bool:
+    return bool(settings.renew_sessions) and is_installed()
 
 
 def probe(keys: Keys) -> Command:
@@ -119,24 +130,31 @@ class Recorder:
         await self._lookups.open()
         service.has_redis = lambda: self._lookups.is_connected
         self._writer = LoginWriter(LoginRules(service.configuration.values), self._lookups, log)
-        self._reports = ReportServer(self._listening, self._writer, log, self._secret)
+        self._keeper = SessionKeeper(self._writer, self._lookups, log)
+        self._reports = self._open_reports()
         self._follow(service.configuration)
         writing = asyncio.create_task(self._writer.run())
-        await self._reports.start()
+        if self._reports:
+            await self._reports.start()
         if pages:
             from pbs_policy.recorder.numbers import RecorderNumbers
 
-            pages.start_pages(RecorderNumbers(self._writer, self._reports, self._lookups, log), self._has_redis)
+            numbers = RecorderNumbers(self._writer, self._reports, self._keeper, self._lookups, log)
+            pages.start_pages(numbers, self._has_redis)
         service.announce()
         service.say_ready()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
-        work = service.beat(), service.reload_at(hangup, self._follow), self._keep_log()
+        work = [service.beat(), service.reload_at(hangup, self._follow), self._keep_log()]
+        if _renews(service.configuration.settings):
+            work.append(self._keeper.run())
         tasks = [asyncio.create_task(each) for each in work]
         await stopping.wait()
         service.notify.stopping()
         for task in tasks:
             task.cancel()
-        await self._reports.stop()
+        await asyncio.gather(*tasks, return_exceptions=True)  # one of them has a doveadm to end
+        if self._reports:
+            await self._reports.stop()
         self._writer.stop()
         await asyncio.wait([writing], timeout=_WRITE_TIME)
         if pages:
@@ -148,7 +166,16 @@ class Recorder:
 
     def _follow(self, configuration: Configuration) -> None:
         self._writer.rules = LoginRules(configuration.values)
-        self._reports.services = configuration.settings.services or USUAL_SERVICES
+        self._keeper.follow(configuration.settings, configuration.denies)
+        if self._reports:
+            self._reports.services = configuration.settings.services or USUAL_SERVICES
+
+    def _open_reports(self) -> ReportServer | None:
+        if not self._listening:
+            return None
+        from pbs_policy.recorder.reports import ReportServer  # aiohttp, which who has sessions alone may lack
+
+        return ReportServer(self._listening, self._writer, self._service.log, self._secret)
 
     async def _keep_log(self) -> None:
         log = self._service.log

@@ -22,6 +22,7 @@ from aiohttp import web
 
 from pbs_policy.log import Log
 from pbs_policy.recorder.auth_policy import Header, ReportError, parse_report
+from pbs_policy.recorder.logins import USUAL_SERVICES
 from pbs_policy.recorder.writer import LoginWriter
 
 MOST = 1_024
@@ -35,9 +36,6 @@ IDLE = 60.0
 
 LONGEST_REQUEST = 16_384
 """Bytes. Dovecot sends some 400, and a few more for a long name."""
-
-USUAL_SERVICES = frozenset(("pop3", "imap"))
-"""Whose logins count where `services` is not set. Dovecot reports those of SMTP AUTH and of sieve as well."""
 
 _YES = b'{"status": 0, "msg": ""}\n'
 _SILENT = logging.Logger("aiohttp")  # a peer's faults are no lines of ours

@@ -1,4 +1,4 @@
-"""Writes logins to Redis, behind whoever told of them: nobody waits for Redis but who asks to (`put`).
+"""Writes logins to Redis, behind whoever told of them: nobody waits for Redis but a session (`renew`).
 
 The logins wait in one bounded queue, oldest first, and go out many at a time on one connection to the master. While
 Redis is away they stay there; each is written with the time that is left of its `ttl`, so that an outage prolongs no
@@ -14,9 +14,10 @@ from time import monotonic
 from typing import NamedTuple
 
 from pbs_policy.log import Log, printable
-from pbs_policy.recorder.logins import LoginRules, SeenLogin, Unrecorded
+from pbs_policy.recorder.logins import LoginRules, Recorded, SeenLogin, Unrecorded
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.question import Command, Question
+from pbs_policy.table.records import SESSION
 
 MOST_WAITING = 10_000
 """Logins that wait for Redis, some 600 bytes each: five seconds of 2,000 a second, a quarter of an hour of ten."""
@@ -34,7 +35,7 @@ class _Waiting(NamedTuple):
 
 
 class LoginWriter:
-    """Takes logins by `offer` or `put`; `run` writes them until `stop`. `rules` may be replaced at any time."""
+    """Takes logins by `offer` and `renew`; `run` writes them until `stop`. `rules` may be replaced at any time."""
 
     def __init__(self, rules: LoginRules, lookups: Lookups, log: Log) -> None:
         self.rules = rules
@@ -69,18 +70,22 @@ class LoginWriter:
         if not recorded.keys:
             self.left_out[login.way] += 1
             return False
+        self._append(login.way, recorded)
+        return True
+
+    async def renew(self, recorded: Recorded) -> None:
+        """Record the login of a session once more, without a word. It waits until half of the queue is free: the
+        other half is for logins that nobody tells of again."""
+        await self._room.wait()
+        self._append(SESSION, recorded)
+
+    def _append(self, way: str, recorded: Recorded) -> None:
         if len(self._queue) >= MOST_WAITING:
             self._queue.popleft()
             self.lost += 1
-        self._queue.append(_Waiting(login.way, recorded.keys, recorded.value, monotonic() + recorded.ttl))
+        self._queue.append(_Waiting(way, recorded.keys, recorded.value, monotonic() + recorded.ttl))
         self._some.set()
         self._look_for_room()
-        return True
-
-    async def put(self, login: SeenLogin) -> bool:
-        """The same, once half of the queue is free: the other half is for logins that nobody tells of again."""
-        await self._room.wait()
-        return self.offer(login)
 
     async def run(self) -> None:
         """Write what waits, as it comes, until `stop`; then what is left, if Redis takes it at once."""

@@ -16,8 +16,7 @@ from functools import partial
 from typing import Any
 
 from pbs_policy import __version__
-from pbs_policy.changing_file import ChangingFile, FileFault
-from pbs_policy.log import printable
+from pbs_policy.changing_file import read_anew
 from pbs_policy.service.events import Publisher
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.stats import Stats, flatten, process_name
@@ -91,17 +90,8 @@ class Upkeep:
             server.permit_lengths = parse_lengths(answer.values[0])
         is_watched = answer is not None and answer.values[1] is not None
         server.events = self._publisher.set_watched(is_watched and not self._stopping.is_set())
-        await self._read_anew("sender_maps", server.maps)
-        await self._read_anew("denies", server.denies)
-
-    async def _read_anew(self, name: str, file: ChangingFile[Any] | None) -> None:
-        """Read the file of a setting anew if it has changed, and say so, or what is wrong with it."""
-        log = self._server.log
-        try:
-            if file is not None and await asyncio.to_thread(file.reload_if_changed):
-                log.info(f"{name} was read anew")
-        except FileFault as error:
-            log.error(f"{name} is not read anew, what it said before holds: {printable(str(error), 500)}")
+        await read_anew("sender_maps", server.maps, server.log)
+        await read_anew("denies", server.denies, server.log)
 
     async def write_stats(self) -> None:
         """Write what was decided since the last time."""

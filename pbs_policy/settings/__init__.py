@@ -197,6 +197,13 @@ class Settings:
     reports_secret_file: str = _setting(
         "", parse_path, "File whose first line is Dovecot's auth_policy_server_api_header; empty: on loopback only."
     )
+    renew_sessions: int = _setting(
+        "1m",
+        parse_duration_or_0,
+        "How often `pbs-policy record` renews the logins of users who are still connected, as doveadm tells, and at "
+        "least three times in a ttl; 0: never, nor where no doveadm is installed.",
+    )
+    dovecot_config: str = _setting("", parse_path, "Dovecot's configuration file, for doveadm; empty: its own.")
     recorder_metrics_listen: tuple[Listener, ...] = _setting(
         "", parse_listeners_or_none, "As metrics_listen, for `pbs-policy record`."
     )

@@ -113,7 +113,7 @@ def test_a_report_counts_only_with_the_secret(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"reports_listen": ""}, "nothing to record: expected reports_listen"),
+        ({"reports_listen": "", "renew_sessions": "0"}, "nothing to record: expected reports_listen"),
         ({"reports_check_passwords": "no"}, "with nopassword) reports a success for any password"),
         ({"reports_listen": "inet:0.0.0.0:0"}, "could permit any address: set reports_secret_file"),
         ({"reports_listen": "unix:/run/x"}, "Dovecot reports by TCP alone"),
@@ -134,7 +134,8 @@ def test_it_does_not_start_where_that_would_be_unsafe(settings: dict[str, str], 
 def test_without_aiohttp_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "aiohttp.py").write_text("raise ImportError('hidden by the test')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    result = subprocess.run([*CLI, "record", "--allow-root"], capture_output=True, text=True, timeout=60)
+    settings = ["--set", "reports_listen=inet:127.0.0.1:0", "--set", "reports_check_passwords=yes"]
+    result = subprocess.run([*CLI, *settings, "record", "--allow-root"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 78
     assert result.stderr.endswith("pip install 'pbs-policy[recorder]', or apt-get install python3-aiohttp\n")
     assert result.stderr.count("\n") == 1

@@ -59,6 +59,10 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 60))
 
 
+async def renew(bench: Bench, login: SeenLogin) -> None:
+    await bench.writer.renew(bench.writer.rules.describe(login))
+
+
 async def end(bench: Bench, writing: asyncio.Task[None]) -> None:
     bench.writer.stop()
     await writing
@@ -74,7 +78,7 @@ def test_logins_are_written_with_their_way_and_their_ttl() -> None:
         bench = Bench(ttl="10m", user_domain="example.com", sender_match="domain")
         writing = asyncio.create_task(bench.writer.run())
         assert bench.writer.offer(login())
-        assert await bench.writer.put(login(8, way="session"))
+        await renew(bench, login(8, way="session"))
         await end(bench, writing)
         values = {key.decode(): (value.split(b" ", 1)[1], ex) for _, key, value, *ex in bench.redis.taken}
         report, session = ((b"imap-" + way + b" alice", [b"EX", b"600"]) for way in (b"report", b"session"))
@@ -170,19 +174,19 @@ def test_what_finds_no_room_is_the_oldest_and_is_said_once(monkeypatch: pytest.M
     run(scenario())
 
 
-def test_who_puts_waits_for_half_of_the_queue_to_be_free() -> None:
+def test_a_session_waits_for_half_of_the_queue_to_be_free() -> None:
     async def scenario() -> None:
         bench = Bench()
         bench.redis.answers = False
         for number in range(MOST_WAITING // 2):
-            await bench.writer.put(login(user=b"user%d" % number, way="session"))
-        putting = asyncio.create_task(bench.writer.put(login(way="session")))
+            await renew(bench, login(user=b"user%d" % number, way="session"))
+        renewing = asyncio.create_task(renew(bench, login(way="session")))
         await asyncio.sleep(0)
-        assert not putting.done()
+        assert not renewing.done()
         bench.writer.offer(login(8))  # a report finds room
         bench.redis.answers = True
         writing = asyncio.create_task(bench.writer.run())
-        assert await putting
+        await renewing
         await end(bench, writing)
         assert bench.writer.lost == 0
         assert bench.writer.recorded.total() == MOST_WAITING // 2 + 2
