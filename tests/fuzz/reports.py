@@ -108,8 +108,8 @@ def may_be_recorded(login: SeenLogin, stream: bytes) -> bool:
             len(names) == len(said)
             and (said.get("success"), said.get("policy_reject"), said.get("nologin")) == (True, False, "no")
             and said["success"] is True
-            and (said["user"], said["remote"], said["protocol"])
-            == (login.user.decode(), login.address, login.service)
+            and [said.get(name) for name in ("user", "remote", "protocol")]
+            == [login.user.decode(), login.address, login.service]
             and said["user"]
         ):
             return True
