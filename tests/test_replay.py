@@ -43,8 +43,8 @@ def test_each_attempt_in_a_log_is_a_line_and_what_differs_says_so(pbs: Pbs) -> N
     with answering(b"action=OK\n\n", b"action=DUNNO\n\n") as service:
         result = pbs("replay", "--listener", str(service.listener), "-", given=(DENIED + RELAYED + DENIED).encode())
         assert service.connections == 1
-    assert result.err == ""
-    assert result.status == 0
+    assert result.err == "note: a log is asked of the logins, permits and denies as they are now\n"
+    assert result.status == 1
     assert result.out == (
         "client_address=192.0.2.7 sender=alice@example.com recipient=bob@example.net postfix=554 action=OK differs\n"
         'client_address=2001:db8::8 sender="" recipient=bob@example.net postfix=250 action=DUNNO differs\n'
@@ -87,6 +87,10 @@ def test_the_same_as_json_lines(pbs: Pbs) -> None:
         ("554 5.7.1 <b@x.org>: Relay access denied", "DUNNO", False),
         ("554 5.7.1 <b@x.org>: Relay access denied", "DEFER_IF_REJECT later", True),
         ("554 5.7.1 <b@x.org>: Relay access denied", "OK", True),
+        ("454 4.7.1 <b@x.org>: Relay access denied", "DUNNO", False),
+        ("454 4.7.1 <b@x.org>: Relay access denied", "DEFER_IF_REJECT later", False),
+        ("454 4.7.1 <b@x.org>: Relay access denied", "OK", True),
+        ("450 4.3.0 <b@x.org>: Recipient address rejected: relay permission cannot be checked now", "DUNNO", True),
         ("550 5.1.1 <b@x.org>: Recipient address rejected: User unknown", "OK", False),
         ("450 4.3.0 <b@x.org>: Recipient address rejected: relay permission cannot be checked now", "OK", True),
         ("450 4.3.0 <b@x.org>: Recipient address rejected: relay permission cannot be checked now",
@@ -101,7 +105,7 @@ def test_an_answer_differs_where_postfix_would_now_do_something_else(
     with answering(f"action={action}\n\n".encode()) as service:
         result = pbs("replay", "--json", "--listener", str(service.listener), "-", given=given)
     first, summary = (json.loads(line) for line in result.out.splitlines())
-    assert (first["differs"], summary["summary"]["differ"]) == (differs, differs)
+    assert (first["differs"], summary["summary"]["differ"], result.status) == (differs, differs, differs)
 
 
 @pytest.mark.parametrize("file", sorted(LOGS.glob("postfix-*.log")), ids=lambda file: file.name)
@@ -197,7 +201,17 @@ def test_standard_input_may_be_compressed_and_empty_files_are_no_fault(pbs: Pbs,
     with answering(b"action=DUNNO\n\n") as service:
         where = ("replay", "--listener", str(service.listener))
         assert pbs(*where, str(empty), "-", given=gzip.compress(DENIED.encode())).out == LINE + SUMMARY
-        assert pbs(*where, str(empty)).out == SUMMARY.replace("1 ", "0 ")
+        nothing = pbs(*where, str(empty))
+        assert nothing.out == SUMMARY.replace("1 ", "0 ")
+        assert nothing.status == 65
+
+
+@pytest.mark.parametrize("given", ["", "hello\n", DENIED.replace("postfix/", ""), "x" + DENIED, "x=1\n\n"])
+def test_where_nothing_is_understood_that_is_a_failure(pbs: Pbs, given: str) -> None:
+    result = pbs("replay", "--json", "--listener", "unix:/nowhere", "-", given=given.encode())
+    assert result.status == 65
+    assert result.err == "pbs-policy: -: no line of Postfix's and no request was understood\n"
+    assert json.loads(result.out)["summary"]["unparseable"] == ("smtpd" in given or "=1" in given)
 
 
 def test_a_service_that_is_started_anew_in_between_is_asked_again(pbs: Pbs) -> None:

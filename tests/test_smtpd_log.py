@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pbs_policy.decision.rules import DEFER
@@ -27,7 +29,7 @@ REFUSED = Attempt(
 def read(*lines: str, log: SmtpdLog | None = None) -> list[Attempt]:
     """The attempts that these lines tell of."""
     log = log or SmtpdLog()
-    return [attempt for line in lines if (attempt := log.read(line))]
+    return [attempt for line in lines for attempt in log.read(line)]
 
 
 def message(
@@ -95,10 +97,91 @@ def test_an_instance_of_another_name_with_ports_and_long_queue_ids_is_understood
         "Nov 23 20:11:16 mx postfix-out/smtpd[123]: ",
         "Nov 23 20:11:16 mx postfix/submission/smtpd[123]: ",
         "Nov 23 20:11:16 mx mail.example.com/smtps/smtpd[123]: ",
+        "Nov 23 20:11:16 mx mail.info postfix/smtpd[123]: ",
+        "Nov 23 20:11:16 mx postfix/smtpd[123]: [ID 197553 mail.info] ",
+        "Nov 23 20:11:16.123456 mx postfix/smtpd[123]: ",
+        "Mon 2026-11-23 20:11:16 UTC mx postfix/smtpd[123]: ",
+        "Mon 2026-11-23 20:11:16.123456 CET mx postfix/smtpd[123]: ",
+        "2026-11-23 20:11:16,123 mx postfix/smtpd[123]: ",
+        "1795880641.123456 mx postfix/smtpd[123]: ",
+        "[12345.678901] mx postfix/smtpd[123]: ",
+        "2026 Nov 23 20:11:16 mx postfix/smtpd[123]: ",
+        "<22>Nov 23 20:11:16 mx postfix/smtpd[123]: ",
+        "<22>1 2026-11-23T20:11:16.123456+00:00 mx postfix/smtpd 123 - - ",
+        '<22>1 2026-11-23T20:11:16Z mx postfix/smtpd 123 - [meta sequenceId="1" x="a\\"b]"][o a="b"] \ufeff',
+        "2026-11-23T20:11:16Z mx postfix/smtpd 123 - - ",
+        "mailserver_1  | 2026-11-23T20:11:16.123456+00:00 mx postfix/smtpd[123]: ",
+        "mailserver-1  | Nov 23 20:11:16 mx postfix/smtpd[123]: ",
+        "2026-11-23T20:11:16.123456789Z Nov 23 20:11:16 mx postfix/smtpd[123]: ",
+        "2026-11-23T20:11:16.123456789Z stdout F 2026-11-23T20:11:16Z mx postfix/smtpd[123]: ",
+        "[pod/mail-0/postfix] Nov 23 20:11:16 mx postfix/smtpd[123]: ",
+        "Nov 23 20:11:16 host docker[32360]: Nov 23 20:11:17 mx postfix/smtpd[123]: ",
+        "2026-11-23T20:11:16+00:00 INFO    postfix/smtpd[123]: ",
+        "Nov 23 20:11:16 2001:db8::1 postfix/smtpd[123]: ",
     ],
 )
 def test_a_line_is_understood_behind_each_header(header: str) -> None:
-    assert read(header + REFUSAL) == [REFUSED]
+    log = SmtpdLog()
+    assert read(header + REFUSAL, log=log) == [REFUSED]
+    assert read(header + REFUSAL.replace("NOQUEUE", "message repeated 2 times: [ NOQUEUE") + "]", log=log) == [
+        REFUSED
+    ]
+    assert (log.lines, log.unparseable) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"log": f"{HEADER}{REFUSAL}\n", "stream": "stdout", "time": "2026-11-23T20:11:16Z"},
+        {"log": f"{HEADER}{REFUSAL}\r\n"},
+        {"message": f"{HEADER}{REFUSAL}"},
+        {"MESSAGE": REFUSAL, "SYSLOG_IDENTIFIER": "postfix/smtpd", "_PID": "123", "_HOSTNAME": "mx"},
+        {"MESSAGE": REFUSAL, "SYSLOG_IDENTIFIER": "postfix/smtpd", "SYSLOG_PID": "123"},
+    ],
+)
+def test_a_line_is_understood_inside_json(fields: dict[str, str]) -> None:
+    assert read(json.dumps(fields)) == [REFUSED]
+    escaped = json.dumps(fields).replace("alice", "\\ud800\\u00fc")
+    (attempt,) = read(escaped)
+    serialise_request({"sender": attempt.sender})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"log": 1}', '{"log": "x"', "{}", "{" * 100_000, '{"a":' * 100_000, '{"a":' + "9" * 5_000 + "}",
+        '{"MESSAGE": [1, 2], "SYSLOG_IDENTIFIER": "postfix/smtpd"}', '{"MESSAGE": "x", "SYSLOG_IDENTIFIER": {}}',
+    ],
+    ids=lambda line: line[:20],
+)  # fmt: skip
+def test_json_about_something_else_is_no_attempt(line: str) -> None:
+    assert read(line) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"Nov 23 20:11:16 mx dovecot: imap-login: Login: user=<{HEADER}{REFUSAL}>",
+        f"Nov 23 20:11:16 mx dovecot[1]: {HEADER.partition('mx ')[2]}{REFUSAL}",
+        f"Nov 23 20:11:16 mx dovecot: x {HEADER.partition('mx ')[2]}{REFUSAL}",
+        f"Nov 23 20:11:16 mx postfix/cleanup[1]: 4AbC1: message-id=<{HEADER}{REFUSAL}>",
+        f"Nov 23 20:11:16 mx postfix/cleanup[1]: {HEADER}{REFUSAL}",
+        f"<22>1 2026-11-23T20:11:16Z mx dovecot 12 - - {HEADER}{REFUSAL}",
+        f"<22>1 2026-11-23T20:11:16Z mx dovecot 12 - - x {HEADER.partition('mx ')[2]}{REFUSAL}",
+        json.dumps({"log": f"Nov 23 20:11:16 mx dovecot: {HEADER}{REFUSAL}"}),
+        json.dumps({"MESSAGE": f"x {HEADER}{REFUSAL}", "SYSLOG_IDENTIFIER": "dovecot", "_PID": "1"}),
+        json.dumps({"MESSAGE": REFUSAL, "SYSLOG_IDENTIFIER": "x postfix/smtpd[1]: ", "_PID": "1"}),
+    ],
+)
+def test_a_line_of_another_program_that_quotes_one_of_smtpd_is_no_attempt(line: str) -> None:
+    assert read(line) == []
+
+
+@pytest.mark.parametrize("line", ["x " + HEADER + REFUSAL, "? postfix/smtpd 12 " + REFUSAL, REFUSAL])
+def test_a_line_that_looks_like_smtpd_and_is_not_read_is_counted(line: str) -> None:
+    log = SmtpdLog()
+    assert read(line, log=log) == []
+    assert (log.lines, log.unparseable) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +272,92 @@ def test_a_client_with_smtp_auth_is_counted_and_left_out() -> None:
     assert (log.authenticated, log.unparseable) == (1, 0)
 
 
-def test_a_message_that_comes_back_from_a_content_filter_is_left_out() -> None:
-    client = "localhost[127.0.0.1], orig_queue_id=1CE6B20C311, orig_client=unknown[192.0.2.8]"
-    assert read(*message(client)) == []
+@pytest.mark.parametrize("file", sorted(LOGS.glob("filter-*.log")), ids=lambda file: file.stem)
+def test_what_goes_to_a_filter_is_judged_where_it_comes_back(file: Path) -> None:
+    """Two clients: one may relay, the other sends to our own domain and to an alias that leads elsewhere."""
+    log = SmtpdLog()
+    seen = read(*file.read_text().splitlines(), log=log)
+    assert (log.unparseable, log.forgotten, log._messages) == (0, 0, {})
+    assert [
+        (each.client_address, each.sender, each.recipient, each.reply[:3], each.about_relaying) for each in seen
+    ] == [
+        ("198.51.100.11", "alice@example.com", "bob@example.net", "250", True),
+        ("198.51.100.12", "carol@example.org", "eve@example.net", "554", False),
+        ("198.51.100.12", "carol@example.org", "forward@local.example", "250", False),
+    ]
+
+
+@pytest.mark.parametrize("file", sorted(LOGS.glob("filter-*.log")), ids=lambda file: file.stem)
+def test_behind_a_filter_a_client_with_smtp_auth_is_left_out(file: Path) -> None:
+    log = SmtpdLog()
+    client = ": client=unknown[198.51.100.11]"
+    text = file.read_text().replace(client + "\n", client + ", sasl_method=PLAIN, sasl_username=alice\n")
+    assert {each.client_address for each in read(*text.splitlines(), log=log)} == {"198.51.100.12"}
+    assert (log.authenticated, log.unparseable) == (2, 0)
+
+
+@pytest.mark.parametrize("file", sorted(LOGS.glob("filter-*.log")), ids=lambda file: file.stem)
+@given(order=st.randoms())
+@settings(max_examples=30)
+def test_a_log_of_a_filter_in_any_order_or_cut_names_no_wrong_client(file: Path, order: random.Random) -> None:
+    """Daemons write at the same time, and a log begins and ends anywhere."""
+    lines = file.read_text().splitlines()
+    for _ in range(order.randrange(20)):
+        at = order.randrange(len(lines) - 1)
+        lines[at : at + 2] = lines[at : at + 2][::-1]
+    whole = {each[:5] for each in read(*file.read_text().splitlines())}
+    cut = lines[order.randrange(len(lines)) :]
+    # What goes to a filter that does not say the first queue id looks like what is relayed, until it answers.
+    to_filter = (
+        {("198.51.100.11", "unknown", "", "alice@example.com", "user@local.example")}
+        if "plain" in file.name
+        else set()
+    )
+    assert {each[:5] for each in read(*cut)} <= whole | to_filter
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        "localhost[127.0.0.1]",
+        "localhost[::1]",
+        "localhost[127.0.0.1], orig_client=unknown[192.0.2.8]",
+        "localhost[127.0.0.1], orig_queue_id=1CE6B20C311, orig_client=unknown[192.0.2.8]",
+        "filter[192.0.2.20], orig_queue_id=1CE6B20C311, orig_client=unknown[192.0.2.8]",
+    ],
+)
+def test_what_comes_from_this_host_or_back_from_a_filter_and_belongs_to_nothing_is_left_out(client: str) -> None:
+    log = SmtpdLog()
+    assert read(*message(client), log=log) == []
+    assert log.unparseable == 0
+
+
+def test_a_stranger_cannot_say_which_message_came_back() -> None:
+    theirs, own = (
+        message("unknown[192.0.2.8]"),
+        message("localhost[127.0.0.1]", "root@local.example", queue_id="4AbC1"),
+    )
+    theirs[3] = theirs[3].replace("(250 ok)", "(250 2.0.0 Ok: queued as 4AbC1)")
+    assert [(each.client_address, each.sender) for each in read(*own[:3], *theirs, own[3])] == [
+        ("192.0.2.8", "alice@example.com")
+    ]
+
+
+def test_a_queue_id_that_a_filter_names_is_of_the_same_client_or_nobodys() -> None:
+    other = message("unknown[192.0.2.9]", "carol@example.com", queue_id="1CE6B20C311")
+    back = message("localhost[127.0.0.1], orig_queue_id=1CE6B20C311, orig_client=unknown[192.0.2.8]")
+    assert [each.client_address for each in read(*other[:3], *back)] == []
+
+
+def test_another_instance_may_be_what_a_filter_gives_its_mail_to() -> None:
+    first = message(where="mx postfix-in", queue_id="4AbC1")
+    first[3] = (
+        first[3]
+        .replace("mx.example.net[203.0.113.1]", "127.0.0.1[127.0.0.1]")
+        .replace("(250 ok)", "(250 queued as 4AbC2)")
+    )
+    second = message("localhost[127.0.0.1]", where="mx postfix-out", queue_id="4AbC2")
+    assert [each.client_address for each in read(*first[:3], *second[:3], first[3], second[3])] == ["192.0.2.8"]
 
 
 @pytest.mark.parametrize("program", ["local[4]", "lmtp[4]", "virtual[4]", "relay/smtp[4]", "error[4]"])
@@ -234,7 +400,6 @@ def test_a_line_that_is_cut_or_can_be_read_in_two_ways_is_counted_and_left_out(l
         HEADER + "connect from unknown[192.0.2.7]",
         HEADER + REFUSAL.replace("reject: RCPT", "reject: MAIL"),
         HEADER + REFUSAL.replace("reject: RCPT", "reject_warning: RCPT"),
-        "x " + HEADER + REFUSAL,
     ],
 )
 def test_a_line_about_something_else_is_no_attempt_and_no_fault(line: str) -> None:
@@ -272,7 +437,7 @@ def test_no_line_raises_and_what_comes_out_can_be_asked(lines: list[str], rememb
     for attempt in read(*lines, log=log):
         serialise_request({"sender": attempt.sender, "recipient": attempt.recipient, "helo_name": attempt.helo_name})
         serialise_request({"client_address": attempt.client_address, "client_name": attempt.client_name})
-    assert log._size == sum(1 + len(each.recipients) for each in log._messages.values()) <= remembered
+    assert log._size == sum(each.size for each in log._messages.values()) <= remembered
 
 
 PRINTABLE = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs", "Cc"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _GZIP = b"\x1f\x8b"
 
+DIFFERS = 1
+"""Exit status where Postfix did something else than it would do now."""
+
 
 class _Asked(NamedTuple):
     """One request, and what Postfix replied to its client: empty where that is not known. `comparable` says whether
@@ -42,13 +46,18 @@ class _Asked(NamedTuple):
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of text, one object a line, the summary last.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.pass_obj
-def replay(session: Session, address: str, as_json: bool, files: tuple[str, ...]) -> None:
+def replay(session: Session, address: str, as_json: bool, files: tuple[str, ...]) -> int:
     """Ask the running service about each request that FILE tells of, and compare its answers with what Postfix did.
 
     A FILE is a log of Postfix, or requests as Postfix sent them to a policy service; also compressed by gzip. For
-    standard input write -. From a log come refused recipients, and messages that went on by SMTP. Clients that
-    Postfix permits by mynetworks differ: it asks nobody about them. Clients with SMTP AUTH are left out. A log does
-    not say who used TLS. Nothing is counted for all this: no cap comes nearer. The service logs its answers.
+    standard input write -. From a log come refused recipients, and messages that went on by SMTP; what passes a
+    content filter counts once it has come back. Clients that Postfix permits by mynetworks differ: it asks nobody
+    about them. Clients with SMTP AUTH are left out, and so is this host. A log does not say who used TLS. Nothing is
+    counted for all this: no cap comes nearer. The service logs its answers.
+
+    A log of yesterday is asked of the logins, permits and denies of today: who was logged in then is refused now.
+
+    Exit status 1 where an answer differs, 65 where there was nothing of Postfix's in any FILE.
 
     \b
     Example:
@@ -69,6 +78,12 @@ def replay(session: Session, address: str, as_json: bool, files: tuple[str, ...]
                     counts["differs"] += differs
                     click.echo((_as_json if as_json else _as_text)(asked, action, differs))
     click.echo((_summary_as_json if as_json else _summary_as_text)(counts, log))
+    if not counts and not log.lines:
+        click.echo(f"pbs-policy: {', '.join(files)}: no line of Postfix's and no request was understood", err=True)
+        return os.EX_DATAERR
+    if counts["differs"] and log.lines:
+        click.echo("note: a log is asked of the logins, permits and denies as they are now", err=True)
+    return DIFFERS if counts["differs"] else os.EX_OK
 
 
 class _Service:
@@ -158,8 +173,7 @@ def _from_log(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
         if line is None:
             log.unparseable += 1
             continue
-        found = log.read(line.removesuffix(b"\r").decode("utf-8", "surrogateescape"))
-        if found:
+        for found in log.read(line.removesuffix(b"\r").decode("utf-8", "surrogateescape")):
             request = serialise_request(
                 {
                     "client_address": found.client_address,
@@ -211,9 +225,14 @@ def _sound_request(data: bytes) -> _Asked | None:
 
 
 def _differs(reply: str, action: str) -> bool:
-    """Whether Postfix' reply was of another kind than it would be after this action: 250, 450 or 554."""
-    kind = {"OK": "2", "DUNNO": "5", "DEFER_IF_REJECT": "4"}.get(action.partition(" ")[0])
-    return kind != reply[:1]
+    """Whether Postfix's reply was of another kind than it would be after this action.
+
+    DUNNO leaves it to the restriction behind the check: 554, or 454 where that is Debian's defer_unauth_destination,
+    which says the same after DEFER_IF_REJECT.
+    """
+    kind, denied = reply[:1], reply.endswith("Relay access denied")
+    as_before = {"OK": kind == "2", "DUNNO": denied or kind == "5", "DEFER_IF_REJECT": kind == "4"}
+    return not as_before.get(action.partition(" ")[0], False)
 
 
 def _as_text(asked: _Asked, action: str, differs: bool) -> str:
