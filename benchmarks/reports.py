@@ -60,7 +60,7 @@ def run(bench: Bench) -> Section:
         wrong = sum(each.wrong for each in runs)
         share = percent(median(each.cpu for each in runs))
         rows.append([str(connections), f"{rate:.0f}", f"{cost * 1e6:.0f}", share, f"{1 / cost:.0f}", str(wrong)])
-    head = ["connections", "reports/s", "recorder's CPU µs a report", "CPU", "reports/s of a whole core", "keys wrong"]
+    head = ["connections", "reports/s", "CPU µs a report", "CPU", "reports/s of a whole core", "keys wrong"]
     section.blocks.append(table(head, rows))
     on_a_core, wrong = min(int(row[4]) for row in rows), sum(int(row[5]) for row in rows)
     what = "reports a second on one core, the table right at the end"
@@ -71,7 +71,7 @@ def run(bench: Bench) -> Section:
 
 _INTRODUCTION = """\
 The recorder alone on one core; Dovecot's part is played by a program that sends one report after the other on each
-connection, as Dovecot does, {number} in all, each of another address and user. Medians of {repetitions} rounds. After each round
+connection, as Dovecot does, {number} in all, each of another address and user. Medians of {repetitions} rounds. Then
 every key and value is compared with what was reported. What a whole core takes is reckoned from the recorder's own
 processor time: other guests of the machine take from the rate as they please."""
 

@@ -1,6 +1,6 @@
 """Where Dovecot reports logins: its auth policy protocol over HTTP. No answer waits for Redis.
 
-    POST /?command=report    what `auth_policy` reads; 400 where it cannot, 401 without the secret
+    POST /?command=report    what `auth_policy` reads; 400 where it cannot, 401 without the secret, 415 for no JSON
     POST /?command=allow     always answered with a yes: who asks for it by mistake must not refuse logins
 
 aiohttp speaks HTTP. What peers can take is bounded here: `MOST` connections, of which the one that was silent for the
@@ -112,6 +112,8 @@ class ReportServer:
             return HTTPStatus.BAD_REQUEST, "refused", "no command=report: auth_policy_server_url must not end in ?"
         if self._secret.value and not self._has_secret(request):
             return HTTPStatus.UNAUTHORIZED, "refused", "not with the header that reports_secret_file names"
+        if request.content_type != "application/json":  # what a web page has a browser send is something else
+            return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "refused", "its Content-Type is not application/json"
         try:
             login = parse_report(body)
         except ReportError as error:

@@ -87,6 +87,8 @@ def make_request(randomness: random.Random) -> tuple[bytes, bytes]:
     body = make_report(randomness)
     method = randomness.choice([b"POST"] * 20 + [b"GET", b"PUT", b"POST\xff", b"OPTIONS"])
     lines = [method + b" " + randomness.choice(TARGETS) + b" HTTP/1.1", b"Host: 127.0.0.1:10041"]
+    if randomness.random() < 0.95:
+        lines.append(b"Content-Type: application/json")
     if randomness.random() < 0.1:
         lines.append(randomness.choice(HEADERS))
     length = len(body) + randomness.choice([0] * 30 + [-1, 1, 100])

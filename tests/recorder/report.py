@@ -27,7 +27,8 @@ def post(
     place = urlsplit(url)
     connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
     try:
-        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        named = {"Content-Type": "application/json"}
+        named |= {name.replace("_", "-"): text for name, text in headers.items()}
         connection.request(method, "/" + query, body, named)
         response = connection.getresponse()
         return response.status, response.read()
