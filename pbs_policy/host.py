@@ -7,6 +7,7 @@ control lists are not looked at.
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import stat
@@ -94,6 +95,13 @@ class Host:
         """The account of this name. Raises KeyError where there is none."""
         found = pwd.getpwnam(name)
         return Account(name, found.pw_uid, found.pw_gid, frozenset(os.getgrouplist(name, found.pw_gid)))
+
+    def group(self, account: Account) -> str:
+        """The name of its own group, which need not be the account's."""
+        try:
+            return grp.getgrgid(account.primary_gid).gr_name
+        except KeyError:
+            return str(account.primary_gid)
 
     def locate(self, path: str) -> Path:
         """Where the file called `path` is to be read."""

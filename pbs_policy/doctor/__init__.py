@@ -30,9 +30,10 @@ from pbs_policy.doctor import (
     strangers,
     trial,
     trusted,
+    units,
     use,
 )
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, unknown, where, wrong
+from pbs_policy.doctor.finding import AS_ROOT, Finding, good, not_looked_at, unknown, where, wrong
 from pbs_policy.doctor.store_facts import gather
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
 from pbs_policy.dovecot.last_login import plugin_protocols
@@ -114,6 +115,7 @@ CHECKS = {
     "store.ends": "each key has an end",
     "store.types": "the service can read each deny",
     "store.denies": "each deny in Redis is registered, as version 0.1.0 did not do it",
+    "service.units": "systemd's units of the service are those of this version, and none has failed",
     "service.answers": "the service answers on every listener, asked as Postfix asks",
     "service.version": "each running process of the service is of the version of this command",
     "service.observe_only": "the service permits, and does not only observe",
@@ -126,6 +128,13 @@ CHECKS = {
     "use.loopback": "no program on the mail host itself was refused in the last day",
 }
 """Every check, and what is the case when it is good."""
+
+_KEEPS_WRITES = {"store.reachable", "store.persistence", "store.replica"}
+"""Where one of these is at fault the script cannot write to that Redis either."""
+
+_KEEPS_TRIAL = {"dovecot.user", "dovecot.script", "dovecot.settings_file", "dovecot.settings", "dovecot.files",
+                "store.read", "store.write", "service.answers", *_KEEPS_WRITES}  # fmt: skip
+"""Where one of these is at fault the trial fails, and says nothing new."""
 
 Connect = Callable[[Settings], "RedisClient"]
 
@@ -159,7 +168,16 @@ class Doctor:
     connect_script: Connect = connect_as_script
 
     def examine(self) -> Iterator[Finding]:
-        """Look at everything, part by part, and say each thing as it is found."""
+        """Look at everything, part by part, and say each thing as it is found. What follows from a fault that was
+        said is not said again."""
+        told: set[str] = set()
+        for finding in self._examine(told):
+            if finding.level in ("wrong", "unknown"):
+                told.add(finding.check)
+            yield finding
+
+    def _examine(self, told: set[str]) -> Iterator[Finding]:
+        """`told` are the checks that have found a fault so far."""
         postfix_seen: list[PostfixConfig] = []
         dovecot_seen: list[DovecotConfig] = []
         hooks: list[Hook] = []
@@ -168,15 +186,18 @@ class Doctor:
         yield from _guarded("postfix.configuration", self.examine_postfix(postfix_seen))
         yield from _guarded("dovecot.configuration", self.examine_dovecot(hooks, dovecot_seen))
         yield from _guarded(proxy.CHECK, self.examine_both(postfix_seen, dovecot_seen))
-        yield from _guarded("store.reachable", self.examine_store(hooks, tables))
-        table = next(iter(tables), None)
-        yield from _guarded("dovecot.last_login_users", self.examine_last_login(dovecot_seen, table))
-        answers = list(_guarded("service.answers", service.check_service(self.settings, self.values)))
-        yield from answers
-        answered = all(each.level == "good" for each in answers if each.check == "service.answers")
-        yield from _guarded("service.trial", self._examine_trial(hooks, table, answered))
-        yield from _guarded("use.private_addresses", self._examine_use(table, postfix_seen))
-        yield from _guarded("service.version", numbers.check_numbers(table))
+        yield from _guarded("store.reachable", self.examine_store(tables))
+        for table in tables:
+            yield from _guarded("dovecot.last_login_users", self.examine_last_login(dovecot_seen, table))
+        yield from _guarded("store.write", self._examine_script_access(hooks, told))
+        yield from _guarded(units.CHECK, units.check_units(self.host))
+        store_told = bool(told & {"store.reachable", "store.read"})
+        yield from _guarded("service.answers", service.check_service(self.settings, self.values, store_told))
+        for table in tables:
+            if not told & _KEEPS_TRIAL:
+                yield from _guarded("service.trial", self._examine_trial(hooks, table))
+            yield from _guarded("use.private_addresses", self._examine_use(table, postfix_seen))
+            yield from _guarded("service.version", numbers.check_numbers(table))
 
     def _examine_files(self) -> Iterator[Finding]:
         settings = self.settings
@@ -199,10 +220,9 @@ class Doctor:
         try:
             config = read_postfix(self.host, self.postfix_directory)
         except NotLookedAt as error:
-            where = self.postfix_directory
-            absent = not where and isinstance(error, NotInstalled)
+            absent = not self.postfix_directory and isinstance(error, NotInstalled)
             say = not_looked_at if absent else unknown
-            yield say("postfix.configuration", str(error), where, "--postfix-config DIR")
+            yield say("postfix.configuration", str(error), self.postfix_directory, "--postfix-config DIR")
             return
         except PostfixFault as error:
             folder = ["-c", self.postfix_directory] if self.postfix_directory else []
@@ -255,7 +275,7 @@ class Doctor:
         """The check of Postfix and Dovecot together, on what the other two have read."""
         yield from proxy.check_proxy(next(iter(postfix_seen), None), next(iter(dovecot_seen), None))
 
-    def examine_last_login(self, seen: list[DovecotConfig], table: LoginTable | None) -> Iterator[Finding]:
+    def examine_last_login(self, seen: list[DovecotConfig], table: LoginTable) -> Iterator[Finding]:
         """The check of last_login that needs the login table."""
         for config in seen:
             try:
@@ -266,7 +286,7 @@ class Doctor:
     def _read_dovecot(self) -> DovecotConfig:
         return read_dovecot(self.host, self.dovecot_file)
 
-    def examine_store(self, hooks: list[Hook], tables: list[LoginTable]) -> Iterator[Finding]:
+    def examine_store(self, tables: list[LoginTable]) -> Iterator[Finding]:
         """The checks of Redis. The login table is appended to `tables` where it can be read."""
         place = where(self.values["redis_url"])
         try:
@@ -292,22 +312,23 @@ class Doctor:
                 if "MOVED " in seen:
                     mend = "a Cluster has redis_url = redis+cluster://HOST[,HOST...], key_prefix = {pbs}:"
                 yield wrong("store.reachable", seen, place, mend)
+
+    def _examine_script_access(self, hooks: list[Hook], told: set[str]) -> Iterator[Finding]:
+        """What the script may do in Redis, once for each user and settings file that it is run with."""
         ways = {(hook.settings_file, hook.user): hook for hook in hooks}
         for hook in ways.values():
-            yield from self._examine_script_access(hook)
-
-    def _examine_script_access(self, hook: Hook) -> Iterator[Finding]:
-        try:
-            own, values = script.script_settings(hook, self.host)
-            # What these settings name (a password file, a key, a socket) is what that user chose.
-            with self.host.acting_as(hook.user):
-                findings = list(self._check_script_access(own, where(values["redis_url"])))
-        except SettingsError as error:
-            yield not_looked_at("store.write", f"as the script's user: {error.faults[0]}", hook.place)
-        except NotLookedAt as error:
-            yield not_looked_at("store.write", str(error), hook.place)
-        else:
-            yield from findings
+            try:
+                own, values = script.script_settings(hook, self.host)
+                if told & _KEEPS_WRITES and script.same_redis(own, self.settings):
+                    continue
+                # What these settings name (a password file, a key, a socket) is what that user chose.
+                with self.host.acting_as(hook.user):
+                    findings = list(self._check_script_access(own, where(values["redis_url"])))
+            except (SettingsError, NotLookedAt) as error:
+                if not told & {"dovecot.user", "dovecot.settings_file", "dovecot.files"}:
+                    yield unknown("store.write", f"as the script's user: {error}", hook.place, AS_ROOT)
+            else:
+                yield from findings
 
     def _check_script_access(self, own: Settings, place: str) -> Iterator[Finding]:
         redis = self.connect_script(own)
@@ -317,20 +338,13 @@ class Doctor:
         except StoreUnavailable as error:
             yield not_looked_at("store.rights", str(error), place)
 
-    def _examine_trial(self, hooks: list[Hook], table: LoginTable | None, answers: bool) -> Iterator[Finding]:
-        if not self.with_trial:
-            return
-        if not hooks or table is None or not answers:
-            lack = "the service" if hooks and table else "Redis" if hooks else "a post-login script"
-            yield not_looked_at("service.trial", f"{lack} was not found or does not answer, and the trial needs it")
-            return
-        for hook in hooks:
+    def _examine_trial(self, hooks: list[Hook], table: LoginTable) -> Iterator[Finding]:
+        if self.with_trial and not hooks:
+            yield not_looked_at("service.trial", "no post-login script of ours is run here")
+        for hook in hooks if self.with_trial else ():
             yield from trial.check_trial(hook, self.settings, table, self.host)
 
-    def _examine_use(self, table: LoginTable | None, seen: Iterable[PostfixConfig]) -> Iterator[Finding]:
-        if table is None:
-            yield not_looked_at("use.private_addresses", "Redis is unavailable")
-            return
+    def _examine_use(self, table: LoginTable, seen: Iterable[PostfixConfig]) -> Iterator[Finding]:
         inet_protocols = next((each.value("inet_protocols") for each in seen), "")
         try:
             yield from use.check_use(table.entries(), inet_protocols, self.host)

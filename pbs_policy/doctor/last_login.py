@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.finding import Finding, good, warning, wrong
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.dovecot.last_login import ADDRESS, Plugin, has_plugin, plugin_protocols, read_plugin
 from pbs_policy.log import printable
@@ -82,20 +82,18 @@ def _check_scope(config: DovecotConfig, settings: Settings) -> Iterator[Finding]
         yield good("dovecot.last_login_scope", "last_login runs at POP3 and IMAP logins alone")
 
 
-def check_users(config: DovecotConfig, settings: Settings, table: LoginTable | None) -> Iterator[Finding]:
-    """Whether anything judges by the user, whom last_login does not record. `table` None: denies are not known."""
+def check_users(config: DovecotConfig, settings: Settings, table: LoginTable) -> Iterator[Finding]:
+    """Whether anything judges by the user, whom last_login does not record."""
     if not plugin_protocols(config, settings.key_prefix):
         return
     check, rules = "dovecot.last_login_users", settings.rules_on_users()
     refused = "and last_login records no user: the service refuses the logins that it records"
     mend = "use the post-login script (pbs-policy.conf)"
-    denied = next((each.target for each in table.denies() if each.kind == "user"), "") if table else ""
+    denied = next((each.target for each in table.denies() if each.kind == "user"), "")
     if rules:
         yield wrong(check, f"{' and '.join(rules)}: a rule on users, {refused}", config.file, mend)
     elif denied:
         mend += ", or pbs-policy undeny each user who is denied"
         yield wrong(check, f"{printable(denied)} is denied, {refused}", config.file, mend)
-    elif table is None:
-        yield not_looked_at(check, "whether users are denied: Redis is unavailable")
     else:
         yield good(check, "no setting and no deny judges by the user, whom last_login does not record")

@@ -19,21 +19,16 @@ _LOOPBACK_MEND = (
 )
 
 
-def check_numbers(table: LoginTable | None) -> Iterator[Finding]:
-    """What the numbers of the last day say. `table`: None where Redis is unavailable."""
-    why = "Redis is unavailable"
-    if table is not None:
-        try:
-            minutes = read_minutes(table.redis, table.keys, table.now())
-            services = read_services(table.redis, table.keys, minutes)
-        except StoreUnavailable as error:
-            why = printable(str(error))
-        else:
-            yield from _check_versions(services)
-            yield _check_loopback(minutes)
-            return
-    yield not_looked_at(VERSION, why)
-    yield not_looked_at(LOOPBACK, why)
+def check_numbers(table: LoginTable) -> Iterator[Finding]:
+    """What the numbers of the last day say."""
+    try:
+        minutes = read_minutes(table.redis, table.keys, table.now())
+        services = read_services(table.redis, table.keys, minutes)
+    except StoreUnavailable as error:
+        yield not_looked_at(VERSION, printable(str(error)))
+        return
+    yield from _check_versions(services)
+    yield _check_loopback(minutes)
 
 
 def _check_versions(services: Sequence[ServiceState]) -> Iterator[Finding]:

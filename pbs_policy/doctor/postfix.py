@@ -220,14 +220,15 @@ def check_socket(
         )
         return
     owner = config.value("mail_owner") or "postfix"
-    folder = str(PurePosixPath(outside).parent)
-    make = command_line("install", "-d", "-o", "pbs-policy", "-g", owner, "-m", "2750", folder)
-    mend = f"start the service; its folder: {make}"
     try:
+        account = host.account(owner)
+        group, folder = host.group(account), str(PurePosixPath(outside).parent)
+        make = command_line("install", "-d", "-o", "pbs-policy", "-g", group, "-m", "2750", folder)
+        mend = f"start the service; its folder: {make}"
         if not stat.S_ISSOCK(host.owned(outside).mode):
             yield wrong("postfix.socket", f"{outside} is not a socket", place, mend)
             return
-        obstacle = host.obstacle(host.account(owner), outside, READ | WRITE)
+        obstacle = host.obstacle(account, outside, READ | WRITE)
     except FileNotFoundError:
         yield wrong("postfix.socket", f"there is no socket {outside}", place, mend)
     except KeyError:
@@ -238,7 +239,7 @@ def check_socket(
     else:
         if obstacle:
             yield wrong("postfix.socket", f"smtpd cannot ask the service: {obstacle}", place,
-                        f"unix_socket_group = {owner} and unix_socket_mode = 0660 in pbs-policy.conf")  # fmt: skip
+                        f"unix_socket_group = {group} and unix_socket_mode = 0660 in pbs-policy.conf")  # fmt: skip
         else:
             yield good("postfix.socket", f"smtpd may connect to {outside}", place)
 

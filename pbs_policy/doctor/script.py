@@ -93,7 +93,7 @@ def _check_settings(
     lost = "logins go on, and none is recorded"
     obstacle = host.obstacle(account, file, READ)
     if obstacle and (hook.settings_file or not obstacle.endswith("does not exist")):
-        mend = f"{command_line('chgrp', account.name, file)} && {command_line('chmod', '640', file)}"
+        mend = f"{command_line('chgrp', host.group(account), file)} && {command_line('chmod', '640', file)}"
         if obstacle.endswith("does not exist"):
             mend = f"write {file}, or correct -c in executable"
         yield wrong("dovecot.settings_file", f"{obstacle}: {lost}", hook.place, mend)
@@ -112,7 +112,7 @@ def _check_settings(
     named.append((own.sentinel_password_file, READ))
     obstacles = [said for path, need in named if path and (said := host.obstacle(account, path, need))]
     if obstacles:
-        mend = f"give the group {account.name} access to it (chgrp, chmod g+r), not everybody"
+        mend = f"give the group {host.group(account)} access to it (chgrp, chmod g+r), not everybody"
         yield wrong("dovecot.files", f"{obstacles[0]}: {lost}", where(own_values["redis_url"]) or file, mend)
     else:
         yield good("dovecot.files", "the files that the script's settings name are there for it")
@@ -122,8 +122,8 @@ def _compare(
     own: Settings, own_values: Mapping[str, Value], settings: Settings, values: Mapping[str, Value]
 ) -> Iterator[Finding]:
     """The script's settings against the service's: logins must be written where they are looked for."""
-    unequal = [name for name in _SHARED if not _agree(name, own, settings)]
-    for name in unequal:
+    differing = unequal(own, settings)
+    for name in differing:
         ours, theirs = values[name], own_values[name]
         seen = f"{name} is {theirs.text or 'empty'!r} for the script and {ours.text or 'empty'!r} for the service"
         seen += f" ({ours.place})"
@@ -133,8 +133,18 @@ def _compare(
         yield say(
             "dovecot.settings", seen, place, f"{name} = {ours.text} in the script's file, too".replace("  ", " ")
         )
-    if not unequal:
+    if not differing:
         yield good("dovecot.settings", "the script and the service have the same settings")
+
+
+def unequal(own: Settings, settings: Settings) -> list[str]:
+    """The settings in which the script's and the service's have to be the same, and are not."""
+    return [name for name in _SHARED if not _agree(name, own, settings)]
+
+
+def same_redis(own: Settings, settings: Settings) -> bool:
+    """Whether the script writes to the Redis that the service reads."""
+    return _agree("redis_url", own, settings)
 
 
 def _agree(name: str, own: Settings, settings: Settings) -> bool:

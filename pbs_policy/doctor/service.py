@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from pbs_policy.decision.rules import DUNNO
-from pbs_policy.doctor.finding import AS_ROOT, Finding, good, warning, where, wrong
+from pbs_policy.doctor.finding import AS_ROOT, Finding, good, unknown, warning, where, wrong
 from pbs_policy.extras import why_no_metrics
 from pbs_policy.log import printable
 from pbs_policy.postfix.listener import Listener
@@ -20,10 +20,15 @@ STRANGER = "192.0.2.1"
 _PATIENCE = 2.0  # seconds: `timeout=2s` of postfix-examples; the service takes 0.5 s at the most
 
 
-def check_service(settings: Settings, values: Mapping[str, Value]) -> Iterator[Finding]:
-    """Ask every listener once, about a client that nobody has logged in from."""
-    for listener in settings.listen:
-        yield check_listener(listener, where(values["listen"]))
+def check_service(settings: Settings, values: Mapping[str, Value], store_told: bool = False) -> Iterator[Finding]:
+    """Ask every listener once, about a client that nobody has logged in from. `store_told`: that Redis does not
+    answer the service was said."""
+    found = [check_listener(listener, where(values["listen"]), store_told) for listener in settings.listen]
+    if len(found) > 1 and all(each.level == "wrong" for each in found):
+        first = found[0]  # the service does not run: one cause
+        yield wrong(first.check, "; ".join(each.seen for each in found), first.place, first.mend)
+    else:
+        yield from found
     if settings.observe_only:
         yield warning("service.observe_only", "observe_only = yes: the service permits nobody, and logs who it would",
                       where(values["observe_only"]), "observe_only = no, when you have seen enough")  # fmt: skip
@@ -37,20 +42,22 @@ def check_service(settings: Settings, values: Mapping[str, Value]) -> Iterator[F
         )
 
 
-def check_listener(listener: Listener, place: str) -> Finding:
+def check_listener(listener: Listener, place: str, store_told: bool = False) -> Finding:
     """One request to one listener."""
     check = "service.answers"
-    start = "systemctl status pbs-policy; journalctl -u pbs-policy"
+    start = "systemctl status pbs-policy; journalctl -u pbs-policy; restart it where listen was changed"
     began = time.monotonic()
     try:
         action = ask(listener, STRANGER, sender="", recipient="postmaster@example.net").action
     except TimeoutError:
         return wrong(check, f"{listener} accepts and does not answer", place, start)
     except PermissionError as error:
-        return Finding(check, "not looked at", f"{listener}: {error.strerror}", place, AS_ROOT)
+        return unknown(check, f"{listener}: {error.strerror}", place, AS_ROOT)
     except (OSError, ValueError) as error:
         return wrong(check, f"{listener} is not answered: {printable(str(error))}", place, start)
     took = time.monotonic() - began
+    if action.startswith("DEFER") and store_told:
+        return good(check, f"{listener} answers {printable(action)}, as it should without Redis", place)
     if action.startswith("DEFER"):
         return wrong(
             check, f"{listener} answers {printable(action)}: Redis is unavailable to the service", place, start

@@ -36,6 +36,18 @@ _STEPS = 20  # round trips of SCAN, also where other programs' keys are in betwe
 _CLOCK_SECONDS = 60  # `pbs-policy list` shows minutes
 _CONF = "redis.conf"  # doctor does not know where it is: CONFIG GET gives no lines
 
+_REFUSALS = {
+    "OOM": "raise maxmemory, or give the logins a Redis of their own",
+    "READONLY": "redis_url has to name the master, or the Sentinels that know it",
+    "read only replica": "redis_url has to name the master, or the Sentinels that know it",
+    "MISCONF": "see Redis' log: it cannot save, so it takes no writes (disk full, no permission on dir)",
+    "NOREPLICAS": "start the replicas, or lower min-replicas-to-write",
+    "LOADING": "wait until Redis has loaded its data, and look again",
+    "NOAUTH": "redis_user and redis_password_file in the script's settings",
+    "WRONGPASS": "redis_user and redis_password_file in the script's settings",
+}
+"""What helps where Redis refuses a write for another reason than rights, by what it says."""
+
 
 def check_store(facts: StoreFacts, place: str) -> Iterator[Finding]:
     """Every check that rests on what Redis says of itself. `place` is where redis_url is set."""
@@ -192,7 +204,11 @@ def check_write(redis: RedisClient, settings: Settings, place: str) -> Iterator[
             return
         user = settings.redis_user or "default"
         seen = f"the script's user {user} cannot record a login{_lack(said, settings)}: {said}"
-        yield wrong("store.write", seen, place, _set_user(user, f"~{settings.key_prefix}*", "+set", "+select"))
+        if missing_right(said, settings.key_prefix):
+            mend = _set_user(user, f"~{settings.key_prefix}*", "+set", "+select")
+        else:
+            mend = next((mend for word, mend in _REFUSALS.items() if word in said), "see Redis' log")
+        yield wrong("store.write", seen, place, mend)
     else:
         yield good("store.write", f"the script's user {settings.redis_user or 'default'} can record logins", place)
 

@@ -23,6 +23,7 @@ from pbs_policy.decision.check import Enquiry, check
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, wrong
+from pbs_policy.doctor.script import script_settings, unequal
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Account, Host, NotLookedAt
 from pbs_policy.log import printable
@@ -105,8 +106,12 @@ def _try(
     if action != OK:
         if time.monotonic() - began > TTL - 1:
             raise NotLookedAt("this machine was too slow for it")
-        yield wrong("service.trial", f"{name}: the script has recorded a login, and the service answers {seen}",
-                    hook.place, "make the script's settings and the service's equal (pbs-policy config)")  # fmt: skip
+        own, _ = script_settings(hook, host)
+        mend = "make the script's settings and the service's equal (pbs-policy config)"
+        if not unequal(own, settings):  # in the files
+            mend = "systemctl reload pbs-policy: it may go by settings from before a change of its file"
+        seen = f"{name}: the script has recorded a login, and the service answers {seen}"
+        yield wrong("service.trial", seen, hook.place, mend)
         return
     try:
         table.revoke_address(trial.client.text)

@@ -126,6 +126,10 @@ class CaseHost(Host):
         """One of ACCOUNTS, alone in its group."""
         return Account(name, ACCOUNTS[name], ACCOUNTS[name], frozenset({ACCOUNTS[name]}))
 
+    def group(self, account: Account) -> str:
+        """Called as the account, but for Postfix'."""
+        return {"postfix": "mail"}.get(account.name, account.name)
+
     @contextmanager
     def acting_as(self, user: str) -> Iterator[None]:
         """Its accounts are none of this machine's."""

@@ -35,7 +35,7 @@ def refuse_socket(_: Settings) -> RedisClient:
 @pytest.mark.parametrize("connect", [refuse_password, refuse_socket])
 def test_a_redis_that_only_others_may_reach_is_not_said_to_be_down(connect: object, is_root: bool) -> None:
     doctor = Doctor(SETTINGS, VALUES, connect=connect)  # type: ignore[arg-type]  # one of the two above
-    (finding,) = doctor.examine_store([], [])
+    (finding,) = doctor.examine_store([])
     assert finding.check == "store.reachable"
     assert "Permission denied" in finding.seen
     if is_root:

@@ -142,6 +142,14 @@ def test_a_sound_installation_ends_with_status_0(
     result = call(*where, **settings)
     assert result.status == 2, result.out
     assert f"{open_directory}/pbs-postlogin does not exist: every login is refused" in result.out
+    shutil.move(open_directory / "elsewhere", open_directory / "pbs-postlogin")
+    redis.stop()
+    assert [each["check"] for each in json.loads(call(*where, "-q", "--json", **settings).out)] == ["store.reachable"]
+    service.process.kill()
+    service.process.wait()
+    assert [each["check"] for each in json.loads(call(*where, "-q", "--json", **settings).out)] == [
+        "store.reachable", "service.answers"
+    ]  # fmt: skip
 
 
 def test_the_page_describes_each_check_and_no_other() -> None:

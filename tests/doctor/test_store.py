@@ -249,9 +249,26 @@ def test_a_redis_that_is_down_is_one_fault(own_redis: OwnRedis) -> None:
     url = server.url
     server.stop()
     settings, values = load(Path("/dev/null"), overrides=[f"redis_url={url}"])
-    found = faults(Doctor(settings, values).examine_store([], []))
+    found = faults(Doctor(settings, values).examine_store([]))
     assert list(found) == ["store.reachable"]
     assert found["store.reachable"].level == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [
+        (("--maxmemory", "1"), "raise maxmemory"),
+        (("--replicaof", "127.0.0.1", "1"), "redis_url has to name the master"),
+        (("--min-replicas-to-write", "1"), "start the replicas"),
+        (("--requirepass", "x"), "redis_password_file"),
+    ],
+)
+def test_a_redis_that_takes_no_writes_is_not_told_to_grant_rights(
+    own_redis: OwnRedis, arguments: tuple[str, ...], mend: str
+) -> None:
+    found = faults(store.check_write(asking(own_redis(*arguments)), SETTINGS, ""))["store.write"]
+    assert mend in found.mend, found
+    assert "SETUSER" not in found.mend
 
 
 def test_no_password_is_in_what_was_gathered(own_redis: OwnRedis) -> None:
