@@ -51,7 +51,7 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
     logins = settings.redis_password(credentials), settings.sentinel_login(credentials)
     listening = open_listeners(settings.reports_listen, settings)
     notify = Notify.from_environment(os.environ)
-    service = Service(configuration, load, listening, notify, log, lets="report logins, with the secret")
+    service = Service(configuration, load, listening, notify, log)
     recorder = Recorder(service, logins, listening, secret)
     pages = _open_pages(settings, log) if settings.recorder_metrics_listen else None
     try:
@@ -65,7 +65,7 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
 def _open_pages(settings: Settings, log: Log) -> Pages | None:
     """What answers at `recorder_metrics_listen`; None without the packages for it. Raises ListenError."""
     if lack := why_no_metrics("recorder_metrics_listen"):
-        log.warning(lack)
+        log.warning(f"the settings: {lack}")
         return None
     from pbs_policy.pages import Pages
 
@@ -141,6 +141,9 @@ class Recorder:
 
             numbers = RecorderNumbers(self._writer, self._reports, self._keeper, self._lookups, log)
             pages.start_pages(numbers, self._has_redis)
+        for listener in service.listeners:
+            if not listener.is_local:
+                log.warning(f"reports are heard on {listener}: whoever reaches it with the secret may permit anybody")
         service.announce()
         service.say_ready()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])

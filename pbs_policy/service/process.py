@@ -89,6 +89,12 @@ class Process:
             self._metrics.start(server, lambda: upkeep.watchers)
         hangup = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, hangup.set)
+        for listener in service.listeners:
+            if not listener.is_local:
+                self._log.warning(
+                    f"listening on {listener}: whoever can reach it may ask who may relay; "
+                    "127.0.0.1, [::1] or a unix socket keep it to this machine"
+                )
         service.announce()
         service.has_redis = lambda: lookups.is_connected
         service.say_ready()

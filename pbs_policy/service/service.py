@@ -22,17 +22,14 @@ class Service:
     """The settings now, and who is told of them. `has_redis` says whether Redis answers."""
 
     def __init__(
-        self, configuration: Configuration, load: Load, listening: Sequence[socket.socket], notify: Notify, log: Log,
-        *, lets: str = "ask who may relay",
-    ) -> None:  # fmt: skip
-        """`lets`: what whoever can reach it may do."""
+        self, configuration: Configuration, load: Load, listening: Sequence[socket.socket], notify: Notify, log: Log
+    ) -> None:
         self.configuration = configuration
         self.load = load
         self.notify = notify
         self.log = log
-        self._listeners = [listener_of(each) for each in listening]
-        self._places = " ".join(map(str, self._listeners)) or "nothing"
-        self._lets = lets
+        self.listeners = [listener_of(each) for each in listening]
+        self._places = " ".join(map(str, self.listeners)) or "nothing"
         self.has_redis: Callable[[], bool] = lambda: False
 
     @property
@@ -45,12 +42,6 @@ class Service:
     def announce(self) -> None:
         """The first line of the log: from now on whoever connects is served."""
         values = self.configuration.values
-        for listener in self._listeners:
-            if not listener.is_local:
-                self.log.warning(
-                    f"listening on {listener}: whoever can reach it may {self._lets}; "
-                    "127.0.0.1, [::1] or a unix socket keep it to this machine"
-                )
         changed = " ".join(f"{name}={value.text!r}" for name, value in values.items() if value.place != "default")
         changed = printable(changed, 1000) or "all defaults"
         self.log.info(f"pbs-policy {__version__} ready, listening on {self._places}; {changed}")

@@ -32,11 +32,13 @@ _MADE = {
     ("server.py", "line"): ("service/connection.py", "report_disconnection"),
     # pbs_policy/service/reload.py: the faults of the settings, as every command says them
     ("reload.py", "fault"): None,
+    # dovecot-hooks/pbs_postlogin.py, describe: where log_logins asks for each login
+    ("writer.py", "recorded.line"): None,
 }
 
 
 def service_lines() -> set[str]:
-    """What `pbs-policy serve` can log, but decisions and the faults of settings."""
+    """What `pbs-policy serve` and `pbs-policy record` can log, but decisions and the faults of settings."""
     found: set[str] = set()
     for file in sorted((TOP / "pbs_policy").rglob("*.py")):
         for call in _calls(file):
