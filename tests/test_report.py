@@ -14,7 +14,7 @@ from redis import Redis
 
 from pbs_policy.demo.ports import free_port
 from pbs_policy.table.rows import write_time
-from pbs_policy.table.usage import Usage
+from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, Usage
 from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
 
 DAY = 86_400
@@ -43,10 +43,12 @@ def pbs(redis: Redis, bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> Pbs:
 def note(redis: Redis) -> Note:
     """Let so many recipients be relayed, so many of them with a foreign sender, so many seconds ago."""
 
-    def write(client_address: str, user: str, recipients: int, foreign: int = 0, ago: int = 60) -> None:
+    def write(
+        client_address: str, user: str, recipients: int, foreign: int = 0, ago: int = 60, kind: int = BY_DOMAIN
+    ) -> None:
         usage = Usage("pbs:", KEPT, lambda: NOON - ago)
         for number in range(recipients):
-            usage.note(client_address, user, number < foreign)
+            usage.note(client_address, user, kind if number < foreign else 0)
         commands = usage.commands()
         pipeline: Any = redis.pipeline(transaction=False)
         for command in commands:
@@ -76,7 +78,8 @@ def test_the_users_are_listed_who_relayed_most_first(pbs: Pbs, some_uses: None) 
         "alice@example.com  192.0.2.7 and 2 more         125                3  1h ago\n"
         "bob@example.com    192.0.2.7                    100                0  3d ago\n"
         "carol@example.com  192.0.2.9                      1                0  1m ago\n"
-        f"3 users at 4 addresses: 226 recipients since {day(7)}\n",
+        f"3 users at 4 addresses: 226 recipients since {day(7)}\n"
+        "foreign senders: those that sender_match = domain would refuse\n",
         "",
     )
 
@@ -90,7 +93,32 @@ def test_with_addresses_each_user_and_address_has_a_line(pbs: Pbs, some_uses: No
         "alice@example.com  2001:db8::7              5                0  2d ago\n"
         "carol@example.com  192.0.2.9                1                0  1m ago\n"
         f"3 users at 4 addresses: 226 recipients since {day(7)}\n"
+        "foreign senders: those that sender_match = domain would refuse\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "sets", "refusing", "counted"),
+    [
+        ((), (), "domain", 2),
+        ((), ("sender_match=domain",), "domain", 2),
+        ((), ("sender_match=address",), "address", 5),
+        (("--as", "address"), (), "address", 5),
+        (("--as", "domain"), ("sender_match=address",), "domain", 2),
+    ],
+)
+def test_foreign_is_a_sender_that_the_setting_in_question_would_refuse(
+    pbs: Pbs, note: Note, options: tuple[str, ...], sets: tuple[str, ...], refusing: str, counted: int
+) -> None:
+    note("192.0.2.7", "alice@example.com", 2, 2)
+    note("192.0.2.7", "alice@example.com", 3, 3, kind=BY_ADDRESS_ALONE)
+    note("192.0.2.7", "alice@example.com", 1)
+    given = [word for each in sets for word in ("--set", each)]
+    assert pbs(*given, "report", *options).out.endswith(
+        f"6{counted:>17}  1m ago\n1 user at 1 address: 6 recipients since {day(7)}\n"
+        f"foreign senders: those that sender_match = {refusing} would refuse\n"
+    )
+    assert json.loads(pbs(*given, "report", "--json", *options).out)[0]["foreign_senders"] == counted
 
 
 def test_json_is_one_object_for_each_user_and_address(pbs: Pbs, some_uses: None, note: Note) -> None:
@@ -130,6 +158,7 @@ def test_what_was_beyond_a_days_bound_is_a_line_of_its_own(pbs: Pbs, note: Note)
         "others  192.0.2.7           7                0  1m ago\n"
         "others, beyond 5,000 users and addresses on one day: 5 recipients, 1 with a foreign sender, last 5m ago\n"
         f"1 user at 1 address and others: 12 recipients since {day(7)}\n"
+        "foreign senders: those that sender_match = domain would refuse\n"
     )
     assert json.loads(pbs("report", "--json").out)[1] == {
         "user": None, "client_address": None, "recipients": 5, "foreign_senders": 1,

@@ -22,10 +22,11 @@ from pbs_policy.changing_file import FileFault
 from pbs_policy.decision.sender import (
     LONGEST_SENDER,
     SenderRules,
+    justifies,
     names_to_match,
+    names_under,
     parse_recipient_delimiter,
     parse_user_domain,
-    sender_is_user,
     unquote_sender,
 )
 from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps
@@ -555,34 +556,35 @@ def test_a_file_that_is_gone_keeps_the_old_content_and_is_reported_once(
 
 
 @pytest.mark.parametrize(
-    ("sender", "user", "off", "domain", "address"),
+    ("sender", "user", "domain", "address"),
     [
-        (b"alice@example.com", b"alice@example.com", True, True, True),
-        (b"Alice@Example.com", b"ALICE@example.COM", True, True, True),
-        (b"alice@example.com", b"alice", True, True, True),
-        (b"alice+tag@example.com", b"alice", True, True, True),
-        (b"bob@example.com", b"alice", True, True, False),
-        (b"bob@example.net", b"alice", False, False, False),
-        (b"info@example.net", b"alice", True, True, True),
-        (b"@example.com", b"alice", False, False, False),
-        (b"alice@example.com", b"@example.com", False, False, False),
-        (b"alice@example.com", b"", False, False, False),
-        (b"", b"alice", False, False, False),
+        (b"alice@example.com", b"alice@example.com", True, True),
+        (b"Alice@Example.com", b"ALICE@example.COM", True, True),
+        (b"alice@example.com", b"alice", True, True),
+        (b"alice+tag@example.com", b"alice", True, True),
+        (b"bob@example.com", b"alice", True, False),
+        (b"bob@example.net", b"alice", False, False),
+        (b"info@example.net", b"alice", True, True),
+        (b"@example.com", b"alice", False, False),
+        (b"alice@example.com", b"@example.com", False, False),
+        (b"alice@example.com", b"", False, False),
+        (b"", b"alice", False, False),
     ],
 )
 def test_whether_one_login_justifies_a_sender(
-    maps_of: MapsOf, sender: bytes, user: bytes, off: bool, domain: bool, address: bool
+    maps_of: MapsOf, sender: bytes, user: bytes, domain: bool, address: bool
 ) -> None:
     maps = maps_of("info@example.net alice\n", "example.com")
+    rules = SenderRules("off", "example.com", "+")
     judged = [
-        sender_is_user(sender, user, SenderRules(match, "example.com", "+"), maps)
-        for match in ("off", "domain", "address")  # type: Literal["off", "domain", "address"]
+        justifies(names_under(sender, rules, by_domain, maps), user, rules)
+        for by_domain in (True, False)
     ]
-    assert judged == [off, domain, address]
+    assert judged == [domain, address]
 
 
 def test_any_login_justifies_a_null_sender_that_is_permitted() -> None:
-    assert sender_is_user(b"", b"alice", SenderRules(null_sender="permit"), None)
+    assert justifies(names_under(b"", SenderRules(null_sender="permit"), True, None), b"alice", SenderRules())
 
 
 # --- values of settings, and senders as people write them
@@ -702,7 +704,7 @@ def test_no_foreign_sender_ever_matches(sender: bytes, user: bytes, rules: Sende
     assert all(justified(name, sender, rules) for name in names)
     assert bool(names) == (split(sender) is not None)
     mine = names_of_user(user, rules.user_domain)
-    assert sender_is_user(sender, user, rules, None) == any(justified(name, sender, rules) for name in mine)
+    assert justifies(names, user, rules) == any(justified(name, sender, rules) for name in mine)
 
 
 @settings(deadline=None)

@@ -31,20 +31,23 @@ def _duration(_: click.Context, parameter: click.Parameter, text: str | None) ->
 @click.command()
 @click.option("--since", metavar="TIME", callback=_duration,
               help="How far to look back: 1d, 4w.  [default: 7d, or usage_kept where that is less]")  # fmt: skip
+@click.option("--as", "setting", type=click.Choice(["domain", "address"]),
+              help="Which sender_match would refuse a foreign sender.  [default: that of the settings, or domain]",
+              )  # fmt: skip
 @click.option("--addresses", "by_address", is_flag=True, help="One line for each user and client address.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of text: one object for each user and address.")
 @click.pass_obj
-def report(session: Session, since: int | None, by_address: bool, as_json: bool) -> None:
+def report(session: Session, since: int | None, setting: str | None, by_address: bool, as_json: bool) -> None:
     """Who still relays by POP-before-SMTP, and has to be moved to SMTP AUTH before it can go.
 
     One line for each user, who relayed most first: the address used most, the recipients, and how many of them had
-    a sender (MAIL FROM) that is not the user's, which sender_match would refuse. An address whose user is not known
-    has a line of its own. Days are UTC and counted whole, the first one too. With observe_only it is what would have
-    been relayed.
+    a foreign sender (MAIL FROM), which sender_match would refuse. Where several users share an address, mail is of
+    the one whom its sender names, if they are logged in there. What remains has a line for the address, without a
+    user. Days are UTC and counted whole, the first one too. With observe_only it is what would have been relayed.
 
     \b
     Example:
-      pbs-policy report --since 4w
+      pbs-policy report --since 4w --as address
       pbs-policy report --json | jq -r '.[].user // empty' | sort -u
     """
     import time
@@ -64,6 +67,9 @@ def report(session: Session, since: int | None, by_address: bool, as_json: bool)
         raise click.BadParameter(message, param_hint="'--since'")
     now = time.time()
     uses = list(read_uses(table.redis, settings.key_prefix, now - since, now))
+    setting = setting or ("address" if settings.sender_match == "address" else "domain")
+    if setting == "address":
+        uses = [use._replace(foreign_senders=use.foreign_senders + use.foreign_mailboxes) for use in uses]
     uses.sort(key=lambda use: (-use.recipients, use.user, use.client_address))
     others = [use for use in uses if (use.client_address, use.user) == OTHERS]
     known = [use for use in uses if use not in others]
@@ -81,6 +87,8 @@ def report(session: Session, since: int | None, by_address: bool, as_json: bool)
             _show_table("ADDRESSES", _by_user(known), now)
     for line in (*_summary_of_others(others, now), _summary(known, others, day)):
         click.echo(line)
+    if any(use.foreign_senders for use in uses):
+        click.echo(f"foreign senders: those that sender_match = {setting} would refuse")
 
 
 def _by_user(uses: Iterable[Use]) -> list[list[Use]]:

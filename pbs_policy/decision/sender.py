@@ -92,12 +92,13 @@ def names_to_match(sender: bytes, rules: SenderRules, maps: Maps | None) -> tupl
     match=address wants the sender, or the sender without its extension (recipient_delimiter); match=domain wants any
     user of the sender's domain. A user whom `maps` names for the sender will do in both.
     """
-    return None if rules.match == "off" else _names_to_match(sender, rules, rules.match == "domain", maps)
+    return None if rules.match == "off" else names_under(sender, rules, rules.match == "domain", maps)
 
 
-def _names_to_match(
+def names_under(
     sender: bytes, rules: SenderRules, is_by_domain: bool, maps: Maps | None
 ) -> tuple[bytes, ...] | None:
+    """The same as if `match` were `domain`, or `address`, whatever it is."""
     names = own_names(sender, rules)
     if not names:
         return None if not sender and rules.null_sender == "permit" else ()
@@ -157,9 +158,8 @@ def is_certain(sender: bytes) -> bool:
     return not sender or (len(sender) <= LONGEST_SENDER and _is_certain(sender) is not None)
 
 
-def sender_is_user(sender: bytes, user: bytes, rules: SenderRules, maps: Maps | None) -> bool:
-    """Whether a login of this user alone justifies this sender. With match=off it is judged as for `domain`."""
-    names = _names_to_match(sender, rules, rules.match != "address", maps)
+def justifies(names: Sequence[bytes] | None, user: bytes, rules: SenderRules) -> bool:
+    """Whether a login of this user alone is one of those that a sender needs (`names_under`)."""
     return names is None or any(name in names for name in names_of_user(user, rules.user_domain))
 
 

@@ -33,6 +33,7 @@ _WRITE_TIME = 0.6
 _OWN_DESCRIPTORS = 64
 """Descriptors that are not Postfix': listeners, Redis and its Sentinels, name servers, files; under 30 in all."""
 
+
 class Process:
     """Serves on `listening` until SIGTERM or SIGINT. `logins` are the password for Redis, and who to log in to
     Sentinels as."""

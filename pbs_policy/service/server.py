@@ -13,18 +13,18 @@ from functools import lru_cache
 from typing import Literal
 
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
-from pbs_policy.decision.case import Case, only_asks
+from pbs_policy.decision.case import Case
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.rules import Decision, Rules
-from pbs_policy.decision.sender import sender_is_user
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.log import Log, printable
-from pbs_policy.postfix.protocol import Request, first
+from pbs_policy.postfix.protocol import Request
 from pbs_policy.service import decision_line
 from pbs_policy.service.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.service.events import Events
 from pbs_policy.service.stats import no_counts
 from pbs_policy.service.turns import Turns
+from pbs_policy.service.uses import note_use
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.networks import Lengths
@@ -108,12 +108,9 @@ class PolicyServer:
         return Case(client, request, self.rules, self.keys, self.maps, networks, denies=self.denies)
 
     def note_use(self, usage: Usage, client: str, request: Request, decision: Decision) -> None:
-        """Count for the report a recipient that was let through, unless somebody only asked."""
-        user = decision.by.recorded_user if decision.by else b""
-        if user.endswith(b".invalid") or only_asks(request):  # a trial of the doctor's: no such domain (RFC 2606)
-            return
-        foreign = not sender_is_user(first(request, b"sender"), user, self.rules.senders, self.maps)
-        usage.note(client, user.decode("utf-8", "surrogateescape"), foreign)
+        """Count for the report a recipient that was let through."""
+        rules = self.rules.senders
+        note_use(usage, client, request, decision, rules, self.maps, self.keys, self.lookups.ask)
 
     def add(self, connection: Connection) -> None:
         """A connection is open. Where it is one too many, those that have been silent for the longest make room."""

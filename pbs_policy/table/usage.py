@@ -5,7 +5,8 @@ there is one hash for each UTC day, `use:<YYYYMMDD>` behind the prefix, which en
 last write to it. Each pair of an address and a user has three fields there, so that HLEN counts the pairs:
 
     n <client_address> <user>    recipients relayed
-    f <client_address> <user>    of them, those with a foreign sender
+    f <client_address> <user>    of them, those with a foreign sender: that sender_match = domain would refuse, and
+                                 2^32 times those more that sender_match = address would
     t <client_address> <user>    the last of them, Unix seconds
 
 An address has no blanks, and the user stands last, verbatim. Pairs that find no room, here or in the day, are summed
@@ -38,6 +39,9 @@ have to wait for longer than for their own answers."""
 PAIRS_IN_MEMORY = 10_000
 """Pairs that wait to be written: 3 MB. They are that many only where nothing could be written for long."""
 
+BY_DOMAIN, BY_ADDRESS_ALONE = 1, 1 << 32
+"""What a recipient adds to `f`. In one field, since a fourth one would take a third more memory."""
+
 OTHERS = ("others", "")
 """What stands in place of address and user where pairs are summed as one; no address is written like that."""
 
@@ -49,13 +53,16 @@ Pair = tuple[str, str]
 
 
 class Use(NamedTuple):
-    """What one user has relayed from one client address. `last_use` is Unix seconds."""
+    """What one user has relayed from one client address. `last_use` is Unix seconds; of the recipients,
+    `foreign_senders` had a sender that sender_match = domain would refuse, `foreign_mailboxes` one that
+    sender_match = address alone would."""
 
     client_address: str
     user: str
     recipients: int
     foreign_senders: int
     last_use: int
+    foreign_mailboxes: int = 0
 
 
 class _Sum:
@@ -104,6 +111,7 @@ class Usage:
         self._days: dict[bytes, _Day] = {}  # by key: today, and others for as long as they wait to be written
         self._waiting = 0  # pairs in all of these days
         self._in_flight: list[Command] = []
+        self._users: dict[str, bytes | None] = {}  # who was seen at each address today; None: several
         self._turn(now())
 
     @classmethod
@@ -115,8 +123,18 @@ class Usage:
         usage._end = b"%d" % (kept + _DAY)
         return usage
 
-    def note(self, client_address: str, user: str, foreign_sender: bool) -> None:
-        """Count one recipient that was relayed, or would have been under observe_only. On the hot path."""
+    def is_shared(self, client_address: str, user: bytes) -> bool:
+        """Whether others than this user were seen at the address too, today and by this process."""
+        if client_address not in self._users and len(self._users) >= PAIRS_IN_MEMORY:
+            return False
+        if self._users.setdefault(client_address, user) == user:
+            return False
+        self._users[client_address] = None
+        return True
+
+    def note(self, client_address: str, user: str, foreign_sender: int) -> None:
+        """Count one recipient that was relayed, or would have been under observe_only: with a sender that is foreign
+        BY_DOMAIN, BY_ADDRESS_ALONE, or (0) not foreign. On the hot path."""
         at = self._now()
         if not self._begins <= at < self._ends:
             self._turn(at)
@@ -174,6 +192,7 @@ class Usage:
         number = int(at // _DAY)
         self._begins, self._ends = number * _DAY, (number + 1) * _DAY
         self._today = self._day(_key(self._prefix, number))
+        self._users.clear()
 
     def _day(self, key: bytes) -> _Day:
         return self._days.setdefault(key, _Day())
@@ -238,7 +257,8 @@ def read_uses(redis: RedisClient, prefix: str, since: float, until: float) -> It
             if kind in (_NUMBER, _FOREIGN, _LAST):
                 uses.setdefault(pair, _Sum()).add_field(kind, int(value))
     for (client_address, user), each in uses.items():
-        yield Use(client_address, user, each.number, each.foreign, int(each.last))
+        more, foreign = divmod(each.foreign, BY_ADDRESS_ALONE)
+        yield Use(client_address, user, each.number, foreign, int(each.last), more)
 
 
 def _key(prefix: str, number: int) -> bytes:

@@ -60,7 +60,7 @@ def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     table.deny(parse_target("198.51.100.8"), "over its cap", 3600, is_automatic=True)
     table.deny_user(b"carol@example.com", "stolen", 3600)
     usage = Usage("pbs:", 86_400, table.now)
-    usage.note("192.0.2.7", "alice@example.com", foreign_sender=True)
+    usage.note("192.0.2.7", "alice@example.com", foreign_sender=1)
     stats = Stats(Keys("pbs:"), "mx1:7", "1.2", table.now)
     counts = {OK: {"login": 1}, DUNNO: {"no_login": 1}}
     table.write([*usage.commands(), *stats.commands(counts, {"connections": 1, "redis_connections": 1})])
