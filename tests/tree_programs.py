@@ -31,12 +31,12 @@ def command(name: str, installed: Sequence[str]) -> list[str]:
     return [str(loader), "--library-path", libraries, str(_paths(name)[0])]
 
 
-def dovecot() -> list[str]:
-    """How the tree's Dovecot is run: in the tree, since it starts programs of its own, with our folder of temporary
-    files and our network. The tree is not changed; the mounts are of these processes alone."""
+def dovecot(program: str = "dovecot", *, user: str = "0:0") -> list[str]:
+    """How the tree's Dovecot or its doveadm is run: in the tree, since it starts programs of its own, with our folder
+    of temporary files and our network. The tree is not changed; the mounts are of these processes alone."""
     inside = f"mount --rbind /dev {TREE}/dev && mount -t proc proc {TREE}/proc"
     inside += f" && mount --bind {tempfile.gettempdir()} {TREE}{tempfile.gettempdir()}"
-    inside += f' && exec chroot {TREE} dovecot "$@"'
+    inside += f' && exec chroot --userspec={user} {TREE} {program} "$@"'
     return ["unshare", "--mount", "sh", "-c", inside, "sh"]
 
 

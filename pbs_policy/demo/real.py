@@ -7,7 +7,7 @@ path, the user it runs as, the service's address, and Redis'.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +79,14 @@ def installation(
     *,
     postfix_example: str = "main.cf.inet",
     chroot: bool = False,
+    dovecot_program: Sequence[str] = (),
+    dovecot_config: str = "",
     **settings: str,
 ) -> Iterator[Site]:
     """Redis, the service, Postfix and Dovecot, put together by the example files, for as long as the context lasts.
 
-    `settings` are further lines of the settings file. Raises DaemonError where one of them does not start.
+    `settings` are further lines of the settings file, and `dovecot_config` of Dovecot's. Raises DaemonError where one
+    of them does not start.
     """
     directory.chmod(0o755)  # Dovecot runs the script as SCRIPT_USER, who has to get at it and its settings
     script = directory / "pbs-postlogin"
@@ -104,7 +107,9 @@ def installation(
             shipped("dovecot-hooks/pbs-policy.conf").read_text(),
             {f"{SCRIPT} ": f"{script} -c {service.settings_file} ", "user = pbs-policy": f"user = {SCRIPT_USER}"},
         )
-        dovecot = stack.enter_context(PrivateDovecot(directory / "dovecot", hook_config=hook))
+        dovecot = stack.enter_context(PrivateDovecot(
+            directory / "dovecot", hook_config=hook + dovecot_config, program=dovecot_program
+        ))  # fmt: skip
         yield Site(redis, postfix, dovecot, service, postfix_example)
 
 
