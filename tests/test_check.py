@@ -156,8 +156,8 @@ def test_an_address_is_shown_in_its_canonical_form(check: Check, text: str) -> N
         ("ff02::1", "a multicast or reserved address is never permitted (reason=multicast)"),
         ("203.0.113.7", "in a network that never_record excludes (reason=never_record)"),
         ("192.0.2.8", "its key in Redis has no end, and is not honoured (reason=key_without_end)"),
-        ("192.0.2.9", "a deny stands against it (reason=denied)"),
-        ("192.0.2.10", f"a deny stands against {ALICE} (pop3, by script) 3d 5h ago (reason=denied_user)"),
+        ("192.0.2.9", "192.0.2.9 is denied: spam, 1h 30m left (reason=denied)"),
+        ("192.0.2.10", f"{ALICE} is denied: stolen password, 1h 30m left (reason=denied_user)"),
         ("192.0.2.11", "there is a login, but by a service that does not count (services) (reason=service_mismatch)"),
         (
             "192.0.2.12",

@@ -330,8 +330,8 @@ def test_a_denied_user_who_may_be_logged_in_without_a_domain_is_hinted_at(pbs: P
     login(table, "192.0.2.8", "bob@example.com")
     said = pbs("deny", "alice@example.com", "bob@example.com", "192.0.2.9").err
     assert said == (
-        "pbs-policy: a user alice without a domain may relay as before: if that is alice@example.com, set "
-        "user_domain, or deny alice\n"
+        "pbs-policy: a login as alice may relay as before: if that is alice@example.com, set user_domain, or "
+        "pbs-policy deny alice\n"
     )
     assert reason(table, "192.0.2.7", "carol@example.com") == "login"
     assert pbs("deny", "alice").err == ""

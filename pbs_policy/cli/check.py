@@ -143,7 +143,7 @@ def _answer_as_text(explanation: Explanation, *, is_sender_given: bool) -> str:
 
     client, decision, record = explanation.client, explanation.decision, explanation.decision.record
     text = f"{decision.action}  {client.text}: {_why(explanation, is_sender_given)}"
-    if record:
+    if record and not explanation.deny:
         text += f" {printable(record.user) or 'no user recorded'} ({record.how})"
         text += f" {format_duration(time.time() - record.login_at)} ago"
     if record and decision.left:
@@ -157,7 +157,7 @@ def _why(explanation: Explanation, is_sender_given: bool) -> str:
     """The reason in words: what decides, also where the service need not look so far."""
     reason, deny = explanation.decision.reason, explanation.deny
     if deny:
-        return f"{deny.saw}; and nobody is logged in from there"
+        return deny.saw + ("; and nobody is logged in from there" if reason == "no_login" else "")
     if reason == "sender_mismatch" and not is_sender_given:
         return "no sender given (--sender), and not every sender may relay from there (sender_match)"
     return WHY.get(reason, reason)

@@ -16,6 +16,7 @@ from pbs_policy.cli.options import DURATION, TEXT
 from pbs_policy.cli.output import FORMATS, Column, Progress, Row, format_options, left
 from pbs_policy.cli.session import Session, say
 from pbs_policy.cli.who import Who, parse_all, parse_who
+from pbs_policy.log import printable
 
 if TYPE_CHECKING:
     from pbs_policy.address import Target
@@ -91,7 +92,9 @@ def _deny(table: LoginTable, who: Who, reason: str, seconds: int, replace: bool)
 def _hint_at_bare_logins(settings: Settings, table: LoginTable, whom: Sequence[Who]) -> None:
     """Say so where somebody is logged in under the local part alone: whether that is the denied user is known only
     where user_domain completes such names."""
+    from pbs_policy.command_line import command_line
     from pbs_policy.store.errors import StoreUnavailable
+    from pbs_policy.table.users import write_user_name
 
     bare = {each.user.rpartition("@")[0].lower(): each for each in whom if "@" in each.user}
     if settings.user_domain or not bare:
@@ -103,10 +106,9 @@ def _hint_at_bare_logins(settings: Settings, table: LoginTable, whom: Sequence[W
         found = {name for entry in entries if (name := entry.record.user.lower()) in bare}
     progress.clear()
     for name in sorted(found):
-        say(
-            f"a user {name} without a domain may relay as before: if that is {bare[name]}, set user_domain, or deny "
-            f"{name}"
-        )
+        deny_too = command_line("pbs-policy", "deny", about=write_user_name(name))
+        whose = f"if that is {bare[name]}, set user_domain, or {deny_too}"
+        say(f"a login as {printable(name)} may relay as before: {whose}")
 
 
 def warn_of_crash(table: LoginTable) -> None:
@@ -161,7 +163,6 @@ def _line_about(of_file: Denies, table: LoginTable, who: Who) -> FileDeny | None
 def denies_against(table: LoginTable, of_file: Denies | None, target: Target, user: str) -> Iterator[str]:
     """Which denies a permit of `target` does not get past, and what ends each."""
     from pbs_policy.command_line import command_line
-    from pbs_policy.log import printable
     from pbs_policy.table.keys import EVERYBODY
     from pbs_policy.table.users import write_user_name
 

@@ -19,13 +19,11 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.users import write_user_name
 
 
-def denies(table: LoginTable, step: Step) -> Row:
-    """Of the address, a network that holds it, and everybody."""
-    return _row(table, step, (table.keys.deny_prefix, table.keys.auto_deny_prefix))
-
-
-def user_denies(table: LoginTable, case: Case, step: Step) -> Row:
-    """Of the user whose permission it is, and of the sender."""
+def row_of(table: LoginTable, case: Case, step: Step) -> Row:
+    """The row of a rule on denies: those of the address, a network that holds it, and everybody; or those of the user
+    whose permission it is, and of the sender."""
+    if step.rule == "denies":
+        return _row(table, step, (table.keys.deny_prefix, table.keys.auto_deny_prefix))
     if step.refusal is not None and step.refusal.reason == SENDER_UNCERTAIN.reason:
         sender = shown(first(case.request, b"sender"))
         saw = f"a user is denied, and {sender} could be another spelling of their name"
@@ -39,9 +37,9 @@ def deny_of_a_stranger(table: LoginTable, case: Case) -> Row | None:
     to permit the client has to."""
     against = carry_out(read_against(case, ()), table.ask)
     if against.is_address_denied:
-        return denies(table, Step("denies", None, DENIED, against))
+        return row_of(table, case, Step("denies", None, DENIED, against))
     if against.is_sender_denied:
-        return user_denies(table, case, Step("user denies", None, DENIED_USER, against))
+        return row_of(table, case, Step("user denies", None, DENIED_USER, against))
     return None
 
 

@@ -9,7 +9,7 @@ long a deny lasts) is read afterwards. Nothing is counted, nothing written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 from pbs_policy.address import ClientAddress
@@ -20,7 +20,7 @@ from pbs_policy.decision.caps import Count, Verdict
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.check import Enquiry
 from pbs_policy.decision.row import Row, left_text, login_text, row
-from pbs_policy.decision.rules import OK, Decision, Rules, Step, refuse_unasked
+from pbs_policy.decision.rules import DENIED, DENIED_USER, NO_LOGIN, OK, Decision, Rules, Step, refuse_unasked
 from pbs_policy.decision.sender import shown
 from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
@@ -47,8 +47,8 @@ _NOT_A_CLIENT = "nothing: no client comes from there; have its own address passe
 
 
 class Explanation(NamedTuple):
-    """The decision, and one row for each rule of ORDER. `deny` is the row of a deny that stands against a client
-    without login and permit; `others` are further users logged in from the address, the latest first, at most
+    """The decision, and one row for each rule of ORDER. `deny` is the row of the deny that decides, also where there is
+    no login and no permit. `others` are further users logged in from the address, the latest first, at most
     MOST_OTHERS; `more` is how many besides, None where Redis does not let us list them."""
 
     client: ClientAddress
@@ -69,8 +69,9 @@ def explain(enquiry: Enquiry, *, is_brief: bool = False) -> Explanation:
     if refuse_unasked(client, denies):
         decision = check.check(enquiry)
         of_file = denies.of_address(client) if denies and not client.excluded else None
-        rows = [_address(client), *([deny_words.file_deny(of_file, decision)] if of_file else []), _answer(decision)]
-        return Explanation(client, decision, _in_order(rows))
+        deny = deny_words.file_deny(of_file, decision) if of_file else None
+        rows = [_address(client), *([deny] if deny else []), _answer(decision)]
+        return Explanation(client, decision, _in_order(rows), deny)
     words = _Words(enquiry)
     return Explanation(client, words.decision, deny=words.deny) if is_brief else words.explanation()
 
@@ -95,8 +96,7 @@ class _Words:
         self._permits: Sequence[Candidate] = next(step.saw for step in self._trace if step.rule == "permits")
         login = self._followed if self._followed and not self._followed.permit else self._last
         self._login = login
-        is_stranger = not login and not self._followed and self.decision.reason == "no_login"
-        self.deny = deny_words.deny_of_a_stranger(self._table, self._case) if is_stranger else None
+        self.deny = self._find_deny()
 
     def _find_followed(self) -> Candidate | None:
         """The permission that is the answer, or whose refusal is."""
@@ -104,6 +104,14 @@ class _Words:
             return self.decision.by
         refusals = (step for step in self._trace if step.refusal is not None and step.rule != "logins")
         return next((step.of for step in refusals if step.refusal.reason == self.decision.reason), None)  # type: ignore[union-attr]  # as just seen
+
+    def _find_deny(self) -> Row | None:
+        reason = self.decision.reason
+        if reason == NO_LOGIN.reason and not self._login and not self._followed:
+            return deny_words.deny_of_a_stranger(self._table, self._case)
+        steps = (step for step in self._trace if step.refusal is not None and step.refusal.reason == reason)
+        step = next(steps, None) if reason in (DENIED.reason, DENIED_USER.reason) else None
+        return deny_words.row_of(self._table, self._case, step) if step else None
 
     @cached_property
     def _left(self) -> Mapping[bytes, int]:
@@ -129,8 +137,7 @@ class _Words:
         phrase: dict[str, Callable[[Step], Row]] = {
             "senders": self._senders, "services": self._services, "domains": self._domains,
             "recipients": self._recipients, "require_tls": self._require_tls, "end": self._end, "user": self._user,
-            "denies": partial(deny_words.denies, self._table), "caps": self._caps,
-            "user denies": partial(deny_words.user_denies, self._table, self._case),
+            "denies": self._denies, "user denies": self._denies, "caps": self._caps,
         }  # fmt: skip
         rows = [_address(self._client), self._permits_row(), self._logins_row(named, more)]
         rows += [
@@ -195,6 +202,9 @@ class _Words:
         if self.deny:
             details, change = (*details, f"besides, {self.deny.saw}"), f"{self.deny.change}, and then {change}"
         return Row("logins", "refuse", saw, change, "no_login", details)
+
+    def _denies(self, step: Step) -> Row:
+        return deny_words.row_of(self._table, self._case, step)
 
     def _senders(self, step: Step) -> Row:
         return sender_words.senders(self._case, self._maps, self._users(), step)
