@@ -24,7 +24,7 @@ from pbs_policy.postfix.query import serialise_request
 from pbs_policy.table.keys import EVERYBODY, Keys
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
-from pbs_policy.table.records import Permit, Record, parse_permit
+from pbs_policy.table.records import SESSION, Permit, Record, parse_permit
 from pbs_policy.table.rows import read_time
 from tests.commands import Pbs, Result, commands_on, is_one_error
 from tests.stores import table_on, write_login
@@ -581,3 +581,43 @@ def test_each_change_is_one_line_in_syslog_with_the_account_that_made_it(
                 assert line.partition("info: ")[2] == f"{said} {by}"
         pbs("--set", "log_format=json", "deny", "192.0.2.7")
         assert "command=deny" in json.loads(syslog.recv(4096).partition(b": ")[2])["message"]
+
+
+def renewed(table: LoginTable, address: str, user: str, seconds_ago: int = 5) -> None:
+    """A login that a session has renewed."""
+    write_login(table, address, Record(int(table.now()) - seconds_ago, "imap", user, SESSION), HOUR)
+
+
+CONNECTED = "pbs-policy: {} is still connected to Dovecot, so the login is renewed: deny {} too\n"
+
+
+@pytest.mark.parametrize("who", ["192.0.2.7", "192.0.2.0/24", "alice@example.com", "--all"])
+def test_who_is_revoked_while_still_connected_is_told_of(pbs: Pbs, table: LoginTable, who: str) -> None:
+    everybody = who == "--all"
+    told = CONNECTED.format("somebody" if everybody else who, "--all" if everybody else who)
+    renewed(table, "192.0.2.7", "alice@example.com")
+    result = pbs("revoke", who)
+    assert (result.status, result.err) == (0, told)
+    assert "revoked: 192.0.2.7" in result.out
+    login(table, "192.0.2.7", "alice@example.com")
+    assert pbs("revoke", who).err == "", "a login that no session has renewed"
+    renewed(table, "192.0.2.7", "alice@example.com", seconds_ago=200)
+    assert pbs("revoke", who).err == "", "a session that has ended since"
+
+
+@pytest.mark.parametrize("deny", ["192.0.2.0/24", "alice@example.com", "--all"])
+@pytest.mark.parametrize("who", ["192.0.2.7", "alice@example.com", "--all"])
+def test_who_is_denied_does_not_come_back_and_nothing_is_told(
+    pbs: Pbs, table: LoginTable, who: str, deny: str
+) -> None:
+    renewed(table, "192.0.2.7", "alice@example.com")
+    assert pbs("deny", deny).status == 0
+    assert pbs("revoke", who).err == ""
+
+
+def test_of_several_who_are_connected_one_who_is_not_denied_is_enough(pbs: Pbs, table: LoginTable) -> None:
+    for number in range(1, 150):
+        renewed(table, f"192.0.2.{number}", f"user{number}@example.com")
+    assert pbs("deny", "192.0.2.0/25").status == 0
+    assert pbs("revoke", "192.0.2.0/25").err == ""
+    assert "is still connected" in pbs("revoke", "192.0.2.0/24").err

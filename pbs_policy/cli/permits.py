@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pbs_policy.address import Target
     from pbs_policy.cap import Cap
     from pbs_policy.settings import Settings
-    from pbs_policy.table.login_table import LoginTable
+    from pbs_policy.table.login_table import LoginTable, Seen
 
 NOTHING = 1
 """Exit status of `revoke` where there was nothing to revoke for one of them."""
@@ -107,8 +107,8 @@ def revoke(session: Session, given: tuple[str, ...], is_all: bool, yes: bool) ->
     """Take away what logins and permits give each ADDRESS, NETWORK or USER, from the next request on.
 
     With - they are read from standard input, one a line. Others who are logged in from the same address keep theirs
-    when a USER is revoked. A new login permits again, unless it is denied: `deny` first. A user whose name has blanks
-    or quotes is written user:NAME.
+    when a USER is revoked. A new login permits again, and so does a session that is still open (renew_sessions),
+    unless it is denied: `deny` first. A user whose name has blanks or quotes is written user:NAME.
 
     Exit status 1 where there was nothing to revoke for one of them.
 
@@ -117,7 +117,10 @@ def revoke(session: Session, given: tuple[str, ...], is_all: bool, yes: bool) ->
       pbs-policy revoke 192.0.2.7
       pbs-policy revoke alice@example.com bob@example.com
     """
+    from pbs_policy.cli.connected import SessionLogins
+
     settings, table = session.open_table()
+    of_file = settings.load_denies()
     whom = parse_all(given, lambda text: parse_who(settings, text), is_all=is_all)
     is_asked = is_all and not yes and sys.stdin.isatty()
     if is_asked and not click.confirm("Take away every login and permit?", err=True):
@@ -125,7 +128,8 @@ def revoke(session: Session, given: tuple[str, ...], is_all: bool, yes: bool) ->
     is_found = True
     with audit(settings) as tell:
         for each in whom:
-            gone = _revoke(table, each)
+            logins = SessionLogins(settings, table)
+            gone = _revoke(table, each, logins.see)
             if gone:
                 tell("revoke", **each.fields, revoked=str(len(gone)))
             else:
@@ -135,21 +139,24 @@ def revoke(session: Session, given: tuple[str, ...], is_all: bool, yes: bool) ->
                 click.echo(f"revoked: {printable(target)}" + (f" for {each}" if each.user else ""))
             for wider in table.permits_around(each.target) if each.target else ():
                 say(f"{each} may still relay by the permit for {wider.target}: revoke that, or deny {each}")
+            if logins.come_back(of_file):
+                who, whom_to_deny = ("somebody", "--all") if is_all else (each, each)
+                say(f"{who} is still connected to Dovecot, so the login is renewed: deny {whom_to_deny} too")
     _warn_of_nameless(table, [str(each) for each in whom if each.user])
     return os.EX_OK if is_found else NOTHING
 
 
-def _revoke(table: LoginTable, who: Who) -> list[str]:
+def _revoke(table: LoginTable, who: Who, seen: Seen) -> list[str]:
     progress = Progress()
     target = who.target
     if who.user:
-        gone = table.revoke_user(who.user, progress.add)
+        gone = table.revoke_user(who.user, progress.add, seen)
     elif target is None:
-        gone = table.revoke_all(progress.add)
+        gone = table.revoke_all(progress.add, seen)
     elif target.length:
-        gone = table.revoke_network(target.text, progress.add)
+        gone = table.revoke_network(target.text, progress.add, seen)
     else:
-        gone = table.revoke_address(target.text, progress.add)
+        gone = table.revoke_address(target.text, progress.add, seen)
     progress.clear()
     return gone
 

@@ -36,8 +36,6 @@ from pbs_policy.table.records import SESSION, user_of_record
 AT_ONCE = 100
 """Sessions in one question to Redis, some 700 keys: half a millisecond in which it answers nobody else."""
 
-_TIMES = 3  # a login is renewed at least so often before it ends, however short `ttl` is
-
 
 class _Connected(NamedTuple):
     """One user at one address, and what is recorded of them."""
@@ -86,7 +84,7 @@ class SessionKeeper:
 
     def follow(self, settings: Settings, denies: Denies | None) -> None:
         """From now on by these settings."""
-        self._interval = interval(settings)
+        self._interval = settings.renew_interval
         self._services = settings.services or USUAL_SERVICES
         self._addresses = settings.addresses
         self._rules = settings.rules.senders
@@ -196,8 +194,3 @@ class SessionKeeper:
             kinds = ", ".join(f"{number} with {reason}" for reason, number in sorted(passed_over.items()))
             self._log.warning(f"doveadm tells of sessions that are not read: {kinds}")
         self._passed_over = frozenset(passed_over)
-
-
-def interval(settings: Settings) -> float:
-    """Seconds between two rounds: `renew_sessions`, and less where `ttl` is short."""
-    return min(float(settings.renew_sessions), settings.ttl / _TIMES)

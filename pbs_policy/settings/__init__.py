@@ -235,6 +235,12 @@ class Settings:
         }
         return [name for name, holds in rules.items() if holds]
 
+    @property
+    def renew_interval(self) -> float:
+        """Seconds after which the login of a session is renewed: three times in a `ttl` at least, since a round may
+        fail."""
+        return min(float(self.renew_sessions), self.ttl / 3)
+
     def load_sender_maps(self) -> SenderMaps | None:
         """The file of sender_maps, where one is set. Raises SettingsError for what is wrong in it."""
         if not self.sender_maps:

@@ -19,13 +19,16 @@ from pbs_policy.table.keys import EVERYBODY, NO_END, Keys
 from pbs_policy.table.listing import Deny, Entry, Listing, Progress, encode, is_within
 from pbs_policy.table.networks import parse_lengths, serialise_lengths
 from pbs_policy.table.permits import refuse_deny, refuse_permit
-from pbs_policy.table.records import Permit, parse_record, serialise_permit, serialise_record
+from pbs_policy.table.records import Permit, Record, parse_record, serialise_permit, serialise_record
 from pbs_policy.table.users import complete_user, names_of_user
 
 if TYPE_CHECKING:
     from pbs_policy.store.connect import RedisClient
 
 __all__ = ["Deny", "Entry", "LoginTable", "StoreUnavailable"]
+
+Seen = Callable[[str, Record], object]
+"""Told of a login: the client's address, and what was recorded of it."""
 
 _TRIES = 100  # to write what others write too: each of them that fails has let another one through
 
@@ -248,24 +251,30 @@ class LoginTable:
                 return
         raise StoreUnavailable(f"{key.decode('utf-8', 'replace')} changes faster than it can be written")
 
-    def revoke_address(self, client_address: str, progress: Progress = lambda _count: None) -> list[str]:
-        """Delete every login and permit of an address, and return it if there were any; `progress` is told how many
-        keys were looked at, as for the others that revoke."""
+    def revoke_address(
+        self, client_address: str, progress: Progress = lambda _count: None, seen: Seen = lambda _at, _login: None
+    ) -> list[str]:
+        """Delete every login and permit of an address, and return it if there were any. As for the others that
+        revoke, `progress` is told how many keys were looked at, and `seen` of each login that is deleted."""
         # What is asked for first goes first: the rest takes a look at every key there is.
-        count = self._delete(self.keys.relay(client_address))
+        count = self._take(self.keys.relay(client_address), seen)
         for keys in self._scan(self.keys.login(client_address) + b",", progress):
-            count += self._delete(keys)
+            count += self._take(keys, seen)
         return [client_address] if count else []
 
-    def revoke_network(self, network: str, progress: Progress = lambda _count: None) -> list[str]:
+    def revoke_network(
+        self, network: str, progress: Progress = lambda _count: None, seen: Seen = lambda _at, _login: None
+    ) -> list[str]:
         """Delete every login and permit within a network, and return the addresses and networks they were for."""
-        return self._revoke_where(partial(is_within, outer=ip_network(network)), progress)
+        return self._revoke_where(partial(is_within, outer=ip_network(network)), progress, seen)
 
-    def revoke_all(self, progress: Progress = lambda _count: None) -> list[str]:
+    def revoke_all(
+        self, progress: Progress = lambda _count: None, seen: Seen = lambda _at, _login: None
+    ) -> list[str]:
         """Delete every login and permit, and return the addresses and networks they were for."""
-        return self._revoke_where(lambda _: True, progress)
+        return self._revoke_where(lambda _: True, progress, seen)
 
-    def _revoke_where(self, is_meant: Callable[[str], bool], progress: Progress) -> list[str]:
+    def _revoke_where(self, is_meant: Callable[[str], bool], progress: Progress, seen: Seen) -> list[str]:
         revoked: set[str] = set()
         doomed: list[bytes] = []
         for prefix in (self.keys.login_prefix, self.keys.permit_prefix):
@@ -275,11 +284,13 @@ class LoginTable:
                     if is_meant(target):
                         doomed.append(key)
                         revoked.add(target)
-                self._delete(doomed)
+                self._take(doomed, seen)
                 doomed.clear()
         return sorted(revoked)
 
-    def revoke_user(self, user: str, progress: Progress = lambda _count: None) -> list[str]:
+    def revoke_user(
+        self, user: str, progress: Progress = lambda _count: None, seen: Seen = lambda _at, _login: None
+    ) -> list[str]:
         """Delete every login and permit of `user`, and return the addresses they were for.
 
         Others who are logged in from the same address keep it: a key that they share with `user`, and that names
@@ -289,7 +300,10 @@ class LoginTable:
         name = self.name(user)
         names = names_of_user(name, "")
         self._delete([self.keys.permit(entry.target) for entry in entries if entry.kind == "permit"])
-        addresses = sorted({entry.target for entry in entries if entry.kind == "login"})
+        logins = [entry for entry in entries if entry.kind == "login"]
+        for login in logins:
+            seen(login.target, login.record)
+        addresses = sorted({login.target for login in logins})
         self._delete([self.keys.login(address, own) for address in addresses for own in names[:1]])
         others: dict[str, list[Entry]] = {address: [] for address in addresses}
         # One look at every key for all addresses together: a SCAN of one address takes as long.
@@ -327,6 +341,17 @@ class LoginTable:
             progress(BATCH)
             yield keys
             cursor = next_cursor(at, cursors)
+
+    def _take(self, keys: list[bytes], seen: Seen) -> int:
+        """Delete keys, and tell of each login among them; how many there were."""
+        if not keys:
+            return 0
+        values, count = self.redis.ask([(b"MGET", *keys), (b"DEL", *keys)])
+        prefix = self.keys.login_prefix
+        for key, value in zip(keys, values, strict=True):
+            if key.startswith(prefix) and value is not None and (record := parse_record(value)):
+                seen(key.removeprefix(prefix).partition(b",")[0].decode("utf-8", "replace"), record)
+        return cast("int", count)
 
     def _delete(self, keys: list[bytes]) -> int:
         return cast("int", self.redis.ask([(b"DEL", *keys)])[0]) if keys else 0

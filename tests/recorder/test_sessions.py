@@ -19,7 +19,7 @@ from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.log import Log
 from pbs_policy.recorder.logins import LoginRules
 from pbs_policy.recorder.record import probe
-from pbs_policy.recorder.sessions import SessionKeeper, interval
+from pbs_policy.recorder.sessions import SessionKeeper
 from pbs_policy.recorder.writer import LoginWriter
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
@@ -387,7 +387,7 @@ def test_the_configuration_that_is_set_is_doveadms(keeping: Keeping) -> None:
 @pytest.mark.parametrize(("ttl", "given", "seconds"), [("30m", "1m", 60), ("30s", "1m", 10), ("30m", "5s", 5)])
 def test_a_login_is_renewed_three_times_before_it_would_end(ttl: str, given: str, seconds: float) -> None:
     settings, _ = load(None, {}, [f"ttl={ttl}", f"renew_sessions={given}"])
-    assert interval(settings) == seconds
+    assert settings.renew_interval == seconds
 
 
 def test_many_sessions_of_one_address_are_renewed_in_bounded_pieces(keeping: Keeping) -> None:
