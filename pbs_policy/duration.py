@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from functools import lru_cache
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(?P<number>\d{1,9})(?P<unit>[smhdw]?)", re.ASCII)
@@ -31,6 +33,27 @@ def format_duration(seconds: float) -> str:
         if number or (unit == "s" and not parts):
             parts.append(f"{number}{unit}")
     return " ".join(parts[:2])
+
+
+def ago_at(at: float, now: float) -> str:
+    """How long ago `at` was, and when: `3m ago, 10:02`."""
+    return f"{format_duration(now - at)} ago, {_clock(at, now)}"
+
+
+def left_until(at: float, now: float) -> str:
+    """How long it is until `at`, and when that is: `27m, 10:32`."""
+    return f"{format_duration(at - now)}, {_clock(at, now)}"
+
+
+def _clock(at: float, now: float) -> str:
+    """A time in the local time zone, as the mail log has it: the clock's within a day, else the day."""
+    within_a_day, within_months = abs(now - at) < 86_400, abs(now - at) < 180 * 86_400
+    return _written(int(at) // 60, "%H:%M" if within_a_day else "%d %b" if within_months else "%Y-%m-%d")
+
+
+@lru_cache(4096)
+def _written(minute: int, form: str) -> str:
+    return time.strftime(form, time.localtime(minute * 60))
 
 
 def write_duration(seconds: int) -> str:

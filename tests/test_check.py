@@ -24,6 +24,7 @@ from tests.test_query import answering
 
 KEYS = Keys("pbs:")
 DAYS_AGO = int(time.time()) - 3 * 86_400 - 5 * 3600 - 1800
+DAY = time.strftime("%d %b", time.localtime(DAYS_AGO))
 LEFT = 5400 + 50  # seconds: shown as 1h 30m, however slow the machine is
 ALICE = "alice@example.com"
 
@@ -66,10 +67,11 @@ def test_an_address_that_may_relay_has_every_rule_on_a_line_of_its_own(check: Ch
     result = check("192.0.2.7", "--sender", ALICE)
     assert (result.status, result.err) == (0, "")
     assert result.out == (
-        f"OK  192.0.2.7: may relay, logged in as {ALICE} (pop3, by script) 3d 5h ago, 1h 30m left (reason=login)\n"
+        f"OK  192.0.2.7: may relay, logged in as {ALICE} (pop3, by script) 3d 5h ago, {DAY}, 1h 30m left "
+        "(reason=login)\n"
         "  address       pass       192.0.2.7\n"
         "  permits       pass       none for 192.0.2.7\n"
-        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, 1h 30m left\n"
+        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, {DAY}, 1h 30m left\n"
         f"  senders       pass       {ALICE} sends, sender_match = off\n"
         "  services      pass       logged in by pop3, any service counts\n"
         "  domains       pass       alice@example.com is logged in, users of any domain count\n"
@@ -95,7 +97,7 @@ def test_a_refusal_says_what_to_change_and_what_was_not_asked(check: Check, redi
         "(reason=sender_mismatch)\n"
         "  address       pass       192.0.2.7\n"
         "  permits       pass       none for 192.0.2.7\n"
-        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, 1h 30m left\n"
+        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, {DAY}, 1h 30m left\n"
         f"  senders       REFUSE     bob@example.net sends, looked for bob@example.net; logged in: {ALICE} "
         "(sender_match = address)\n"
         f"                           change: set sender_maps to a file with the line `bob@example.net {ALICE}`, "
@@ -118,8 +120,8 @@ def test_who_else_is_behind_the_address_has_lines_of_their_own(check: Check, red
     for user in ("bob@example.net", ALICE):
         record_login(redis, "192.0.2.7", user)
     assert (
-        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, 1h 30m left\n"
-        "                           also bob@example.net (pop3, by script) 3d 5h ago, 1h 30m left\n"
+        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, {DAY}, 1h 30m left\n"
+        f"                           also bob@example.net (pop3, by script) 3d 5h ago, {DAY}, 1h 30m left\n"
         "  senders  "
     ) in check("192.0.2.7").out
 
@@ -128,7 +130,7 @@ def test_quiet_prints_the_first_line_alone(check: Check, redis: Redis) -> None:
     record_login(redis, "192.0.2.7", ALICE)
     redis.set(KEYS.permit("192.0.2.8"), f"{DAYS_AGO} manual", ex=LEFT)
     redis.set(KEYS.login("2001:db8::7"), str(DAYS_AGO), ex=LEFT)
-    since = "3d 5h ago, 1h 30m left"
+    since = f"3d 5h ago, {DAY}, 1h 30m left"
     for address, who in (
         ("192.0.2.7", f"logged in as {ALICE} (pop3, by script) {since} (reason=login)"),
         ("192.0.2.8", f"permitted for no user recorded (manual) {since} (reason=permit)"),
@@ -161,7 +163,8 @@ def test_an_address_is_shown_in_its_canonical_form(check: Check, text: str) -> N
         ("192.0.2.11", "there is a login, but by a service that does not count (services) (reason=service_mismatch)"),
         (
             "192.0.2.12",
-            "over the cap, by the login or permit of bob@example.net (pop3, by script) 3d 5h ago (reason=cap)",
+            "over the cap, by the login or permit of bob@example.net (pop3, by script) "
+            f"3d 5h ago, {DAY} (reason=cap)",
         ),
         ("192.0.2.13", "there is a permit, but not for the recipient (reason=recipient_mismatch)"),
     ],

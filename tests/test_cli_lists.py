@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from pbs_policy.address import ClientAddresses
+from pbs_policy.bars import width_of, wrapped
 from pbs_policy.cap import Cap
 from pbs_policy.cli import lists, output
 from pbs_policy.cli.output import FORMATS, Column
@@ -75,16 +76,19 @@ def test_a_list_is_a_table_of_logins_and_permits_with_their_conditions(pbs: Pbs,
     login(table, "198.51.100.7", "")
     permit(table, "192.0.2.0/28", note="second floor", **FULL)
     permit(table, "2001:db8::7")
-    assert pbs("list", "--sort", "address") == Result(
+    day, until = time.strftime("%d %b", time.localtime(DAYS_AGO)), time.localtime(time.time() + LEFT)
+    shown = pbs("list", "--sort", "address")
+    assert Result(shown.status, re.sub(r"\d\d:\d\d", "HH:MM", shown.out), shown.err) == Result(
         0,
-        "CLIENT ADDRESS  USER                 SERVICE  SINCE      LEFT    NOTE\n"
-        "192.0.2.0/28    scanner@example.com  manual   3d 5h ago  1h 30m  from @example.com a@example.org; "
-        "to example.net; at most 20/1h; second floor\n"
-        "192.0.2.7       alice@example.com    imap     3d 5h ago  1h 30m\n"
-        "198.51.100.7    -                    imap     3d 5h ago  1h 30m\n"
-        "2001:db8::7     scanner@example.com  manual   3d 5h ago  1h 30m\n",
+        "CLIENT ADDRESS  USER                 SERVICE  SINCE              LEFT           NOTE\n"
+        f"192.0.2.0/28    scanner@example.com  manual   3d 5h ago, {day}  1h 30m, HH:MM  from @example.com "
+        "a@example.org; to example.net; at most 20/1h; second floor\n"
+        f"192.0.2.7       alice@example.com    imap     3d 5h ago, {day}  1h 30m, HH:MM\n"
+        f"198.51.100.7    -                    imap     3d 5h ago, {day}  1h 30m, HH:MM\n"
+        f"2001:db8::7     scanner@example.com  manual   3d 5h ago, {day}  1h 30m, HH:MM\n",
         "",
     )
+    assert f"1h 30m, {time.strftime('%H:%M', until)}" in shown.out
 
 
 def test_every_format_for_programs_has_the_same_fields(pbs: Pbs, table: LoginTable) -> None:
@@ -180,6 +184,52 @@ def test_any_text_is_one_line_of_a_table(texts: list[str]) -> None:
     lines = stream.getvalue().decode("utf-8").splitlines()
     assert len(lines) == (len(texts) + 1 if texts else 0)
     assert all(line.isprintable() for line in lines)
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of a table with these rows on a terminal of so many columns."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", Terminal(io.BytesIO(), "utf-8"))
+    with FORMATS["table"]([Column(name, name.upper()) for name in rows[0]]) as table:
+        for row in rows:
+            table.write(row)
+    sys.stdout.flush()
+    return cast("Any", sys.stdout).buffer.getvalue().decode().splitlines()  # type: ignore[no-any-return]
+
+
+def test_a_table_fits_the_terminal_and_nothing_of_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"address": "2001:db8:1111:2222:3333:4444:5555:6666", "user": "somebody.with.a.long.name@example.com",
+           "left": "1h 30m", "note": "the scanner on the second floor"}  # fmt: skip
+    lines = on_terminal(monkeypatch, 80, [row])
+    assert max(map(len, lines)) <= 80
+    starts = [lines[0].index(name) for name in ("ADDRESS", "USER", "LEFT", "NOTE")]
+    columns = [
+        "".join(line[start : end - 2 if end else None].rstrip() for line in lines[1:])
+        for start, end in zip(starts, [*starts[1:], None], strict=True)
+    ]
+    assert columns[:3] == [row["address"], row["user"], row["left"]]
+    assert " ".join(line[starts[3] :].strip() for line in lines[1:]).strip() == row["note"]
+
+
+def test_wide_letters_take_two_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = ("\u5c71\u7530@example.com", "jose\u0301@example.com", "a@example.com")
+    rows = [{"user": user, "left": "1h"} for user in users]
+    lines = on_terminal(monkeypatch, 80, rows)
+    assert [width_of(line[: line.index("1h")]) for line in lines[1:]] == [18, 18, 18]
+    narrow = on_terminal(monkeypatch, 12, [{"user": "\u5c71\u7530" * 5, "left": "1h"}])
+    assert max(map(width_of, narrow)) <= 12
+
+
+@given(st.text(max_size=60), st.integers(2, 20))
+def test_a_text_is_wrapped_without_loss(text: str, width: int) -> None:
+    lines = wrapped(text, width)
+    assert max(map(width_of, lines)) <= width
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
 def test_later_rows_of_a_table_stick_out_of_the_first_screenfuls_columns() -> None:

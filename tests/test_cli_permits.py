@@ -451,10 +451,10 @@ def test_denies_are_listed_with_reason_and_time_left(pbs: Pbs, redis: Redis) -> 
         (EVERYBODY, None, "x"),
     ]
     assert {(deny["kind"], deny["by"]) for deny in shown} == {("deny", "administrator")}
-    table = pbs("denied").out
-    assert table.startswith("DENIED             LEFT    BY             REASON\n")
-    assert "198.51.100.7       no end  administrator  by hand\n" in table
-    assert "2001:db8::/32      2h 30m  administrator  -\n" in table
+    table = re.sub(r"\d\d:\d\d", "HH:MM", pbs("denied").out)
+    assert table.startswith("DENIED             LEFT           BY             REASON\n")
+    assert "198.51.100.7       no end         administrator  by hand\n" in table
+    assert "2001:db8::/32      2h 30m, HH:MM  administrator\n" in table
 
 
 def test_a_deny_that_somebody_else_wrote_is_shown_safely(pbs: Pbs, redis: Redis) -> None:
@@ -572,7 +572,7 @@ def test_each_change_is_one_line_in_syslog_with_the_account_that_made_it(
             (["deny", "--all", "--for", "1h"], "command=deny client_address=all time=1h"),
             (["import", "--dry-run", str(dump)], ""),
             (["import", str(dump)],
-             f'command=import file={dump} result="written: 1 logins, 0 permits, 0 denies"'),
+             f'command=import file={dump} result="written: 1 login, 0 permits, 0 denies"'),
         ):  # fmt: skip
             pbs(*arguments)
             if said:

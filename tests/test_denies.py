@@ -179,7 +179,7 @@ def test_a_deny_of_another_ipv6_prefix_is_carried_on_and_ended(
     now = ("--set", f"ipv6_prefix={after}")
     assert pbs(*now, "export", str(dump)).err == ""
     redis.flushall()
-    assert pbs(*now, "import", str(dump)).out == "written: 0 logins, 0 permits, 1 denies\n"
+    assert pbs(*now, "import", str(dump)).out == "written: 0 logins, 0 permits, 1 deny\n"
     assert [each.target for each in table.denies()] == [deny.target]
     if before == 64:
         result = pbs(*now, "undeny", address)
@@ -261,7 +261,7 @@ def test_an_import_names_the_addresses_that_may_never_relay(pbs: Pbs, table: Log
     lines = [json.dumps({**line, "client_address": each, "expires_at": expires_at}) for each in addresses]
     file.write_text("\n".join(lines))
     result = pbs("import", str(file))
-    assert result.out == "written: 1 logins, 0 permits, 0 denies; 24 of addresses that may never relay here\n"
+    assert result.out == "written: 1 login, 0 permits, 0 denies; 24 of addresses that may never relay here\n"
     said = result.err.splitlines()
     assert said[0] == "pbs-policy: skipped: 127.0.0.1 may never relay here: loopback"
     assert said[20:] == ["pbs-policy: and more such addresses"]

@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.ports import free_port
+from pbs_policy.duration import ago_at
 from pbs_policy.table.rows import write_time
 from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, Usage
 from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
@@ -58,6 +59,11 @@ def note(redis: Redis) -> Note:
     return write
 
 
+def ago(seconds: int) -> str:
+    """How a time before noon is shown, in whatever time zone the tests run."""
+    return ago_at(NOON - seconds, NOON)
+
+
 def day(ago: int) -> str:
     return time.strftime("%Y-%m-%d 00:00 UTC", time.gmtime(NOON - ago * DAY))
 
@@ -75,9 +81,9 @@ def test_the_users_are_listed_who_relayed_most_first(pbs: Pbs, some_uses: None) 
     assert pbs("report") == Result(
         0,
         "USER               ADDRESSES             RECIPIENTS  FOREIGN SENDERS  LAST USE\n"
-        "alice@example.com  192.0.2.7 and 2 more         125                3  1h ago\n"
-        "bob@example.com    192.0.2.7                    100                0  3d ago\n"
-        "carol@example.com  192.0.2.9                      1                0  1m ago\n"
+        f"alice@example.com  192.0.2.7 and 2 more         125                3  {ago(3600)}\n"
+        f"bob@example.com    192.0.2.7                    100                0  {ago(3 * DAY)}\n"
+        f"carol@example.com  192.0.2.9                      1                0  {ago(60)}\n"
         f"3 users at 4 addresses: 226 recipients since {day(7)}\n"
         "foreign senders: those that sender_match = domain would refuse\n",
         "",
@@ -87,11 +93,11 @@ def test_the_users_are_listed_who_relayed_most_first(pbs: Pbs, some_uses: None) 
 def test_with_addresses_each_user_and_address_has_a_line(pbs: Pbs, some_uses: None) -> None:
     assert pbs("report", "--addresses").out == (
         "USER               CLIENT ADDRESS  RECIPIENTS  FOREIGN SENDERS  LAST USE\n"
-        "bob@example.com    192.0.2.7              100                0  3d ago\n"
-        "alice@example.com  192.0.2.7               90                1  2h 5m ago\n"
-        "alice@example.com  192.0.2.8               30                2  1h ago\n"
-        "alice@example.com  2001:db8::7              5                0  2d ago\n"
-        "carol@example.com  192.0.2.9                1                0  1m ago\n"
+        f"bob@example.com    192.0.2.7              100                0  {ago(3 * DAY)}\n"
+        f"alice@example.com  192.0.2.7               90                1  {ago(7500)}\n"
+        f"alice@example.com  192.0.2.8               30                2  {ago(3600)}\n"
+        f"alice@example.com  2001:db8::7              5                0  {ago(2 * DAY)}\n"
+        f"carol@example.com  192.0.2.9                1                0  {ago(60)}\n"
         f"3 users at 4 addresses: 226 recipients since {day(7)}\n"
         "foreign senders: those that sender_match = domain would refuse\n"
     )
@@ -115,7 +121,7 @@ def test_foreign_is_a_sender_that_the_setting_in_question_would_refuse(
     note("192.0.2.7", "alice@example.com", 1)
     given = [word for each in sets for word in ("--set", each)]
     assert pbs(*given, "report", *options).out.endswith(
-        f"6{counted:>17}  1m ago\n1 user at 1 address: 6 recipients since {day(7)}\n"
+        f"6{counted:>17}  {ago(60)}\n1 user at 1 address: 6 recipients since {day(7)}\n"
         f"foreign senders: those that sender_match = {refusing} would refuse\n"
     )
     assert json.loads(pbs(*given, "report", "--json", *options).out)[0]["foreign_senders"] == counted
@@ -142,9 +148,9 @@ def test_an_address_whose_user_is_not_known_has_a_line_of_its_own(pbs: Pbs, note
     note("192.0.2.8", "alice@example.com", 1)
     assert pbs("report").out == (
         "USER               ADDRESSES  RECIPIENTS  FOREIGN SENDERS  LAST USE\n"
-        "-                  192.0.2.7           3                0  1m ago\n"
-        "-                  192.0.2.8           2                0  1m ago\n"
-        "alice@example.com  192.0.2.8           1                0  1m ago\n"
+        f"-                  192.0.2.7           3                0  {ago(60)}\n"
+        f"-                  192.0.2.8           2                0  {ago(60)}\n"
+        f"alice@example.com  192.0.2.8           1                0  {ago(60)}\n"
         f"1 user at 2 addresses (2 without a known user): 6 recipients since {day(7)}\n"
     )
 
@@ -155,8 +161,9 @@ def test_what_was_beyond_a_days_bound_is_a_line_of_its_own(pbs: Pbs, note: Note)
     note("others", "", 2, 0, DAY)
     assert pbs("report").out == (
         "USER    ADDRESSES  RECIPIENTS  FOREIGN SENDERS  LAST USE\n"
-        "others  192.0.2.7           7                0  1m ago\n"
-        "others, beyond 5,000 users and addresses on one day: 5 recipients, 1 with a foreign sender, last 5m ago\n"
+        f"others  192.0.2.7           7                0  {ago(60)}\n"
+        "others, beyond 5,000 users and addresses on one day: 5 recipients, 1 with a foreign sender, "
+        f"last {ago(300)}\n"
         f"1 user at 1 address and others: 12 recipients since {day(7)}\n"
         "foreign senders: those that sender_match = domain would refuse\n"
     )

@@ -328,7 +328,7 @@ def test_stats_as_json_has_every_minute(pbs: Pbs, some_numbers: None) -> None:
 def test_where_nothing_runs_and_nothing_was_decided_it_says_so(pbs: Pbs) -> None:
     assert pbs("stats") == Result(
         0,
-        "no service has written its numbers in the last 15 s: none runs, or Redis lets it not write them\n"
+        "no service has written its numbers in the last 15 s: none runs, or Redis does not allow it\n"
         "nothing was decided in the last day\n",
         "",
     )

@@ -396,9 +396,9 @@ def test_export_and_import_by_a_file(pbs: Pbs, redis: Redis, tmp_path: Path) -> 
     before = stand(redis)
     del before[KEYS.deny("192.0.2.7")]
     redis.flushall()
-    assert pbs("import", "--dry-run", str(file)).out == "would write: 1 logins, 1 permits, 2 denies\n"
+    assert pbs("import", "--dry-run", str(file)).out == "would write: 1 login, 1 permit, 2 denies\n"
     assert stand(redis) == {}
-    assert pbs("import", str(file)) == Result(0, "written: 1 logins, 1 permits, 2 denies\n", "")
+    assert pbs("import", str(file)) == Result(0, "written: 1 login, 1 permit, 2 denies\n", "")
     assert are_alike(before, stand(redis))
 
 
@@ -413,7 +413,7 @@ def test_import_from_standard_input_a_pipe_or_a_file(
         monkeypatch.setattr(sys, "stdin", stream)
         result = pbs("--set", "sender_match=domain", "import")
     excluded = "1 of addresses that may never relay here\n"
-    assert result.out == f"written: 1 logins, 0 permits, 0 denies; 1 had ended; {excluded}"
+    assert result.out == f"written: 1 login, 0 permits, 0 denies; 1 had ended; {excluded}"
     expected = {KEYS.login("192.0.2.7", name) for name in (b"", b"jos\xe9@example.com", b"@example.com")}
     assert set(stand(redis)) == expected
     give(monkeypatch, data)
@@ -473,7 +473,7 @@ def test_many_lines_are_written_batch_by_batch(pbs: Pbs, tmp_path: Path, redis: 
     file.write_bytes(
         now_lines(*[login(f"user{number}", address=f"192.0.{number >> 8}.{number & 255}") for number in range(1203)])
     )
-    assert pbs("import", str(file)).out == "written: 1203 logins, 0 permits, 0 denies\n"
+    assert pbs("import", str(file)).out == "written: 1,203 logins, 0 permits, 0 denies\n"
     assert redis.dbsize() == 2406
 
 

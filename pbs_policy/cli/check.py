@@ -138,14 +138,14 @@ def _make_request(**attributes: str) -> bytes:
 def _answer_as_text(explanation: Explanation, *, is_sender_given: bool) -> str:
     import time
 
-    from pbs_policy.duration import format_duration
+    from pbs_policy.duration import ago_at, format_duration
     from pbs_policy.log import printable
 
     client, decision, record = explanation.client, explanation.decision, explanation.decision.record
     text = f"{decision.action}  {client.text}: {_why(explanation, is_sender_given)}"
     if record and not explanation.deny:
         text += f" {printable(record.user) or 'no user recorded'} ({record.how})"
-        text += f" {format_duration(time.time() - record.login_at)} ago"
+        text += f" {ago_at(record.login_at, time.time())}"
     if record and decision.left:
         text += f", {format_duration(decision.left)} left"
     if decision.would_be:

@@ -44,7 +44,7 @@ def _note(row: Row) -> str:
         "at most " + row["cap"] if row["cap"] else "",
         row["note"] or "",
     ]
-    return "; ".join(part for part in parts if part) or " "
+    return "; ".join(part for part in parts if part)
 
 
 COLUMNS = (

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from json.encoder import encode_basestring_ascii
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import click
 
+from pbs_policy.bars import lines_of, widths_of
 from pbs_policy.cli.sink import output_errors
 from pbs_policy.log import printable
 
@@ -32,8 +34,8 @@ _CLIPPED = 1000  # characters of one cell: a list of senders is long, a screen i
 
 
 class Column(NamedTuple):
-    """`name` is the field's in JSON and TSV, "" where it is shown in the table alone; `heading` is the table's, ""
-    where it is not shown there. `cell` is what the table says of a row; by default the field itself."""
+    """`name` is the field's in JSON and TSV; `heading` is the table's, "" where it is not shown there. `cell` is what
+    the table says of a row; by default the field itself."""
 
     name: str
     heading: str = ""
@@ -47,7 +49,7 @@ class Output:
     def __init__(self, columns: Sequence[Column] = (), stream: BinaryIO | None = None) -> None:
         """`stream` takes the place of standard output."""
         self._stream = stream
-        self._names = [column.name for column in columns if column.name]
+        self._names = [column.name for column in columns]
         self._shown = [column for column in columns if column.heading]
         self._pending: list[str] = []
         self._size = 0
@@ -124,11 +126,13 @@ class _Tsv(Output):
 
 
 class _Table(Output):
-    """The widths are those of the first screenful. Where there is no row there is no heading."""
+    """The widths are those of the first screenful, and fit a terminal. Where there is no row there is no heading,
+    and none above a last column that is empty."""
 
     def __init__(self, columns: Sequence[Column] = (), stream: BinaryIO | None = None) -> None:
         super().__init__(columns, stream)
-        self._first: list[list[str]] = [[column.heading for column in self._shown]]
+        self._first: list[Sequence[str]] = [[column.heading for column in self._shown]]
+        self._room = room_of(stream)
         self._widths: list[int] = []
 
     def write(self, row: Row) -> None:
@@ -147,16 +151,36 @@ class _Table(Output):
         return ""
 
     def _begin(self) -> None:
-        self._widths = [max(map(len, column)) for column in zip(*self._first, strict=True)]
+        if not any(cells[-1] for cells in self._first[1:]):
+            self._first[0] = [*self._first[0][:-1], ""]
+        self._widths = widths_of(self._first, self._room)
         self.write_text("".join([self._join(cells) for cells in self._first]))
 
     def _cell(self, column: Column, row: Row) -> str:
         text = column.cell(row) if column.cell else _as_cell(row[column.name])
-        return printable(text, _CLIPPED) or "-"
+        return printable(text, _CLIPPED) or ("" if column is self._shown[-1] else "-")
 
-    def _join(self, cells: list[str]) -> str:
-        line = "  ".join([cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)])
-        return line.rstrip() + "\n"
+    def _join(self, cells: Sequence[str]) -> str:
+        return "\n".join(lines_of(cells, self._widths, wraps=bool(self._room))) + "\n"
+
+
+def room_of(stream: BinaryIO | None = None) -> int:
+    """How many columns a table may take: those of the terminal, if it goes to one."""
+    return shutil.get_terminal_size().columns if stream is None and sys.stdout.isatty() else 0
+
+
+def show_table(rows: Sequence[Sequence[str]], numbers: Collection[int] = ()) -> None:
+    """A short table that is there as a whole; the columns of `numbers` stand to the right."""
+    room = room_of()
+    widths = widths_of(rows, room)
+    for row in rows:
+        for line in lines_of(row, widths, wraps=bool(room), numbers=numbers):
+            click.echo(line)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 user`, `2 users`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 FORMATS: dict[str, type[Output]] = {"table": _Table, "json": _JsonArray, "jsonl": _JsonLines, "tsv": _Tsv}
@@ -213,19 +237,19 @@ def _control(text: str) -> None:
 
 
 def ago(since: str) -> str:
-    """How long ago that time of a row was, for people."""
-    from pbs_policy.duration import format_duration
+    """How long ago that time of a row was, and when, for people."""
+    from pbs_policy.duration import ago_at
     from pbs_policy.table.rows import read_time
 
-    return format_duration(time.time() - read_time(since)) + " ago"
+    return ago_at(read_time(since), time.time())
 
 
 def left(expires_at: str | None) -> str:
-    """How long it is until that time of a row; nothing where it has none."""
-    from pbs_policy.duration import format_duration
+    """How long it is until that time of a row, and when that is; nothing where it has none."""
+    from pbs_policy.duration import left_until
     from pbs_policy.table.rows import read_time
 
-    return format_duration(read_time(expires_at) - time.time()) if expires_at else ""
+    return left_until(read_time(expires_at), time.time()) if expires_at else ""
 
 
 def _as_json(row: Row, names: Sequence[str]) -> str:

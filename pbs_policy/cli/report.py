@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pbs_policy.cli.options import DURATION
+from pbs_policy.cli.output import counted, show_table, whole
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -16,20 +18,9 @@ if TYPE_CHECKING:
 SINCE = 7 * 86_400
 """Seconds that are looked back where --since is absent: who sends at all sends within a week."""
 
-_NUMBERS = ("RECIPIENTS", "FOREIGN SENDERS")
-
-
-def _duration(_: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
-    from pbs_policy.duration import parse_duration
-
-    try:
-        return parse_duration(text) if text is not None else None
-    except ValueError as error:
-        raise click.BadParameter(str(error), param=parameter) from None
-
 
 @click.command()
-@click.option("--since", metavar="TIME", callback=_duration,
+@click.option("--since", metavar="TIME", callback=DURATION,
               help="How far to look back: 1d, 4w.  [default: 7d, or usage_kept where that is less]")  # fmt: skip
 @click.option("--as", "setting", type=click.Choice(["domain", "address"]),
               help="Which sender_match would refuse a foreign sender.  [default: that of the settings, or domain]",
@@ -100,15 +91,8 @@ def _by_user(uses: Iterable[Use]) -> list[list[Use]]:
 
 
 def _show_table(addresses: str, groups: Iterable[Sequence[Use]], now: float) -> None:
-    headings = ("USER", addresses, *_NUMBERS, "LAST USE")
-    rows = [headings, *(_row(group, now) for group in groups)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
-            for cell, width, heading in zip(row, widths, headings, strict=True)
-        ]
-        click.echo("  ".join(cells).rstrip())
+    headings = ("USER", addresses, "RECIPIENTS", "FOREIGN SENDERS", "LAST USE")
+    show_table([headings, *(_row(group, now) for group in groups)], numbers=(2, 3))
 
 
 def _row(group: Sequence[Use], now: float) -> tuple[str, ...]:
@@ -118,8 +102,8 @@ def _row(group: Sequence[Use], now: float) -> tuple[str, ...]:
     return (
         printable(group[0].user) or "-",
         printable(group[0].client_address) + more,
-        str(sum(use.recipients for use in group)),
-        str(sum(use.foreign_senders for use in group)),
+        f"{sum(use.recipients for use in group):,}",
+        f"{sum(use.foreign_senders for use in group):,}",
         _ago(group, now),
     )
 
@@ -128,7 +112,7 @@ def _summary_of_others(others: Sequence[Use], now: float) -> list[str]:
     from pbs_policy.table.usage import MOST_PAIRS
 
     return [
-        f"others, beyond {MOST_PAIRS:,} users and addresses on one day: {_count(use.recipients, 'recipient')}, "
+        f"others, beyond {MOST_PAIRS:,} users and addresses on one day: {counted(use.recipients, 'recipient')}, "
         f"{use.foreign_senders} with a foreign sender, last {_ago([use], now)}"
         for use in others
     ]
@@ -138,23 +122,19 @@ def _summary(known: Sequence[Use], others: Sequence[Use], day: str) -> str:
     users = {use.user for use in known if use.user}
     unknown = {use.client_address for use in known if not use.user}
     addresses = {use.client_address for use in known}
-    line = f"{_count(len(users), 'user')} at {_count(len(addresses), 'address', 'addresses')}"
+    line = f"{counted(len(users), 'user')} at {counted(len(addresses), 'address', 'addresses')}"
     if unknown:
         line += f" ({len(unknown)} without a known user)"
     if others:
         line += " and others"
     recipients = sum(use.recipients for use in (*known, *others))
-    return f"{line}: {_count(recipients, 'recipient')} since {day}"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    return f"{line}: {counted(recipients, 'recipient')} since {day}"
 
 
 def _ago(group: Iterable[Use], now: float) -> str:
-    from pbs_policy.duration import format_duration
+    from pbs_policy.duration import ago_at
 
-    return format_duration(now - max(use.last_use for use in group)) + " ago"
+    return ago_at(max(use.last_use for use in group), now)
 
 
 def _show_json(known: Sequence[Use], others: Sequence[Use]) -> None:
@@ -167,7 +147,6 @@ def _show_json(known: Sequence[Use], others: Sequence[Use]) -> None:
 
 
 def _as_json(use: Use) -> dict[str, Any]:
-    from pbs_policy.cli.output import whole
     from pbs_policy.table.rows import write_time
 
     return {

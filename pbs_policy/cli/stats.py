@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pbs_policy.cli.output import show_table
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -43,9 +44,8 @@ def stats(session: Session, as_json: bool) -> int:
     services = read_services(table.redis, table.keys, minutes)
     if as_json:
         _show_json(minutes, services)
-        return os.EX_OK
-    for line in _lines(minutes, services, table.now()):
-        click.echo(line)
+    else:
+        _show(minutes, services, table.now())
     return os.EX_OK
 
 
@@ -65,27 +65,27 @@ def _totals(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> tupl
     )
 
 
-def _lines(minutes: Sequence[Minute], services: Sequence[ServiceState], now: float) -> Iterable[str]:
-    yield from _service_lines(services, now)
+def _show(minutes: Sequence[Minute], services: Sequence[ServiceState], now: float) -> None:
+    _show_services(services, now)
     totals = _totals(minutes, services)
     if not any(totals):
-        yield "nothing was decided in the last day"
+        click.echo("nothing was decided in the last day")
         return
-    yield ""
-    yield from _table(totals)
+    click.echo()
+    _show_totals(totals)
     decisions = [minute.counts.total() for minute in minutes]
     halves = [sum(decisions[start : start + _HALF_HOUR]) for start in range(0, len(decisions), _HALF_HOUR)]
     if any(decisions[-_HOUR:]):
-        yield from _plot(f"decisions a minute, last hour, most {max(decisions[-_HOUR:]):,}:", decisions[-_HOUR:])
-    yield from _plot(f"decisions in half an hour, last day, most {max(halves):,}:", halves)
+        _show_plot(f"decisions a minute, last hour, most {max(decisions[-_HOUR:]):,}:", decisions[-_HOUR:])
+    _show_plot(f"decisions in half an hour, last day, most {max(halves):,}:", halves)
 
 
-def _service_lines(services: Sequence[ServiceState], now: float) -> Iterable[str]:
+def _show_services(services: Sequence[ServiceState], now: float) -> None:
     from pbs_policy.duration import format_duration
     from pbs_policy.log import printable
 
     if not services:
-        yield "no service has written its numbers in the last 15 s: none runs, or Redis lets it not write them"
+        click.echo("no service has written its numbers in the last 15 s: none runs, or Redis does not allow it")
         return
     rows = [("HOST", "PID", "VERSION", "RUNS FOR", "CLIENTS", "RECONNECTS", "DECISIONS")]
     rows += [
@@ -95,10 +95,10 @@ def _service_lines(services: Sequence[ServiceState], now: float) -> Iterable[str
         )
         for each in services
     ]  # fmt: skip
-    yield from _aligned(rows, left=4)
+    show_table(rows, numbers=range(4, 7))
 
 
-def _table(totals: Sequence[Counter[str]]) -> Iterable[str]:
+def _show_totals(totals: Sequence[Counter[str]]) -> None:
     """A row for each action and reason, the commonest of each action first, and the sum."""
     names = sorted(set().union(*totals), key=lambda name: (_rank(name), -totals[-1][name], name))
     rows = [("ACTION", "REASON", *(each.upper() for each in _NUMBERS))]
@@ -106,7 +106,7 @@ def _table(totals: Sequence[Counter[str]]) -> Iterable[str]:
         action, _, reason = name.partition(" ")
         rows.append((action, reason, *(f"{total[name]:,}" for total in totals)))
     rows.append(("all", "", *(f"{total.total():,}" for total in totals)))
-    yield from _aligned(rows, left=2)
+    show_table(rows, numbers=range(2, 5))
 
 
 def _rank(name: str) -> int:
@@ -114,23 +114,12 @@ def _rank(name: str) -> int:
     return _ACTIONS.index(action) if action in _ACTIONS else len(_ACTIONS)
 
 
-def _aligned(rows: Sequence[tuple[str, ...]], left: int) -> Iterable[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if number < left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
-
-
-def _plot(title: str, numbers: Sequence[int]) -> Iterable[str]:
+def _show_plot(title: str, numbers: Sequence[int]) -> None:
     from pbs_policy.bars import has_blocks, plot
 
-    yield ""
-    yield title
+    click.echo(f"\n{title}")
     for line in plot(numbers, _HEIGHT, blocks=has_blocks(sys.stdout.encoding)):
-        yield f"  |{line}".rstrip()
+        click.echo(f"  |{line}".rstrip())
 
 
 def _show_json(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> None:

@@ -139,7 +139,10 @@ def _items(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float)
 
 
 def _summary(counts: Counter[str], dry_run: bool) -> str:
-    written = ", ".join(f"{counts[what]} {what}" for what in ("logins", "permits", "denies"))
+    from pbs_policy.cli.output import counted
+
+    names = {"logins": ("login",), "permits": ("permit",), "denies": ("deny", "denies")}
+    written = ", ".join(counted(counts[what], *name) for what, name in names.items())
     text = f"{'would write' if dry_run else 'written'}: {written}"
     passed = {
         "ended": "had ended",

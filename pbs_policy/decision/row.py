@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from pbs_policy.decision.rules import Step
-from pbs_policy.duration import format_duration
+from pbs_policy.duration import ago_at, format_duration
 from pbs_policy.log import printable
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.records import Record
@@ -32,9 +32,10 @@ def row(step: Step, saw: str, change: str = "") -> Row:
 
 
 def login_text(table: LoginTable, record: Record, left: float | None) -> str:
-    """`alice@example.com (pop3, by script) 5m ago, 25m left`; `left` is seconds, None for a key without an end."""
-    since = format_duration(table.now() - record.login_at)
-    return f"{printable(record.user) or 'no user recorded'} ({record.how}) {since} ago, {left_text(left)}"
+    """`alice@example.com (pop3, by script) 5m ago, 10:02, 25m left`; `left` is seconds, None for a key without an
+    end."""
+    since = ago_at(record.login_at, table.now())
+    return f"{printable(record.user) or 'no user recorded'} ({record.how}) {since}, {left_text(left)}"
 
 
 def left_text(left: float | None) -> str:

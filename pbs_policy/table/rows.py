@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pbs_policy.table.listing import Deny, Entry
@@ -15,12 +16,20 @@ from pbs_policy.table.listing import Deny, Entry
 _LAST = 253_402_300_799
 """The end of the year 9999, which is the last that ISO 8601 writes with four digits."""
 
+_MOST_TIMES = 4096  # a long list has the same few thousand seconds again and again
+
 
 def write_time(seconds: float) -> str:
     """Unix seconds as ISO 8601. What is left of a second is cut off: nothing is shown to last longer than it does."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(min(seconds, _LAST)))
+    return _written(min(int(seconds), _LAST))
 
 
+@lru_cache(_MOST_TIMES)
+def _written(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+@lru_cache(_MOST_TIMES)
 def read_time(text: str) -> float:
     """Unix seconds. Raises ValueError for what is no time of ISO 8601 with its zone."""
     found = datetime.fromisoformat(text)
