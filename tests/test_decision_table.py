@@ -656,6 +656,53 @@ def test_nobody_relays_in_a_denied_users_name_at_whoevers_login_or_permit(
     assert ask(table, rules, sender=ALICE) == ("OK", "permit")
 
 
+@pytest.mark.parametrize("match", MATCHES)
+@pytest.mark.parametrize("batv", ["off", "fold"])
+@pytest.mark.parametrize("sender", [
+    "prvs=1234abcdef=bob@example.com", "PRVS=1=Bob+list@EXAMPLE.com", "btv1==1==bob@example.com",
+    "prvs=1=btv1==2==prvs=3=bob@example.com", "SRS0=HHH=TT=example.com=bob@example.com",
+    "srs0+h=t=example.com=prvs=1=bob@example.com", "SRS1=G=example.net==HHH=TT=example.com=bob@example.com",
+    "prvs=1=SRS0=HHH=TT=example.com=bob@example.com",
+])  # fmt: skip
+def test_a_denied_user_hides_in_no_tag_of_a_sender(
+    table: LoginTable, log_in: Callable[..., None], match: Match, batv: Literal["off", "fold"], sender: str
+) -> None:
+    rules = Rules(SenderRules(match, recipient_delimiter="+", batv=batv))
+    log_in(BOB)
+    log_in(ALICE)
+    table.permit(target(ADDRESS), Permit(1), 60)
+    assert ask(table, rules, sender=sender) == ("OK", "permit")
+    for user in (BOB.encode(), b"bob"):
+        table.deny_user(user, "spam", 60)
+        assert ask(table, rules, sender=sender) == ("DUNNO", "denied_user")
+        table.undeny_user(user)
+
+
+@pytest.mark.parametrize(("match", "batv", "expected"), [
+    ("address", "off", ("DUNNO", "sender_mismatch")), ("address", "fold", ("OK", "login")),
+    ("domain", "off", ("OK", "login")), ("off", "off", ("OK", "login")),
+])  # fmt: skip
+def test_a_sender_with_a_batv_tag_is_its_users_where_the_setting_says_so(
+    table: LoginTable, log_in: Callable[..., None], match: Match, batv: Literal["off", "fold"],
+    expected: tuple[str, str],
+) -> None:  # fmt: skip
+    log_in(ALICE)
+    assert ask(table, Rules(SenderRules(match, batv=batv)), sender=f"prvs=1234abcdef={ALICE}") == expected
+
+
+def test_the_login_of_the_user_within_an_srs_tag_justifies_no_sender(
+    table: LoginTable, log_in: Callable[..., None]
+) -> None:
+    log_in(ALICE)
+    log_in(CAROL)
+    rules = Rules(SenderRules("domain", batv="fold"))
+    sender = "srs0=h=t=example.com=alice@example.net"
+    assert ask(table, rules, sender=sender) == ("OK", "login")
+    table.deny_user(CAROL.encode(), "spam", 60)
+    log_in(CAROL)
+    assert ask(table, rules, sender=sender) == ("DUNNO", "denied_user")
+
+
 def test_a_sender_of_several_users_is_denied_when_all_of_them_are(
     table: LoginTable, log_in: Callable[..., None], tmp_path: Path
 ) -> None:

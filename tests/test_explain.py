@@ -296,6 +296,7 @@ def test_a_sender_that_the_maps_know_gets_one_user_more(redis: Redis, tmp_path: 
 @pytest.mark.parametrize(
     ("user", "match", "sender", "change"),
     [
+        (ALICE, "address", f"prvs=1a={ALICE}", "set batv = fold, which takes the sender's tag off"),
         (ALICE, "address", "", "set null_sender = permit, or set sender_match = off"),
         (ALICE, "domain", "alice", "have the client send from a full address such as alice@example.com"),
         (ALICE, "address", "a@b@example.com", "have the client send from a full address such as alice@example.com"),

@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -251,6 +252,39 @@ def test_an_extension_is_split_off_as_postfix_does(sender: bytes, delimiter: str
     assert names_to_match(sender + b"@Example.com", rules, None) == expected
     as_domain = SenderRules("domain", recipient_delimiter=delimiter)
     assert names_to_match(sender + b"@Example.com", as_domain, None) == (b"@example.com",)
+
+
+@pytest.mark.parametrize(
+    ("sender", "user"),
+    [
+        (b"prvs=1234abcdef=alice@example.com", b"alice"),
+        (b"PRVS=1234ABCDEF=Alice@Example.com", b"alice"),
+        (b"btv1==c75a2e7b3eb==alice@example.com", b"alice"),
+        (b"prvs=1=prvs=2=alice@example.com", b"alice"),
+        (b"prvs==alice@example.com", b"alice"),
+        (b"prvs=1234=a=b@example.com", b"a=b"),
+        (b"prvs=1234=@example.com", b""),
+        (b"prvs=1234@example.com", b""),
+        (b"prvs=alice@example.com", b""),
+        (b"btv1=1234=alice@example.com", b""),
+        (b"xprvs=1234=alice@example.com", b""),
+        (b"SRS0=HHH=TT=example.com=alice@example.net", b""),
+    ],
+)
+def test_a_batv_tag_is_left_out_where_the_setting_says_so(sender: bytes, user: bytes) -> None:
+    full = sender.lower()
+    assert names_to_match(sender, ADDRESS, None) == (full,)
+    folded = (full, user + b"@example.com") if user else (full,)
+    assert names_to_match(sender, SenderRules("address", batv="fold"), None) == folded
+    domain = full[full.index(b"@") :]
+    assert names_to_match(sender, SenderRules("domain", batv="fold"), None) == (domain,)
+
+
+def test_a_tag_and_an_extension_are_both_left_out() -> None:
+    rules = SenderRules("address", recipient_delimiter="+", batv="fold")
+    names = names_to_match(b"prvs=1=alice+x@example.com", rules, None)
+    assert names is not None
+    assert names[2:] == (b"alice+x@example.com", b"alice@example.com")
 
 
 def test_a_delimiter_in_the_domain_splits_nothing() -> None:
@@ -633,7 +667,9 @@ def test_quotes_are_taken_off_as_postfix_does(text: bytes, sender: bytes) -> Non
 
 _LETTERS = 'abAB+-@.,%! "\\\0\n\x7f\u00fc\u00dc[]:'
 _text = st.text(st.sampled_from(_LETTERS), max_size=8)
-_mailbox = st.one_of(st.sampled_from(["a", "A", "b", "a+b", "a-b", "+a", "owner-a", "a b", "a@b.c", "\u00fc"]), _text)
+_plain = st.sampled_from(["a", "A", "b", "a+b", "a-b", "+a", "owner-a", "a b", "a@b.c", "\u00fc"])
+_tagged = st.sampled_from(["prvs=1=a", "btv1==1==a+b", "srs0=h=t=b.c=a"])
+_mailbox = st.one_of(_plain, _plain, _tagged, _text)
 _domain = st.one_of(st.sampled_from(["b.c", "B.C", "a.b.c", "c", "b.c.", "[b.c]", "\u00fc.c", "\u00dc.c"]), _text)
 _mailbox_at_domain = st.builds(lambda mailbox, domain: f"{mailbox}@{domain}".encode(), _mailbox, _domain)
 _senders = st.one_of(_mailbox_at_domain, _text.map(str.encode), st.binary())
@@ -644,6 +680,7 @@ _rules = st.builds(
     st.sampled_from(["", "b.c"]),
     st.sampled_from(["", "+", "-", "+-"]),
     st.sampled_from(["permit", "refuse"]),
+    st.sampled_from(["off", "fold"]),
 )
 
 
@@ -681,6 +718,11 @@ def justified(name: bytes, sender: bytes, rules: SenderRules) -> bool:
         return False
     if owner[0] == mailbox:
         return True
+    for tag in (b"prvs=1=", b"btv1==1=="):
+        if rules.batv == "fold" and mailbox.startswith(tag) and len(mailbox) > len(tag):
+            return justified(name, mailbox.removeprefix(tag) + b"@" + domain, rules) or justified(
+                name, sender, replace(rules, batv="off")
+            )
     extension = mailbox[len(owner[0]) :]
     return (
         mailbox.startswith(owner[0])

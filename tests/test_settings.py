@@ -69,6 +69,7 @@ def test_the_defaults_are_those_of_the_manual(file: Path) -> None:
         login_domains=frozenset(),
         sender_maps="",
         recipient_delimiter="",
+        batv="off",
         null_sender="refuse",
         require_tls=False,
         max_recipients_per_address=None,
@@ -132,6 +133,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         "login_domains": "Example.com, example.net",
         "sender_maps": "/etc/pbs-policy/senders",
         "recipient_delimiter": "+-",
+        "batv": "fold",
         "null_sender": "permit",
         "require_tls": "yes",
         "max_recipients_per_address": "200/1h",
@@ -182,6 +184,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         login_domains=frozenset({"example.com", "example.net"}),
         sender_maps="/etc/pbs-policy/senders",
         recipient_delimiter="+-",
+        batv="fold",
         null_sender="permit",
         require_tls=True,
         max_recipients_per_address=Cap(200, 3600),
@@ -204,7 +207,7 @@ def test_every_setting_can_be_set(file: Path) -> None:
         recorder_metrics_listen=(Listener("127.0.0.1", 10043),),
     )
     assert loaded.rules == Rules(
-        SenderRules("domain", "Example.com", "+-", "permit"),
+        SenderRules("domain", "Example.com", "+-", "permit", "fold"),
         frozenset({"pop3", "imap"}),
         login_domains=frozenset({b"example.com", b"example.net"}),
         require_tls=True,

@@ -8,7 +8,7 @@ from pbs_policy.address import ClientAddress
 from pbs_policy.decision.candidate import Candidate, login_under, permit_under
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.rules import Rules
-from pbs_policy.decision.sender import Maps, names_to_match, own_names
+from pbs_policy.decision.sender import Maps, names_to_deny, names_to_match, own_names
 from pbs_policy.postfix.protocol import Request, first, only
 from pbs_policy.store.question import Procedure, Question
 from pbs_policy.table.keys import Keys
@@ -66,13 +66,14 @@ class Case:
         return self._only_looks or only_asks(self.request)
 
     def sender_names(self) -> tuple[Sequence[bytes], Sequence[bytes]]:
-        """The users whom the envelope sender names: by itself, and by the sender maps where they are asked.
+        """The users whose denies hold against the envelope sender: whom it names by itself, within a tag too, and by
+        the sender maps where they are asked.
 
         Raises ProtocolError where the request names its sender twice.
         """
         own = self._own
         if own is None:
-            own = self._own = own_names(only(self.request, b"sender"), self.rules.senders)
+            own = self._own = names_to_deny(only(self.request, b"sender"), self.rules.senders)
         if not self.names:
             return own, ()
         return own, [name for name in self.names if name not in own and not name.startswith(b"@")]
@@ -106,7 +107,7 @@ def find_permissions(
 def find_own_logins(case: Case, weighed: set[bytes]) -> Procedure[list[Candidate]]:
     """The logins of the sender's own user from this address, which were not weighed yet: a denied or unknown user was
     the last to log in, and the sender, who may have been here before, is not refused with them."""
-    own, _ = case.sender_names()
+    own = own_names(only(case.request, b"sender"), case.rules.senders)
     names = [name for name in own if name not in weighed]
     if case.rules.senders.match == "address" or not names:
         return []  # what the sender names was looked for at once

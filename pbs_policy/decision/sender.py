@@ -9,6 +9,11 @@ of plain labels, no control characters, UTF-8, at most LONGEST_SENDER bytes. Nob
 (Postfix would append its own), @example.com, a@b@c, a trailing dot, an address literal; nor a "%" or "!" in the
 mailbox, in which Postfix sees a route to another domain (allow_percent_hack, swap_bangpath).
 
+A gateway may have put a tag on a sender: BATV (`prvs=TAG=alice@example.com`) to know its own bounces, SRS
+(`SRS0=HASH=TIME=example.com=alice@example.net`) to get them back. Anybody can write one. So a sender passes for the
+one within its BATV tag only where `batv` says so, and never for the one within SRS, which is of another domain. A
+deny holds within every tag, whatever is set.
+
 ASCII letters are folded; other letters count byte for byte. A domain's A-label and U-label differ here: the standard
 library's codec is that of IDNA 2003, to which different domains are the same. Sender maps can name both.
 """
@@ -38,6 +43,8 @@ _is_unquoted = re.compile(rb'[^\s"(),:;<>\[\\\]]+').fullmatch
 # What nearly every sender in a file is, within LONGEST_SENDER: it needs no second look.
 is_plain = re.compile(rb"[a-z0-9._=+-]{1,64}@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,3}").fullmatch
 _CONTROLS = bytes({*range(32), 127} - {9})  # less the tab
+_match_batv = re.compile(rb"(?:prvs=[^=@]*=|btv1==[^=@]*==)+([^@]+@[^@]+)").fullmatch
+_match_srs = re.compile(rb"srs(?:0|1[=+-][^=@]*=[^=@]*=)[=+-][^=@]*=[^=@]*=([^=@]+)=([^@]+)@[^@]+").fullmatch
 _NEVER_SPLIT = (b"postmaster", b"mailer-daemon", b"double-bounce")
 
 
@@ -49,6 +56,7 @@ class SenderRules:
     user_domain: str = ""
     recipient_delimiter: str = ""
     null_sender: Literal["permit", "refuse"] = "refuse"
+    batv: Literal["off", "fold"] = "off"
 
 
 class Maps(Protocol):
@@ -89,8 +97,8 @@ def names_to_match(sender: bytes, rules: SenderRules, maps: Maps | None) -> tupl
     is the null sender and null_sender is permit. MAIL FROM is the client's word and proves nothing: a match narrows
     what an address' neighbours can do.
 
-    match=address wants the sender, or the sender without its extension (recipient_delimiter); match=domain wants any
-    user of the sender's domain. A user whom `maps` names for the sender will do in both.
+    match=address wants the sender, or the sender without its extension (recipient_delimiter) or tag (batv);
+    match=domain wants any user of the sender's domain. A user whom `maps` names for the sender will do in both.
     """
     return None if rules.match == "off" else names_under(sender, rules, rules.match == "domain", maps)
 
@@ -111,12 +119,35 @@ def names_under(
 
 def own_names(sender: bytes, rules: SenderRules) -> tuple[bytes, ...]:
     """Whom an envelope sender names by itself, whatever is matched: the user of this address, and of it without its
-    extension. () where mailbox and domain are not certain."""
+    extension or tag. () where mailbox and domain are not certain."""
     name = sender
     if not is_plain(sender):
         if not judge(sender):
             return ()
         name = sender.lower()
+    names = _with_bare(name, rules)
+    if rules.batv == "fold" and b"=" in name and (tagged := _match_batv(name)):
+        names += _with_bare(tagged[1], rules)
+    return names
+
+
+def names_to_deny(sender: bytes, rules: SenderRules) -> tuple[bytes, ...]:
+    """The same, with every address that stands within a tag: who is denied may not hide in one."""
+    names = own_names(sender, rules)
+    inner = names[0] if names else b""
+    while b"=" in inner:
+        if tagged := _match_batv(inner):
+            inner = tagged[1]
+        elif tagged := _match_srs(inner):
+            inner = tagged[2] + b"@" + tagged[1]
+        else:
+            break
+        names += _with_bare(inner, rules)
+    return tuple(dict.fromkeys(names))
+
+
+def _with_bare(name: bytes, rules: SenderRules) -> tuple[bytes, ...]:
+    """A folded sender, and the same without its extension where it has one."""
     bare = _strip_extension(name, rules.recipient_delimiter) if rules.recipient_delimiter else b""
     return (name, bare) if bare else (name,)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.row import Row, row
 from pbs_policy.decision.rules import Step
-from pbs_policy.decision.sender import shown, unquote_sender
+from pbs_policy.decision.sender import justifies, names_to_match, shown, unquote_sender
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.log import printable
 from pbs_policy.postfix.protocol import first
@@ -57,6 +58,10 @@ def _admit(case: Case, maps: SenderMaps | None, users: Sequence[str], sender: by
         # Of this domain, and not found under it: only a script that is told so records domains.
         script = "let the post-login script read sender_match = domain too, in the settings file"
         return f"{script}; the next login counts"
+    folding = replace(case.rules.senders, batv="fold")
+    folded = names_to_match(sender, folding, maps)
+    if any(justifies(folded, encode(user), folding) for user in users):
+        return f"set batv = fold, which takes the sender's tag off, or {off}"
     user, entry = users[0], _maps_entry(sender)
     if not entry or shown(encode(user)) != user or any(letter in user for letter in ', "'):
         return f"have the client send as {printable(user)}, or {off}"

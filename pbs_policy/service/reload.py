@@ -18,7 +18,7 @@ from pbs_policy.settings.sources import SettingsError, Value
 
 CHANGEABLE = frozenset(
     (
-        "auto_deny", "denies", "ipv6_prefix", "log_decisions", "login_domains",
+        "auto_deny", "batv", "denies", "ipv6_prefix", "log_decisions", "login_domains",
         "max_recipients_per_address", "max_recipients_per_user", "never_record", "null_sender", "observe_only",
         "on_unavailable", "recipient_delimiter", "record_master_logins", "require_tls", "sender_maps", "sender_match",
         "services", "ttl", "usage_kept", "user_domain",

@@ -134,6 +134,11 @@ class Settings:
         parse_recipient_delimiter,
         "What separates an extension from a user in a sender, as in Postfix: +; empty: nothing.",
     )
+    batv: Literal["off", "fold"] = _setting(
+        "off",
+        choice("off", "fold"),
+        "Whether a sender's BATV tag (prvs=TAG=, btv1==TAG==) is left out, as an extension is.",
+    )
     null_sender: Literal["refuse", "permit"] = _setting(
         "refuse",
         choice("refuse", "permit"),
@@ -212,7 +217,9 @@ class Settings:
     def rules(self) -> Rules:
         """What the decision needs."""
         return Rules(
-            senders=SenderRules(self.sender_match, self.user_domain, self.recipient_delimiter, self.null_sender),
+            senders=SenderRules(
+                self.sender_match, self.user_domain, self.recipient_delimiter, self.null_sender, self.batv
+            ),
             services=self.services,
             login_domains=frozenset(domain.encode("utf-8", "surrogateescape") for domain in self.login_domains),
             require_tls=self.require_tls,
