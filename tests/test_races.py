@@ -131,7 +131,7 @@ def hook_with(settings_file: Path, script: str = "/bin/true") -> Hook:
 
 
 CLIENT = "192.0.2.7"
-TRIAL = trial.Trial(ClientAddresses().parse(CLIENT), "doctor@example.invalid")
+TRIAL = trial.Trial(CLIENT, ClientAddresses().parse(CLIENT), "doctor@example.invalid")
 
 
 @pytest.mark.usefixtures("slow_root")
@@ -140,7 +140,7 @@ def test_the_scripts_user_wins_no_file_of_roots_from_a_trial(place: Path, victim
     with attack(place, "settings.conf", victim):
         unharmed = 0
         for _ in range(TRIES):
-            assert trial._run_script(TRIAL, CLIENT, hook, Host()) == ""
+            assert trial._run_script(TRIAL, hook, Host()) == ""
             unharmed += is_unharmed(victim)
     assert unharmed == TRIES
     assert [path.name for path in place.iterdir()] == ["nobody"]
@@ -150,7 +150,7 @@ def test_the_scripts_settings_are_read_with_the_rights_of_its_user(place: Path, 
     theirs = place / "nobody/script.conf"
     theirs.symlink_to(victim)
     with pytest.raises(NotLookedAt, match=r"script\.conf: Permission denied$"):
-        trial._run_script(TRIAL, CLIENT, hook_with(theirs), Host())
+        trial._run_script(TRIAL, hook_with(theirs), Host())
     with pytest.raises(SettingsError, match=r"script\.conf: Permission denied$"):
         script_settings(hook_with(theirs), Host())
     theirs.unlink()
@@ -175,7 +175,7 @@ def test_the_script_of_a_trial_has_not_roots_terminal(place: Path) -> None:
     script = place / "script"
     script.write_text("#!/bin/sh\ncut -d' ' -f6 /proc/$$/stat >&2\n")
     script.chmod(0o755)
-    said = trial._run_script(TRIAL, CLIENT, hook_with(Path("/dev/null"), str(script)), Host())
+    said = trial._run_script(TRIAL, hook_with(Path("/dev/null"), str(script)), Host())
     assert re.fullmatch(r"the script says: [0-9]+", said)
     assert int(said.split()[-1]) != os.getsid(0)
 
@@ -197,7 +197,7 @@ def test_a_trial_is_not_made_where_others_can_change_its_folder(place: Path, mod
     place.chmod(mode)
     os.chown(place, 0, NOBODY)
     with pytest.raises(NotLookedAt, match=rf"can be changed by {who} \(mode 0{mode:o}\): chmod [og]-w$"):
-        trial._run_script(TRIAL, CLIENT, hook_with(Path("/dev/null")), Host())
+        trial._run_script(TRIAL, hook_with(Path("/dev/null")), Host())
 
 
 @pytest.mark.usefixtures("slow_root")

@@ -507,3 +507,12 @@ def test_any_overrides_and_variables_are_settings_or_a_settings_error(
 ) -> None:
     with contextlib.suppress(SettingsError):
         load(Path("/dev/null"), environment, overrides)
+
+
+@pytest.mark.parametrize("line", ["Authorization:", "Authorization: ", " "])
+def test_a_secret_for_reports_that_is_empty_is_none(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{line}\n")
+    settings = load(Path("/dev/null"), {}, [f"reports_secret_file={file}"])[0]
+    with pytest.raises(SettingsError, match="expected a secret in the first line"):
+        settings.reports_secret()

@@ -55,6 +55,7 @@ def _shared_options(command: _Command) -> _Command:
 @click.option("--dovecot-config", default="/etc/dovecot", metavar="DIR", show_default=True,
               help="Where dovecot.conf is.")  # fmt: skip
 @click.option("--last-login", is_flag=True, help="Instead of the script, Dovecot's last_login plugin.")
+@click.option("--reports", is_flag=True, help="Instead of the script, Dovecot's reports to `pbs-policy record`.")
 @click.pass_obj
 def install_hook(
     session: Session,
@@ -67,11 +68,12 @@ def install_hook(
     settings_file: str | None,
     dovecot_config: str,
     last_login: bool,
+    reports: bool,
 ) -> int:
     """Have Dovecot record logins.
 
-    By the post-login script, or by Dovecot's last_login plugin. Shows each file that would be written and each
-    command that would be run; --apply does it. Dovecot is not reloaded.
+    By the post-login script, by Dovecot's last_login plugin, or by its reports to pbs-policy record. Shows each file
+    that would be written and each command that would be run; --apply does it. Dovecot is not reloaded.
 
     Exit status 78 where the configuration is not understood, 1 where --remove leaves work to do.
 
@@ -79,9 +81,11 @@ def install_hook(
     Example:
       pbs-policy install-hook
       pbs-policy install-hook --apply && doveadm reload
+      pbs-policy install-hook --reports
       pbs-policy install-hook --remove --apply
     """
     from pbs_policy.install import dovecot, dovecot_removal
+    from pbs_policy.install.reports import plan_reports
 
     with _errors():
         tree, record = _open(root, record_dir, dovecot.COMMAND)
@@ -91,9 +95,12 @@ def install_hook(
             return _remove_hook(tree, record, removal, applying)
         file = settings_file or (str(session.file.absolute()) if session.file else dovecot.DEFAULT_SETTINGS)
         placement = dovecot.Placement(user, lib_dir, file, dovecot_config)
-        if last_login:
+        if last_login and reports:
+            raise click.UsageError("--last-login or --reports, not both")
+        if last_login or reports:
             settings = _settings(session, tree, Path(file))
-            return _install(tree, dovecot.plan_last_login(tree, record, placement, settings), record, applying)
+            plan = plan_reports if reports else dovecot.plan_last_login
+            return _install(tree, plan(tree, record, placement, settings), record, applying)
         return _install(tree, dovecot.plan_script(tree, record, placement), record, applying)
 
 

@@ -22,6 +22,7 @@ from pbs_policy.doctor import (
     postfix,
     postfix_lists,
     proxy,
+    reports,
     script,
     service,
     store,
@@ -79,14 +80,14 @@ CHECKS = {
     "postfix.upstream_proxy": "a proxy tells Postfix and Dovecot the clients' addresses, or neither",
     "postfix.smtpd": "Postfix's own smtpd takes the configuration, tried without touching the one that runs",
     "dovecot.configuration": "doveconf can read Dovecot's configuration",
-    "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script or by last_login",
+    "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script, by reports or by last_login",
     "dovecot.executable": "the `executable` lines are right",
     "dovecot.chain": "of several post-login scripts ours is the last before the session",
     "dovecot.listener": "a service listens at the post-login socket",
-    "dovecot.both": "not both the script and last_login record a login",
+    "dovecot.both": "last_login does not write over what the script or a report has recorded",
     "dovecot.proxy": "logins are not proxied to another host",
     "dovecot.trusted": "Dovecot believes nobody but proxies about a client's address",
-    "dovecot.anonymous": "nobody logs in anonymously, or the script records logins and leaves those out",
+    "dovecot.anonymous": "nobody logs in anonymously, or such logins are not recorded",
     "dovecot.nopassword": "no passdb lets users in without a password",
     "dovecot.domains": "no passdb is asked for a user without the domain",
     "dovecot.user": "the script runs as a user of its own, not as root",
@@ -99,6 +100,11 @@ CHECKS = {
     "dovecot.last_login_redis": "last_login writes to the service's Redis",
     "dovecot.last_login_scope": "last_login runs at POP3 and IMAP logins alone, and can do what the settings ask",
     "dovecot.last_login_users": "nothing judges by users, whom last_login does not record",
+    "dovecot.reports": "Dovecot reports its logins to where the recorder listens",
+    "dovecot.reports_settings": "Dovecot reports logins afterwards, and waits for nobody before",
+    "dovecot.reports_attributes": "reports say all that the recorder needs, and nothing of passwords",
+    "dovecot.reports_secret": "nobody but Dovecot can report a login",
+    "dovecot.reports_passwords": "no database has another host check the password of a login that is recorded",
     "store.reachable": "Redis answers the service's and the script's user",
     "store.read": "the service's user may look logins up",
     "store.write": "the script's user may record a login",
@@ -120,7 +126,7 @@ CHECKS = {
     "service.version": "each running process of the service is of the version of this command",
     "service.observe_only": "the service permits, and does not only observe",
     "service.metrics": "the Python packages are there that `metrics_listen` needs",
-    "service.trial": "a login of the real script is permitted by the service, and no longer when it is gone",
+    "service.trial": "a login by the real script, or by a report, is permitted, and no longer when it is gone",
     "use.gateways": "nobody logs in from this host's gateway or from an address of its own",
     "use.private_addresses": "no gateway or load balancer stands for many clients",
     "use.shared_addresses": "no address is shared by many users",
@@ -195,7 +201,7 @@ class Doctor:
         yield from _guarded("service.answers", service.check_service(self.settings, self.values, store_told))
         for table in tables:
             if not told & _KEEPS_TRIAL:
-                yield from _guarded("service.trial", self._examine_trial(hooks, table))
+                yield from _guarded("service.trial", self._examine_trial(hooks, dovecot_seen, table))
             yield from _guarded("use.private_addresses", self._examine_use(table, postfix_seen))
             yield from _guarded("service.version", numbers.check_numbers(table))
 
@@ -265,11 +271,13 @@ class Doctor:
             yield not_looked_at("dovecot.configuration", why, file)
         hooks += find_hooks(config)
         plugin = plugin_protocols(config, self.settings.key_prefix)
-        yield from dovecot.check_logins(config, plugin)
+        reported = reports.reported_protocols(config, self.settings)
+        yield from dovecot.check_logins(config, plugin, reported)
         yield from dovecot_auth.check_auth(config, plugin, self.settings, self.host)
         yield from trusted.check_dovecot(config)
         yield from script.check_script(hooks, self.settings, self.values, self.host)
         yield from last_login.check_plugin(config, self.settings)
+        yield from reports.check_reports(config, self.settings, self.host)
 
     def examine_both(self, postfix_seen: list[PostfixConfig], dovecot_seen: list[DovecotConfig]) -> Iterator[Finding]:
         """The check of Postfix and Dovecot together, on what the other two have read."""
@@ -338,11 +346,17 @@ class Doctor:
         except StoreUnavailable as error:
             yield not_looked_at("store.rights", str(error), place)
 
-    def _examine_trial(self, hooks: list[Hook], table: LoginTable) -> Iterator[Finding]:
-        if self.with_trial and not hooks:
-            yield not_looked_at("service.trial", "no post-login script of ours is run here")
-        for hook in hooks if self.with_trial else ():
-            yield from trial.check_trial(hook, self.settings, table, self.host)
+    def _examine_trial(self, hooks: list[Hook], seen: list[DovecotConfig], table: LoginTable) -> Iterator[Finding]:
+        if not self.with_trial:
+            return
+        ways = [trial.by_script(hook, self.host) for hook in hooks]
+        for config in seen:
+            for protocol in reports.reported_protocols(config, self.settings):
+                ways.append(reports.by_report(config, protocol, self.settings, table, self.host))
+        if not ways:
+            yield not_looked_at("service.trial", "no post-login script of ours is run here, and nothing is reported")
+        for way in ways:
+            yield from trial.check_trial(way, self.settings, table)
 
     def _examine_use(self, table: LoginTable, seen: Iterable[PostfixConfig]) -> Iterator[Finding]:
         inet_protocols = next((each.value("inet_protocols") for each in seen), "")

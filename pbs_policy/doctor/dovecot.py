@@ -1,7 +1,7 @@
-"""Checks of Dovecot: does every POP3 and IMAP login run the post-login script, or the last_login plugin?
+"""Checks of Dovecot: is every POP3 and IMAP login recorded, by the post-login script, last_login, or a report?
 
 What each mistake leads to was observed on 2.3.19 and 2.4.1: dovecot-hooks/README.md. What the script finds when it
-runs (files, settings) is in `script`, the plugin's own settings in `last_login`.
+runs (files, settings) is in `script`, the plugin's own settings in `last_login`, reports in `reports`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hooks, service_behind, sockets
 
 
-def check_logins(config: DovecotConfig, plugin: list[str]) -> Iterator[Finding]:
+def check_logins(config: DovecotConfig, plugin: list[str], reported: list[str]) -> Iterator[Finding]:
     """Whether the logins of each protocol are recorded, and whether anything is in their way. `plugin` are the
-    protocols whose logins last_login records."""
+    protocols whose logins last_login records, `reported` those whose logins Dovecot reports."""
     hooks = find_hooks(config)
     served = config.protocols()
     for protocol in served:
         yield from _check_executable(config, protocol)
-    yield from _check_recorded(config, served, hooks, plugin)
+    yield from _check_recorded(config, served, hooks, plugin, reported)
     for hook in hooks:
         yield from _check_hook(config, hook, [each.service for each in hooks].count(hook.service) > 1)
-    both = [hook.protocol for hook in hooks if hook.protocol in plugin]
+    both = [each for each in plugin if each in reported or each in [hook.protocol for hook in hooks]]
     if both:
-        seen = f"{' and '.join(both)}: last_login writes over what the script records, and loses the user"
+        other = "Dovecot reports" if both[0] in reported else "the script records"
+        seen = f"{' and '.join(both)}: last_login writes over what {other}, and loses the user"
         place = config.place((f"protocol {both[0]}",), "mail_plugins")
         yield warning("dovecot.both", seen, place, "take last_login out of mail_plugins, or pbs-policy.conf away")
-    yield from _check_proxy(config)
+    if not reported:  # a report is made on a proxy, too
+        yield from _check_proxy(config)
 
 
 def _check_executable(config: DovecotConfig, protocol: str) -> Iterator[Finding]:
@@ -50,10 +52,10 @@ def _check_executable(config: DovecotConfig, protocol: str) -> Iterator[Finding]
 
 
 def _check_recorded(
-    config: DovecotConfig, served: list[str], hooks: list[Hook], plugin: list[str]
+    config: DovecotConfig, served: list[str], hooks: list[Hook], plugin: list[str], reported: list[str]
 ) -> Iterator[Finding]:
-    hooked = {hook.protocol for hook in hooks}
-    missing = [protocol for protocol in served if protocol not in hooked and protocol not in plugin]
+    hooked = [hook.protocol for hook in hooks]
+    missing = [protocol for protocol in served if protocol not in (*hooked, *plugin, *reported)]
     strangers = [protocol for protocol in missing if sockets(config, protocol)]
     silent = [protocol for protocol in missing if protocol not in strangers]
     for protocol in strangers:
@@ -71,7 +73,8 @@ def _check_recorded(
         say = wrong if len(silent) == len(served) else warning
         yield say("dovecot.recorded", f"{protocol} logins are not recorded: no post-login script", place, mend)
     if not missing:
-        by = "the last_login plugin" if not hooks else "the post-login script"
+        ways = {"the post-login script": hooked, "Dovecot's reports": reported, "the last_login plugin": plugin}
+        by = " and ".join(way for way, protocols in ways.items() if protocols)
         yield good("dovecot.recorded", f"{' and '.join(served)} logins are recorded by {by}")
 
 
@@ -106,7 +109,7 @@ def _check_hook(config: DovecotConfig, hook: Hook, shared: bool) -> Iterator[Fin
 def _check_proxy(config: DovecotConfig) -> Iterator[Finding]:
     """A proxied login opens no mailbox here, and runs neither script nor plugin."""
     for passdb in passdbs(config):
-        line = passdb.fields.get("proxy") or passdb.fields.get("proxy_maybe")
+        line = passdb.proxies
         if line:
             seen = "passdb sets proxy: a proxied login runs no post-login script here, and is not recorded"
             yield warning("dovecot.proxy", seen, line.place,

@@ -40,7 +40,7 @@ def _check_anonymous(config: DovecotConfig, plugin: list[str]) -> Finding:
     if plugin:
         seen += f", and last_login records that ({' and '.join(plugin)}): strangers may relay"
         return wrong(check, seen, line.place, "take anonymous out of auth_mechanisms, or use the post-login script")
-    return good(check, f"{seen}; the post-login script does not record such logins", line.place)
+    return good(check, f"{seen}; such logins are not recorded", line.place)
 
 
 def _check_nopassword(config: DovecotConfig, databases: list[Passdb], host: Host) -> Finding:

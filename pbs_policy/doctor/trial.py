@@ -1,4 +1,5 @@
-"""The whole trial: the real script records a login, the service permits it, the login goes, the service does not.
+"""The whole trial: a login is recorded as Dovecot has it recorded, the service permits it, the login goes, the
+service does not.
 
 The client is a random address of a documentation network (RFC 5737, RFC 3849), from which no packet ever comes, and
 the user is a random name of example.invalid, or of one of the login_domains: nobody real is permitted by it. The
@@ -14,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import NamedTuple
@@ -44,31 +46,65 @@ _SESSION = ("/bin/sh", "-c", "exit 0")
 
 
 class Trial(NamedTuple):
-    """One client of the trial and its user."""
+    """One client of the trial, as Dovecot has its address, and its user."""
 
+    raw: str
     client: ClientAddress
     user: str
 
 
-def check_trial(hook: Hook, settings: Settings, table: LoginTable, host: Host) -> Iterator[Finding]:
-    """Try one client of IPv4 and one of IPv6 through the script of `hook`."""
-    if settings.services and hook.recorded_service not in settings.services:
-        why = f"trial of {hook.protocol}: `services` leaves {hook.recorded_service or 'its logins'} out"
-        yield not_looked_at("service.trial", why, hook.place)
+@dataclass(frozen=True)
+class Way:
+    """How Dovecot has the logins of a protocol recorded: `record` does the same for one, and returns what went wrong,
+    or ""; it permits for `ttl` seconds. `service` is as which it is recorded, `by` says who does it; `place` is where
+    that is configured, `mend` what puts an error right, `agree` what does where the service does not follow."""
+
+    protocol: str
+    service: str
+    by: str
+    place: str
+    mend: str
+    agree: Callable[[Settings], str]
+    record: Callable[[Trial], str]
+    ttl: int
+
+
+def by_script(hook: Hook, host: Host) -> Way:
+    """The post-login script, run as Dovecot runs it."""
+    return Way(
+        hook.protocol, hook.recorded_service, "the script has recorded a login", hook.place,
+        f"what Dovecot runs: {hook.script}",
+        lambda settings: _agreement(hook, settings, host),
+        lambda trial: _run_script(trial, hook, host), TTL,
+    )  # fmt: skip
+
+
+def _agreement(hook: Hook, settings: Settings, host: Host) -> str:
+    own, _ = script_settings(hook, host)
+    if unequal(own, settings):
+        return "make the script's settings and the service's equal (pbs-policy config)"
+    return "systemctl reload pbs-policy: it may go by settings from before a change of its file"
+
+
+def check_trial(way: Way, settings: Settings, table: LoginTable) -> Iterator[Finding]:
+    """Try one client of IPv4 and one of IPv6."""
+    if settings.services and way.service not in settings.services:
+        why = f"trial of {way.protocol}: `services` leaves {way.service or 'its logins'} out"
+        yield not_looked_at("service.trial", why, way.place)
         return
     for version, draw in ((4, _random_v4), (6, _random_v6)):
-        name = f"trial of {hook.protocol}, IPv{version}"
+        name = f"trial of {way.protocol}, IPv{version}"
         try:
             raw, client = _unused(draw, settings, table)
         except (NotLookedAt, StoreUnavailable) as error:
-            yield not_looked_at("service.trial", f"{name}: {error}", hook.place)
+            yield not_looked_at("service.trial", f"{name}: {error}", way.place)
             continue
         domain = min(settings.login_domains, default="example.invalid")
-        trial = Trial(client, f"doctor-{secrets.token_hex(8)}@{domain}")
+        trial = Trial(raw, client, f"doctor-{secrets.token_hex(8)}@{domain}")
         try:
-            yield from _try(trial, raw, name, hook, settings, table, host)
+            yield from _try(trial, name, way, settings, table)
         except (NotLookedAt, StoreUnavailable, SettingsError) as error:
-            yield not_looked_at("service.trial", f"{name}: {error}", hook.place)
+            yield not_looked_at("service.trial", f"{name}: {error}", way.place)
         finally:
             with suppress(StoreUnavailable):
                 _forget(trial, table)
@@ -94,38 +130,36 @@ def _unused(draw: Callable[[], str], settings: Settings, table: LoginTable) -> t
     raise NotLookedAt(f"{_DRAWS} addresses of documentation networks were in use")
 
 
-def _try(
-    trial: Trial, raw: str, name: str, hook: Hook, settings: Settings, table: LoginTable, host: Host
-) -> Iterator[Finding]:
+def _try(trial: Trial, name: str, way: Way, settings: Settings, table: LoginTable) -> Iterator[Finding]:
     began = time.monotonic()
-    said = _run_script(trial, raw, hook, host)
+    said = way.record(trial)
     if said:
-        yield wrong("service.trial", f"{name}: {said}", hook.place, f"what Dovecot runs: {hook.script}")
+        yield wrong("service.trial", f"{name}: {said}", way.place, way.mend)
         return
     action, seen = _ask(trial, settings, table)
     if action != OK:
-        if time.monotonic() - began > TTL - 1:
+        if time.monotonic() - began > way.ttl - 1:
             raise NotLookedAt("this machine was too slow for it")
-        own, _ = script_settings(hook, host)
-        mend = "make the script's settings and the service's equal (pbs-policy config)"
-        if not unequal(own, settings):  # in the files
-            mend = "systemctl reload pbs-policy: it may go by settings from before a change of its file"
-        seen = f"{name}: the script has recorded a login, and the service answers {seen}"
-        yield wrong("service.trial", seen, hook.place, mend)
+        seen = f"{name}: {way.by}, and the service answers {seen}"
+        yield wrong("service.trial", seen, way.place, way.agree(settings))
         return
     try:
         table.revoke_address(trial.client.text)
         end = "when it was deleted"
     except StoreUnavailable:  # a user who may only read: the key ends by itself
+        if way.ttl > TTL:
+            seen = f"{name}: permitted after a login, which nobody may delete here: it ends by itself"
+            yield good("service.trial", seen, way.place)
+            return
         end = "when it had ended"
         key = table.keys.login(trial.client.text)
         wait_until(lambda: table.read([key])[0] == [None], seconds=TTL + 2)
     action, seen = _ask(trial, settings, table)
     if action != DUNNO:
-        yield wrong("service.trial", f"{name}: the login is gone, and the service answers {seen}", hook.place,
+        yield wrong("service.trial", f"{name}: the login is gone, and the service answers {seen}", way.place,
                     "restart the service, and look for a permit (pbs-policy list)")  # fmt: skip
         return
-    yield good("service.trial", f"{name}: permitted after a login, refused {end}", hook.place)
+    yield good("service.trial", f"{name}: permitted after a login, refused {end}", way.place)
 
 
 def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]:
@@ -149,7 +183,7 @@ def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]
     return would_be, f"{printable(action)}, and without observe_only {would_be}"
 
 
-def _run_script(trial: Trial, raw: str, hook: Hook, host: Host) -> str:
+def _run_script(trial: Trial, hook: Hook, host: Host) -> str:
     """Run the script as Dovecot does, as its user where we are root. Returns what went wrong, or ""."""
     try:
         account = host.account(hook.user or "root")
@@ -160,7 +194,7 @@ def _run_script(trial: Trial, raw: str, hook: Hook, host: Host) -> str:
         with temporary_folder(account.primary_gid) as folder:
             file = folder / "settings.conf"
             create_for(account.uid, file, own)
-            done = _done(trial, raw, hook, account, file)
+            done = _done(trial, hook, account, file)
     except subprocess.TimeoutExpired:
         return f"the script did not end within {_SCRIPT_SECONDS:.0f} s"
     except Untrusted as error:
@@ -173,12 +207,12 @@ def _run_script(trial: Trial, raw: str, hook: Hook, host: Host) -> str:
     return f"the script says: {said}" if said else ""
 
 
-def _done(trial: Trial, raw: str, hook: Hook, account: Account, file: Path) -> subprocess.CompletedProcess[bytes]:
+def _done(trial: Trial, hook: Hook, account: Account, file: Path) -> subprocess.CompletedProcess[bytes]:
     switch = os.geteuid() == 0 and account.uid != 0  # only root can be somebody else
     words = [word for word in hook.words if word not in ("-c", hook.settings_file)]
     return subprocess.run(
         [hook.script, "-c", str(file), *words, *_SESSION],
-        env={"IP": raw, "USER": trial.user},
+        env={"IP": trial.raw, "USER": trial.user},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=_SCRIPT_SECONDS,

@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pbs_policy.dovecot.doveconf import ConfigLine, DovecotConfig, parse_lines, variables
 from pbs_policy.host import Host, NotLookedAt
 
 _QUERIES = ("password_query", "query", "pass_filter", "filter", "auth_bind_userdn", "bind_userdn")
 _ANSWERS = ("password_query", "query", "pass_attrs")
+PROXY = ("proxy", "proxy_maybe")
+"""The fields that have a user's login proxied to another host."""
+
 _CONTINUE = ("continue", "continue-fail")  # of result_success: another database decides
 
 
@@ -32,11 +36,21 @@ class Passdb:
         return next((each.value for each in self.lines[::-1] if each.name == name), "")
 
     @property
+    def proxies(self) -> ConfigLine | None:
+        """What has all of its users proxied to another host."""
+        return next((self.fields[name] for name in PROXY if name in self.fields), None)
+
+    @property
     def is_limited(self) -> bool:
         """Whether it lets in nobody by itself, or only those whom something else has vouched for."""
+        return self.proxies is not None or self.is_vouched_for
+
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether it lets in only those whom something else has vouched for, here."""
         mechanisms = (self.value("mechanisms") or self.value("mechanisms_filter")).lower().split()
         return (
-            {"allow_nets", "allow_real_nets", "proxy", "proxy_maybe"} & set(self.fields) != set()
+            {"allow_nets", "allow_real_nets"} & set(self.fields) != set()
             or (mechanisms != [] and not {"plain", "login"} & set(mechanisms))
             or self.value("skip") == "unauthenticated"
             or self.value("result_success") in _CONTINUE
@@ -90,6 +104,28 @@ def lets_everybody_in(config: DovecotConfig, databases: list[Passdb]) -> Passdb 
     return next((each for each in databases if "nopassword" in each.fields and not each.is_limited), None)
 
 
+class Unchecked(NamedTuple):
+    """Where a success that Dovecot reports proves no password, or no login: the field that says so of every user of a
+    database (`always`), or that the database may add."""
+
+    passdb: Passdb
+    field: str
+    place: str
+    always: bool
+
+
+def unchecked(databases: list[Passdb], host: Host) -> Iterator[Unchecked]:
+    """What has Dovecot report a success without having checked the password (`nopassword`), or for a login that goes
+    on elsewhere (`proxy`) or not at all (`nologin`). Raises NotLookedAt where a database's file cannot be read."""
+    for each in databases:
+        for name in ("nopassword", *PROXY, "nologin"):
+            if name in each.fields:
+                if name != "nopassword" or not each.is_vouched_for:
+                    yield Unchecked(each, name, each.fields[name].place, True)
+            elif place := may_answer(each, name, host):
+                yield Unchecked(each, name, place, False)
+
+
 def may_answer(passdb: Passdb, name: str, host: Host) -> str:
     """Where it is written that this database may add a field; "" where that is not to be seen.
 
@@ -100,7 +136,9 @@ def may_answer(passdb: Passdb, name: str, host: Host) -> str:
         if line.name in _ANSWERS and word.search(line.value):
             return line.place
     for number, text in enumerate(_own_text(passdb, host).splitlines(), 1):
-        if word.search(text) and not text.lstrip().startswith(("#", "--")):
+        # What is in front of the fields in a file of users may be anybody's name.
+        fields = ":".join(text.split(":")[7:]) if passdb.driver == "passwd-file" else text
+        if word.search(fields) and not text.lstrip().startswith(("#", "--")):
             return f"{passdb.file}:{number}"
     return ""
 

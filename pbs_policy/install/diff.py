@@ -21,6 +21,8 @@ def show_diff(path: str, before: FileState | None, after: FileState | None, *, b
     if brief:
         changed = before and after and before.data != after.data
         return "".join([*lines, f"{path}: replaced by another version\n"] if changed else lines)
+    if all(state.mode & 0o077 == 0 for state in (before, after) if state):
+        return "".join(lines) + f"{path}: what is in it is not shown, since only its owner may read it\n"
     old, new = _lines(before), _lines(after)
     if old is None or new is None:
         if (before and before.data) != (after and after.data):

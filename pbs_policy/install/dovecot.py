@@ -83,7 +83,7 @@ class Placement:
 
 def plan_script(tree: Tree, record: InstallRecord, placement: Placement) -> Plan:
     """What has Dovecot run the post-login script. Raises InstallError where another one stands in its place."""
-    file = _file(tree, placement)
+    file = configuration_file(tree, placement)
     config = read_config(file)
     chained = chained_by_hand(config, {each: placement.words(each) for each in _SERVICES})
     wanted = [*_script(tree, placement), Wanted(placement.settings_file, _NEW_SETTINGS, if_missing=True)]
@@ -106,7 +106,7 @@ def plan_script(tree: Tree, record: InstallRecord, placement: Placement) -> Plan
     _look_at_users(plan, tree, placement, [*chained, *([None] if left else [])])
     if not _is_packaged(tree, placement):
         plan.commands.append(command_line(*_COMPILE, f"{placement.lib}/pbs_postlogin.py"))
-    plan.commands.append(_look(file))
+    plan.commands.append(look(file))
     plan.check = lambda: _check_script(file, placement, left, chained)
     return plan
 
@@ -161,7 +161,7 @@ def plan_last_login(tree: Tree, record: InstallRecord, placement: Placement, set
 
     Raises InstallError for settings that the plugin cannot follow.
     """
-    file = _file(tree, placement)
+    file = configuration_file(tree, placement)
     config = read_config(file)
     drop_in = last_login_drop_in(config.version, settings)
     refuse_in_the_way(config, settings, str(tree.place(placement.drop_in)))
@@ -176,7 +176,7 @@ def plan_last_login(tree: Tree, record: InstallRecord, placement: Placement, set
     if unknown:
         plan.notes.append(f"whether users are denied, whom last_login does not know, is unknown: {unknown}")
     plan.want(tree, record, [Wanted(placement.drop_in, drop_in.encode(), 0o644)])
-    plan.commands = [_look(file)]
+    plan.commands = [look(file)]
     plan.check = lambda: _check_last_login(file, placement, settings.key_prefix)
     return plan
 
@@ -193,14 +193,16 @@ def read_config(file: Path) -> DovecotConfig:
         raise InstallError(f"doveconf does not accept {file}: {printable(str(error), 2000)}") from None
 
 
-def _file(tree: Tree, placement: Placement) -> Path:
+def configuration_file(tree: Tree, placement: Placement) -> Path:
+    """Where Dovecot's configuration begins. Raises InstallError where there is none."""
     file = tree.place(placement.dovecot) / "dovecot.conf"
     if not file.exists():
         raise InstallError(f"{file}: there is no such file. Where is Dovecot? --dovecot-config DIR")
     return file
 
 
-def _look(file: Path) -> str:
+def look(file: Path) -> str:
+    """The command that shows the configuration, and that Dovecot accepts it."""
     return command_line("doveconf", "-c", str(file), "-n")
 
 
@@ -225,7 +227,7 @@ def _check_script(file: Path, placement: Placement, services: list[str], chained
             (hook, "executable", config.value((hook,), "executable"), placement.executable(service)),
             (hook, "user", config.value((hook,), "user"), placement.user),
         ):
-            _expect(file, placement, f"{block.replace(' ', '/')}/{name}", value, expected)
+            expect(file, placement, f"{block.replace(' ', '/')}/{name}", value, expected)
     for before in chained:
         if find_hook(config, before.protocol) != before:
             raise InstallError(f"{before.place}: {before.protocol} logins would not run your own script any more")
@@ -236,10 +238,11 @@ def _check_last_login(file: Path, placement: Placement, key_prefix: str) -> None
     for service in _SERVICES:
         if service not in plugin_protocols(config, key_prefix):
             plugins = config.value((f"protocol {service}",), "mail_plugins")
-            _expect(file, placement, f"protocol/{service}/mail_plugins", plugins, "... last_login")
+            expect(file, placement, f"protocol/{service}/mail_plugins", plugins, "... last_login")
 
 
-def _expect(file: Path, placement: Placement, name: str, value: str, expected: str) -> None:
+def expect(file: Path, placement: Placement, name: str, value: str, expected: str) -> None:
+    """Raise InstallError unless doveconf reads what the drop-in has set."""
     if value != expected:
         raise InstallError(
             f"{file}: doveconf reads {name} = {printable(value) or 'nothing'}, not {expected}: either a file "

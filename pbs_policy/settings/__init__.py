@@ -277,9 +277,18 @@ class Settings:
         redis_password_file says. Raises SettingsError where it cannot be read."""
         return _read_password("redis_password", self.redis_password_file, credentials)
 
+    @property
+    def reports_places(self) -> list[tuple[str, int]]:
+        """Host and port of each of `reports_listen`."""
+        return [(each.host, each.port) for each in self.reports_listen]
+
     def reports_secret(self, credentials: str = "") -> str:
         """What `auth_policy_server_api_header` is to be, or "", found as the password is. Raises SettingsError."""
-        return _read_password("reports_secret", self.reports_secret_file, credentials)
+        header = _read_password("reports_secret", self.reports_secret_file, credentials)
+        if header and not header.partition(":")[2].strip() and (":" in header or not header.strip()):
+            fault = "expected a secret in the first line, such as `Authorization: Bearer WORD`"
+            raise SettingsError([f"reports_secret_file: {self.reports_secret_file}: {fault}"])
+        return header
 
     def sentinel_login(self, credentials: str = "") -> Login:
         """Who to log in to Sentinels as, with the password found in the same way. Raises SettingsError."""

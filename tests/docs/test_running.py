@@ -34,6 +34,12 @@ LINES_NOT_RUN = {
 }
 """Lines that are left out, and why."""
 
+ASKED = {
+    "pbs-policy": ("pbs-policy query client_address=192.0.2.7", 1),
+    "pbs-policy-record": ("ss -ltn | grep -q 127.0.0.1:10041", 0),
+}
+"""What tells that a daemon of ours serves, by its exit status."""
+
 STATUSES = {
     "pbs-policy check 192.0.2.7": {1},
     # 1 where Dovecot still runs the script, 0 where it was quicker to let it go.
@@ -80,13 +86,14 @@ def run(snippet: Snippet, place: PrivateRoot) -> None:
     shown = ""
     for line in snippet.text.replace("\\\n", "").splitlines():
         if line.startswith("systemctl enable --now ") and "pbs-policy" in line:
-            unit = (place.root / "etc/systemd/system/pbs-policy.service").read_text()
+            name = "pbs-policy-record" if "pbs-policy-record" in line else "pbs-policy"
+            unit = (place.root / f"etc/systemd/system/{name}.service").read_text()
             user, command = (re.search(rf"^{name}=(.*)$", unit, re.MULTILINE) for name in ("User", "ExecStart"))
             assert user
             assert command
             place.start(f"runuser -u {user[1]} -- {command[1]}")
-            query = "pbs-policy query client_address=192.0.2.7"
-            assert wait_until(lambda asked=query: place.run(asked).returncode == 1)  # type: ignore[misc]  # mypy knows no default of a lambda
+            query, status = ASKED[name]
+            assert wait_until(lambda: place.run(query).returncode == status)  # noqa: B023 - asked within the turn
         if line.startswith("systemctl disable --now ") and "pbs-policy" in line:
             place.run("pkill -u pbs-policy; while pgrep -u pbs-policy; do sleep 0.1; done")
         if any(re.match(left_out, line) for left_out in LINES_NOT_RUN):
@@ -115,6 +122,7 @@ SCENES = {
         *of("docs/tutorial.md", 4),
         *of("docs/tutorial.md", 11, 12),
     ],
+    "reports": [*of("docs/tutorial.md", 1, 2), *of("docs/howto/many-logins.md", 1)],
     "the hook": of("dovecot-hooks/README.md", 1, 3, 5),
 }
 """Which snippets run one after the other: some need what those before them have done."""

@@ -15,8 +15,9 @@ from tests.pages import TOP
 def fetch(python_version: str, root: Path) -> None:
     """Put our dependencies for this Python ("3.11") into the tree at `root`, and have its pip look there alone."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())
+    wanted_too = project["project"]["optional-dependencies"]["recorder"]
     # Of redis on Python 3.11.2 and older: pip weighs that for the Python it runs on, not for this one.
-    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"], "async-timeout"]
+    wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"], *wanted_too, "async-timeout"]
     platforms = [f"--platform=manylinux{each}_x86_64" for each in ("2014", "_2_17", "_2_28")]
     pip = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--only-binary=:all:"]
     with tempfile.TemporaryDirectory(prefix="pbs-") as place:

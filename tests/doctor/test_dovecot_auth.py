@@ -56,7 +56,7 @@ def test_anonymous_logins_are_named_and_a_fault_where_they_are_recorded(text: st
     assert found(text, "anonymous", plugin=("imap",)).level == ("wrong" if on else "good")
     beside_the_script = found(text, "anonymous")
     assert beside_the_script.level == "good"
-    assert ("does not record such logins" in beside_the_script.seen) is on
+    assert ("such logins are not recorded" in beside_the_script.seen) is on
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor import Doctor, trial
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.service import check_listener, check_service
-from pbs_policy.doctor.trial import check_trial
+from pbs_policy.doctor.trial import by_script, check_trial
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Host
 from pbs_policy.postfix.listener import Listener
@@ -57,7 +57,8 @@ def try_login(server: PrivateRedis, client: Redis, start_service: Start, tmp_pat
         file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()))
         settings, _ = load(service.settings_file, overrides=[f"listen={service.listeners[0]}"])
         hook = Hook("pop3", "pop3-postlogin", program, ("-c", str(file), "pop3"), user, "99-pbs-policy.conf:23")
-        return list(check_trial(hook, settings, table_on(redis or client, settings.key_prefix), host or Host()))
+        way = by_script(hook, host or Host())
+        return list(check_trial(way, settings, table_on(redis or client, settings.key_prefix)))
 
     return try_it
 

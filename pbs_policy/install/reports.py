@@ -1,0 +1,126 @@
+"""The drop-in that has Dovecot report its logins to `pbs-policy record`, and where that must not be: another server
+has the reports, or a success that Dovecot reports proves no password."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pbs_policy.dovecot.auth import PROXY, Unchecked, passdbs, unchecked
+from pbs_policy.dovecot.doveconf import DovecotConfig
+from pbs_policy.dovecot.last_login import plugin_protocols, read_plugin
+from pbs_policy.dovecot.logins import SCRIPT, find_hooks
+from pbs_policy.dovecot.reports import read_reports, report_url
+from pbs_policy.host import Host, NotLookedAt
+from pbs_policy.install.dovecot import AFTERWARDS, Placement, configuration_file, expect, look, read_config
+from pbs_policy.install.files import InstallError, Tree
+from pbs_policy.install.last_login import fill_in
+from pbs_policy.install.plan import Plan, Wanted
+from pbs_policy.install.record import InstallRecord
+from pbs_policy.log import printable
+from pbs_policy.settings import Settings
+from pbs_policy.shipped import shipped
+
+_OURS = "http://127.0.0.1:10041/"
+_BESIDE = "pbs-policy-secret.conf.ext"  # the drop-in includes it
+
+
+def plan_reports(tree: Tree, record: InstallRecord, placement: Placement, settings: Settings) -> Plan:
+    """What has Dovecot report its logins. Raises InstallError where that would be wrong, SettingsError for a secret
+    that cannot be read."""
+    file = configuration_file(tree, placement)
+    config = read_config(file)
+    secret, drop_in = secret_line(settings), reports_drop_in(config.version, settings)
+    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
+    plan.notes += refuse_unproven(config, settings, str(tree.place(placement.drop_in)), Host())
+    wanted = [Wanted(placement.drop_in, drop_in.encode())]
+    if secret:
+        # The drop-in, which includes it, is the last to come.
+        wanted.insert(0, Wanted(f"{placement.dovecot}/conf.d/{_BESIDE}", secret.encode(), 0o600))
+    else:
+        plan.notes.append("reports_secret_file is not set: every user of this host can report a login, and so permit")
+    plan.want(tree, record, wanted)
+    plan.commands = [look(file)]
+    plan.check = lambda: _check(file, placement, settings)
+    return plan
+
+
+def _check(file: Path, placement: Placement, settings: Settings) -> None:
+    reports = read_reports(read_config(file))
+    url = report_url(*settings.reports_places[0])
+    expect(file, placement, "auth_policy_server_url", reports.url if reports else "", url)
+
+
+def reports_drop_in(version: tuple[int, int], settings: Settings) -> str:
+    """The text for Dovecot of this version. Raises InstallError for settings that keep the recorder from starting."""
+    if not settings.reports_listen or not settings.reports_check_passwords:
+        raise InstallError(
+            "pbs-policy record does not start with these settings: expected reports_listen = inet:127.0.0.1:10041, "
+            "and reports_check_passwords = yes if this Dovecot checks every password itself"
+        )
+    example = shipped(f"dovecot-hooks/report-{'2.3' if version < (2, 4) else '2.4'}.conf").read_text()
+    return fill_in(example, {_OURS: report_url(*settings.reports_places[0])})
+
+
+def secret_line(settings: Settings) -> str:
+    """The text of the file with the secret, "" where there is none. Raises SettingsError, InstallError."""
+    header = settings.reports_secret()
+    if not header:
+        return ""
+    if not re.fullmatch(r"[A-Za-z0-9-]+: *[A-Za-z0-9._~+/=-][A-Za-z0-9 ._~+/=-]*|[A-Za-z0-9._~+/=-]+", header):
+        raise InstallError(
+            f"{settings.reports_secret_file}: expected a first line of `Authorization: Bearer ` and letters, digits "
+            "and . _ ~ + / = -, since it stands in Dovecot's configuration as it is"
+        )
+    return f"auth_policy_server_api_header = {header}\n"
+
+
+def refuse_unproven(config: DovecotConfig, settings: Settings, drop_in: str, host: Host) -> list[str]:
+    """Raise InstallError where reports must not be recorded, or do not reach us. Returns what has to be confirmed.
+    What is in `drop_in` is replaced, and stands in nobody's way."""
+    reports = read_reports(config)
+    if reports and reports.place.rpartition(":")[0] != drop_in:
+        raise InstallError(
+            f"{reports.place}: auth_policy_server_url is {printable(reports.server)}, and Dovecot reports to one "
+            "server alone. Use the script (without --reports), which runs beside it; or take that line out"
+        )
+    plugin = read_plugin(config)
+    if plugin and plugin_protocols(config, settings.key_prefix) and plugin.dict_place.rpartition(":")[0] != drop_in:
+        raise InstallError(
+            f"{plugin.dict_place}: the last_login plugin records logins without their user, over what is reported. "
+            "Take it out of mail_plugins first"
+        )
+    notes = [f"{hook.place}: {hook.protocol} logins run {SCRIPT}, too, and are recorded twice: that is harmless"
+             for hook in find_hooks(config) if hook.place.rpartition(":")[0] != drop_in]  # fmt: skip
+    try:
+        found = list(unchecked(passdbs(config), host))
+    except NotLookedAt as error:
+        return [*notes, f"whether a password database answers nopassword or proxy is not known: {error}"]
+    for each in found:
+        _refuse(each, settings)
+    return notes + [_question(each, settings) for each in found if not each.always]
+
+
+def _refuse(found: Unchecked, settings: Settings) -> None:
+    seen = f"{found.place}: passdb {found.passdb.driver} has {found.field}"
+    if found.always and found.field == "nopassword":
+        raise InstallError(
+            f"{seen}: Dovecot reports a success whatever the password was, and whoever asks could relay. Take it "
+            "out; on a proxy, install on the backends, which check passwords"
+        )
+    if found.always and found.field in PROXY and not settings.record_proxied_logins:
+        raise InstallError(
+            f"{seen}: its logins go on to another host, and are not recorded by reports. Install on the backends; "
+            "or, if this proxy checks each password itself, set record_proxied_logins = yes"
+        )
+
+
+def _question(found: Unchecked, settings: Settings) -> str:
+    what = f"{found.place}: passdb {found.passdb.driver} may answer {found.field}"
+    if found.field == "nopassword":
+        return f"{what}: such a login is reported as a success whatever the password was. See that nobody has it"
+    if found.field in PROXY:
+        if settings.record_proxied_logins:
+            return f"{what}: such a login is recorded. See that this host checks its password"
+        return f"{what}: such a login is not recorded"
+    return f"{what}: such a login is refused, and not recorded where Dovecot tells of it"
