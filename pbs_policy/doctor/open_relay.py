@@ -23,6 +23,7 @@ STRANGERS = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses of documentation networks: in nobody's list, unless everybody is in it."""
 
 _PRIVATE = tuple(ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
+_OWN_HOSTS = "name 127.0.0.0/8 [::1]/128 and your own hosts in mynetworks, and no more"
 _DESTINATIONS = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")
 """What permit_auth_destination permits, and reject_unauth_destination does not refuse."""
 
@@ -47,14 +48,14 @@ def _check_mynetworks(config: PostfixConfig, service: MasterService | None, host
     for network in networks:
         if network.prefixlen <= WIDEST[network.version]:
             seen = f"mynetworks has {network}: everybody in it relays without any login"
-            return wrong(check, seen, place, "mynetworks = 127.0.0.0/8 [::1]/128, and your own hosts")
+            return wrong(check, seen, place, _OWN_HOSTS)
     try:
         table = table_with(tables, STRANGERS, config, host)
     except NotLookedAt as error:
         return unknown(check, f"mynetworks: {error}", place, "see that it holds no network of strangers")
     if table:
         seen = f"mynetworks has {table}, which finds any address: everybody relays without any login"
-        return wrong(check, seen, place, "mynetworks = 127.0.0.0/8 [::1]/128, and your own hosts")
+        return wrong(check, seen, place, _OWN_HOSTS)
     for network in networks:
         if network in _PRIVATE:
             seen = f"mynetworks has all of {network}: a gateway or container in it lets strangers relay"
@@ -75,7 +76,7 @@ def _check_destinations(config: PostfixConfig, service: MasterService | None, ho
             return unknown(check, f"{name}: {error}", place, "see that it holds your own domains alone")
         if table:
             seen = f"{name} has {table}, which finds any domain: whoever sends to anywhere may relay"
-            return wrong(check, seen, place, f"{name} = the domains that you receive mail for")
+            return wrong(check, seen, place, f"name the domains that you receive mail for in {name}")
     return good(check, "Postfix takes mail of strangers for its own domains alone")
 
 

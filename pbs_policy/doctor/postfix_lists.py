@@ -66,7 +66,7 @@ def _check_submission(config: PostfixConfig, listeners: tuple[Listener, ...]) ->
     asking = [
         each
         for each in config.services
-        if each.is_submission and config.find_ours(config.relay_list(each), each, listeners)
+        if each.is_submission and not each.is_closed and config.find_ours(config.relay_list(each), each, listeners)
     ]
     for each in asking:
         seen = f"the entry {each.name} of master.cf asks the service: clients there should authenticate"

@@ -45,7 +45,7 @@ def _judge_xclient(config: PostfixConfig, service: MasterService | None, host: H
         return None
     say = wrong if everybody else warning
     seen = f"{seen} may say XCLIENT, claim the address of somebody who is logged in, and relay"
-    return say("postfix.xclient", seen, place, f"{XCLIENT} = the proxies alone, each by its address")
+    return say("postfix.xclient", seen, place, f"name the proxies alone in {XCLIENT}, each by its address")
 
 
 def check_listeners(config: PostfixConfig) -> Iterator[Finding]:
@@ -67,7 +67,7 @@ def check_dovecot(config: DovecotConfig) -> Iterator[Finding]:
         if seen:
             say = wrong if everybody else warning
             seen = f"{seen} may claim any address at a login ({name}), and so let others relay"
-            yield say("dovecot.trusted", seen, config.place((), name), f"{name} = the proxies alone")
+            yield say("dovecot.trusted", seen, config.place((), name), f"name the proxies alone in {name}")
             return
     yield good("dovecot.trusted", "Dovecot believes single proxies about a client's address, or nobody")
 

@@ -195,7 +195,7 @@ def _refuse_conflicts(config: PostfixConfig, listener: Listener) -> None:
 def _submission_notes(config: PostfixConfig) -> Iterator[str]:
     """What to look at where clients that authenticate come in: they inherit the check."""
     for each in config.services:
-        if each.is_submission and RELAY not in each.overrides:
+        if each.is_submission and not each.is_closed and RELAY not in each.overrides:
             yield (
                 f"{each.place}: {each.name}/{each.kind} has no {RELAY} of its own, so a client that may relay need "
                 f"not authenticate there. To have it so: -o {RELAY}=permit_sasl_authenticated,reject"

@@ -63,9 +63,18 @@ class MasterService:
     def is_for_strangers(self) -> bool:
         """Whether clients of other hosts may come in here without authenticating. They may not at a loopback address,
         where a content filter returns mail, nor where a list of the entry's own refuses whomever it does not know."""
-        own = [each for name in LISTS for each in parse_restrictions(self.overrides.get(name, ""))]
-        closed = not self.is_port_25 and any(each.name == "reject" and each.refuses for each in own)
+        closed = not self.is_port_25 and (self.is_closed or self._refuses(RELAY))
         return not (self.is_submission or self.is_loopback or closed)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether a list of the entry's own, beside the relay list, refuses whomever it does not know: whoever the
+        service permits is refused there, too."""
+        return any(self._refuses(name) for name in LISTS if name != RELAY)
+
+    def _refuses(self, name: str) -> bool:
+        own = parse_restrictions(self.overrides.get(name, ""))
+        return any(each.name == "reject" and each.refuses for each in own)
 
     @property
     def is_loopback(self) -> bool:
