@@ -452,7 +452,7 @@ def assert_held(redis: Redis, counts: Sequence[Count], servers: Sequence[Server]
         assert let_through <= redis.smembers(each.key)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=2),
     st.integers(2, 5),
@@ -483,7 +483,7 @@ def test_however_servers_take_turns_never_one_too_many(
         assert redis.pttl(each.key) != NO_END, "after the next request the set has an end"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(1, 3), st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), max_size=40))
 def test_however_questions_take_turns_the_same_recipient_counts_once(
     limit: int, turns: list[tuple[int, int]]

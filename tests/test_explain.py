@@ -153,7 +153,7 @@ def test_the_steps_say_what_the_decision_says_in_hundreds_of_stands(redis: Redis
     file = tmp_path / "senders"
     file.write_text(f"{BOB} {ALICE}\n@example.org {DAVE}\n")
     seen: Counter[str] = Counter()
-    for seed in range(600):
+    for seed in range(300):
         pick = random.Random(seed)
         redis.flushall()
         user_domain = pick.choice(["", "example.net"])

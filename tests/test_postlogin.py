@@ -829,7 +829,7 @@ def addresses_of(prefix: str, never_record: str) -> ClientAddresses:
     return loaded.addresses
 
 
-@hypothesis_settings(max_examples=1500)
+@hypothesis_settings(max_examples=500)
 @given(_addresses, st.sampled_from(["128", "64", "56", "48", "127", "065", "0128"]), _never_record)
 @example("fe80::1%br0", "128", [])
 @example("2001:db8::7", "0128", [])
@@ -1066,7 +1066,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("files") / "pbs-policy.conf"
 
 
-@hypothesis_settings(max_examples=800)
+@hypothesis_settings(max_examples=300)
 @given(st.lists(_lines, max_size=6, unique=True), st.sampled_from(["\n", "\r\n"]))
 @example(["ttl = 8h", "\u00a0key_prefix = x:"], "\n")
 @example(["ttl = 8h\x1f"], "\n")

@@ -43,7 +43,7 @@ def uninstall(tree: Tree, command: str) -> list[str]:
 
 
 @given(existing=trees, first=wishes, second=wishes, order=steps)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_any_order_of_apply_and_remove_that_ends_in_remove_leaves_the_tree_as_it_was(
     existing: dict[str, tuple[bytes, int]],
     first: dict[str, tuple[bytes, int | None]],
@@ -76,7 +76,7 @@ def test_any_order_of_apply_and_remove_that_ends_in_remove_leaves_the_tree_as_it
 
 
 @given(existing=trees, first=wishes, second=wishes)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_an_installation_that_is_not_accepted_leaves_the_tree_as_it_was(
     existing: dict[str, tuple[bytes, int]],
     first: dict[str, tuple[bytes, int | None]],
