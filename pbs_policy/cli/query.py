@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from pbs_policy.cli.completion import suggest_listener
+from pbs_policy.cli.options import parsed_by
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
     from pbs_policy.postfix.listener import Listener
 
 listener_option = click.option(
-    "--listener", "address", metavar="ADDRESS", default="",
+    "--listener", "address", metavar="ADDRESS", callback=parsed_by("postfix.listener:Listener.parse"),
     help="Where the service listens: inet:HOST:PORT or unix:/PATH.  [default: the first of the setting listen]",
     shell_complete=suggest_listener,
 )  # fmt: skip
@@ -41,16 +42,9 @@ class ServiceUnreachable(click.ClickException):
     exit_code = os.EX_UNAVAILABLE
 
 
-def find_listener(session: Session, address: str) -> Listener:
-    """The listener that `--listener` names, else the first of the settings. Raises SettingsError, BadParameter."""
-    from pbs_policy.postfix.listener import Listener
-
-    if not address:
-        return session.load()[0].listen[0]
-    try:
-        return Listener.parse(address)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--listener") from None
+def find_listener(session: Session, given: Listener | None) -> Listener:
+    """The listener that `--listener` names, else the first of the settings. Raises SettingsError."""
+    return given or session.load()[0].listen[0]
 
 
 def unreachable(listener: Listener, error: OSError) -> ServiceUnreachable:
@@ -76,7 +70,7 @@ def ask_running(listener: Listener, request: bytes) -> str:
 @listener_option
 @click.argument("attributes", metavar="NAME=VALUE...|-", nargs=-1, required=True)
 @click.pass_obj
-def query(session: Session, address: str, attributes: tuple[str, ...]) -> int:
+def query(session: Session, address: Listener | None, attributes: tuple[str, ...]) -> int:
     """Ask the running service one request in Postfix's own words, and print the action of its reply. What stands
     behind the answer is said by `check --live`.
 

@@ -46,7 +46,7 @@ class _Asked(NamedTuple):
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of text, one object a line, the summary last.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.pass_obj
-def replay(session: Session, address: str, as_json: bool, files: tuple[str, ...]) -> int:
+def replay(session: Session, address: Listener | None, as_json: bool, files: tuple[str, ...]) -> int:
     """Ask the running service about each request that FILE tells of, and compare its answers with what Postfix did.
 
     A FILE is a log of Postfix, or requests as Postfix sent them to a policy service; also compressed by gzip. For

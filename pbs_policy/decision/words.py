@@ -47,8 +47,8 @@ _NOT_A_CLIENT = "nothing: no client comes from there; have its own address passe
 
 
 class Explanation(NamedTuple):
-    """The decision, and one row for each rule of ORDER. `deny` is the row of the deny that decides, also where nothing
-    permits. `others` are further users logged in from the address, the latest first, at most
+    """The decision, and one row for each rule of ORDER. `deny` is the row of the deny that decides, if one does.
+    `others` are further users logged in from the address, the latest first, at most
     MOST_OTHERS; `more` is how many besides, None where Redis does not let us list them."""
 
     client: ClientAddress
