@@ -562,14 +562,14 @@ def test_each_change_is_one_line_in_syslog_with_the_account_that_made_it(
         assert pbs("export", str(dump)).status == 0
         for arguments, said in (
             (["permit", "192.0.2.8", "--sender", "@example.com", "--for", "90d", "--note", "second floor"],
-             'command=permit client_address=192.0.2.8 senders=@example.com time=90d note="second floor"'),
+             'command=permit client_address=192.0.2.8 senders=@example.com for=90d note="second floor"'),
             (["deny", "alice@example.com", "--reason", "spam"],
-             "command=deny user=alice@example.com time=1d reason=spam"),
+             "command=deny user=alice@example.com for=1d reason=spam"),
             (["undeny", "--all"], ""),
             (["undeny", "alice@example.com"], "command=undeny user=alice@example.com"),
             (["revoke", "192.0.2.9"], ""),
             (["revoke", "alice@example.com"], "command=revoke user=alice@example.com revoked=1"),
-            (["deny", "--all", "--for", "1h"], "command=deny client_address=all time=1h"),
+            (["deny", "--all", "--for", "1h"], "command=deny client_address=all for=1h"),
             (["import", "--dry-run", str(dump)], ""),
             (["import", str(dump)],
              f'command=import file={dump} result="written: 1 login, 0 permits, 0 denies"'),

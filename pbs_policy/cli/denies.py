@@ -61,7 +61,7 @@ def deny(
         for each in whom:
             stays = _deny(table, each, reason, seconds, replace)
             if stays is None:
-                tell("deny", **each.fields, time=how_long, reason=reason)
+                tell("deny", **each.fields, **{"for": how_long}, reason=reason)
                 click.echo(f"denied: {each} for {how_long}")
             else:
                 still = "without an end" if isinf(stays) else f"for {format_duration(stays)} still"

@@ -77,8 +77,8 @@ def permit(
     with audit(settings) as tell:
         for target in targets:
             table.permit(target, what, seconds)
-            conditions = {"user": what.user, "senders": " ".join(senders), "recipient_domains": " ".join(domains)}
-            tell("permit", client_address=target.text, **conditions, time=how_long, cap=str(cap or ""), note=note)
+            fields = {"user": what.user, "senders": " ".join(senders), "recipient_domains": " ".join(domains)}
+            tell("permit", client_address=target.text, **fields, **{"for": how_long}, cap=str(cap or ""), note=note)
             obstacles = list(denies_against(table, of_file, target, what.user))
             if settings.observe_only:
                 obstacles.append("observe_only = yes: nobody may relay by a login or permit until it is no")
