@@ -11,8 +11,10 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Bar, Section, median, milliseconds, spread, table
 from benchmarks.filling import LOGGED_IN
 from benchmarks.processes import cpu_seconds
+from benchmarks.reports import PrivateRecorder
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.dovecot import PrivateDovecot, dovecot_version, pop3_login
+from pbs_policy.demo.ports import free_port
 from pbs_policy.programs import find_program
 from pbs_policy.shipped import shipped
 from pbs_policy.store.connect import connect
@@ -24,6 +26,7 @@ MINIMAL = "a minimal Python program: connects to Redis, no more"
 SCRIPT = "pbs-postlogin, Redis by TCP"
 SCRIPT_UNIX = "pbs-postlogin, Redis by unix socket"
 PLUGIN = "Dovecot's last_login plugin"
+REPORTS = "Dovecot's reports to pbs-policy record"
 
 _USER = "nobody"  # who runs the scripts
 _POST_LOGIN = """\
@@ -64,7 +67,9 @@ def run(bench: Bench) -> Section:
     # The scripts run as another user, who has to get at them and at the socket.
     redis = bench.redis("redis", "--unixsocketperm", "777")
     redis.directory.chmod(0o755)
-    hooks = _hooks(bench, redis)
+    settings = {"redis_url": redis.url, "renew_sessions": "0"}
+    recorder = bench.stack.enter_context(PrivateRecorder(bench.directory / "recorder", settings, free_port()))
+    hooks = _hooks(bench, redis, recorder.port)
     sites = [Site(name, _dovecot(bench, number, hook)) for number, (name, hook) in enumerate(hooks.items())]
     _check_recording(redis, sites)
     count = bench.pick(200, 20)
@@ -103,14 +108,14 @@ def _section(sites: list[Site], count: int) -> Section:
         [
             f"POP3 through a private Dovecot {version}: connect, log in, QUIT; {count} logins each, in turn, in ms. "
             '"Added" is over no hook: the difference of the medians, then the median of the differences within each '
-            "round. CPU is that of all of Dovecot's processes for one login; Redis' share is not in it.",
+            "round. CPU is that of all of Dovecot's processes for one login, without Redis and the recorder.",
             table(head, rows),
             spread("the logins without a hook", base.times),
         ],
     )
     for this, that, wanted in (
         (SCRIPT, NOOP, 2.6), (SCRIPT_UNIX, NOOP, 2.6), (SCRIPT, MINIMAL, 1.3), (SCRIPT_UNIX, MINIMAL, 1.3),
-        (PLUGIN, NOOP, 0.2),
+        (PLUGIN, NOOP, 0.2), (REPORTS, NOOP, 0.15),
     ):  # fmt: skip
         found = added(known[this]) / added(known[that])
         by_rounds = paired(known[this]) / paired(known[that])
@@ -119,7 +124,7 @@ def _section(sites: list[Site], count: int) -> Section:
     return section
 
 
-def _hooks(bench: Bench, redis: PrivateRedis) -> dict[str, str]:
+def _hooks(bench: Bench, redis: PrivateRedis, reports_port: int) -> dict[str, str]:
     """The configuration of each way, by its name."""
     folder = bench.directory / "scripts"
     folder.mkdir()
@@ -144,18 +149,18 @@ def _hooks(bench: Bench, redis: PrivateRedis) -> dict[str, str]:
         file = folder / ("tcp.conf" if name == SCRIPT else "unix.conf")
         file.write_text(f"redis_url = {url}\nttl = 30m\n")
         hooks[name] = _POST_LOGIN.format(script=f"{script} -c {file}", user=_USER)
-    hooks[PLUGIN] = _plugin(redis.port)
+    redis_port = "redis_port = {}" if dovecot_version() >= (2, 4) else "port={}"
+    hooks[PLUGIN] = _example("last-login", redis_port, 6379, redis.port)
+    hooks[REPORTS] = _example("report", "127.0.0.1:{}", 10041, reports_port)
     return hooks
 
 
-def _plugin(port: int) -> str:
-    major, minor = dovecot_version()
-    new = (major, minor) >= (2, 4)
-    text = shipped(f"dovecot-hooks/last-login-2.{4 if new else 3}.conf").read_text()
-    theirs, ours = ("redis_port = 6379", f"redis_port = {port}") if new else ("port=6379", f"port={port}")
-    if theirs not in text:
-        raise ValueError(f"the example for last_login no longer says {theirs!r}")
-    return text.replace(theirs, ours)
+def _example(name: str, text: str, theirs: int, ours: int) -> str:
+    """The shipped configuration for this Dovecot, with a port of ours."""
+    example = shipped(f"dovecot-hooks/{name}-{'2.3' if dovecot_version() < (2, 4) else '2.4'}.conf").read_text()
+    if text.format(theirs) not in example:
+        raise ValueError(f"the example for {name} no longer says {text.format(theirs)!r}")
+    return example.replace(text.format(theirs), text.format(ours))
 
 
 def _dovecot(bench: Bench, number: int, hook: str) -> PrivateDovecot:
@@ -169,8 +174,8 @@ def _check_recording(redis: PrivateRedis, sites: list[Site]) -> None:
             client.ask([(b"FLUSHALL",)])
             for number in range(3):  # also what the first logins pay for everybody: processes that stay
                 _log_in(site.dovecot, number)
-            deadline = time.monotonic() + 2  # last_login writes after the login has gone on
-            while client.ask([(b"DBSIZE",)]) == [0] and site.name in (SCRIPT, SCRIPT_UNIX, PLUGIN):
+            deadline = time.monotonic() + 2  # last_login and reports write after the login has gone on
+            while client.ask([(b"DBSIZE",)]) == [0] and site.name not in (NONE, NOOP, MINIMAL):
                 if time.monotonic() > deadline:
                     raise OSError(f"{site.name}: nothing was recorded; {site.dovecot.log_text()[-500:]}")
                 time.sleep(0.02)

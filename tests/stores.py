@@ -11,7 +11,7 @@ from typing import Any
 import fakeredis
 from redis import Redis
 
-from pbs_policy.demo.daemons import PrivateRedis
+from pbs_policy.demo.daemons import PrivateDaemon
 from pbs_policy.store.connect import MasterFinder, RedisClient
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl
@@ -52,13 +52,13 @@ def write_login(
     table.write([set_command(key, serialise_record(record), ttl) for key in keys])
 
 
-def pause(server: PrivateRedis) -> None:
+def pause(server: PrivateDaemon) -> None:
     """Make it mute: connections are still accepted by the kernel, and no answer ever comes."""
     os.kill(server.pid, signal.SIGSTOP)
 
 
-def resume(server: PrivateRedis) -> None:
-    """Let a paused Redis go on; it then answers what it was asked meanwhile."""
+def resume(server: PrivateDaemon) -> None:
+    """Let it go on; it then answers what it was asked meanwhile."""
     os.kill(server.pid, signal.SIGCONT)
 
 
