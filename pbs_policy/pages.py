@@ -46,6 +46,7 @@ PATIENCE = 5.0
 LONGEST_REQUEST = 8_192
 """Bytes. Prometheus sends some 300; what others accept as well."""
 
+_BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "pbs-policy"}
 _SILENT = logging.Logger("aiohttp")  # a peer's faults are no lines of ours, and our own are reported in `_answer`
@@ -232,10 +233,15 @@ class Visit(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
+        answer = _TOO_LONG
         if self._received <= LONGEST_REQUEST:
-            super().data_received(data)
-        elif self.transport is not None:
-            self.transport.write(_TOO_LONG)
+            try:
+                super().data_received(data)
+                return
+            except Exception:  # noqa: BLE001 - aiohttp 3.8 raises ValueError at what is no URL
+                answer = _BAD
+        if self.transport is not None:
+            self.transport.write(answer)
             self.transport.close()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # the loop looks at what comes back

@@ -163,6 +163,7 @@ class Recorder:
         if pages:
             await pages.stop()
         await self._lookups.close()
+        await writing  # it says what Redis has not taken
 
     async def _has_redis(self) -> bool:
         return self._lookups.is_connected

@@ -40,6 +40,7 @@ LONGEST_REQUEST = 16_384
 _YES = b'{"status": 0, "msg": ""}\n'
 _SILENT = logging.Logger("aiohttp")  # a peer's faults are no lines of ours
 _SILENT.disabled = True
+_BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _TOO_LONG = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -67,7 +68,7 @@ class ReportServer:
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
-        """Listen no more, and end what is open: each report that has arrived is answered."""
+        """Listen no more, and end what is open: who has sent a whole report has its answer."""
         self._sweeping.cancel()
         for each in self._listening:
             each.close()
@@ -167,10 +168,13 @@ class ReportVisit(web.RequestHandler):
             visits = self._reports.visits
             visits[self] = visits.pop(self, None)
         self._received += len(data)
-        if self._received <= LONGEST_REQUEST:
-            super().data_received(data)
-        else:
+        if self._received > LONGEST_REQUEST:
             self._end(_TOO_LONG)
+            return
+        try:
+            super().data_received(data)
+        except Exception:  # noqa: BLE001 - aiohttp 3.8 raises ValueError at what is no URL
+            self._end(_BAD)
 
     def is_answered(self) -> None:
         """A request has its answer; the next one may come."""

@@ -167,6 +167,22 @@ def test_logins_that_are_in_hand_at_the_end_are_written(start: Start, redis: Red
     assert recorder.log().endswith("info: stopped\n")
 
 
+def test_what_redis_has_not_taken_at_the_end_is_told(
+    start_recorder: Start, own_redis: Callable[..., PrivateRedis]
+) -> None:
+    server = own_redis()
+    recorder = start_recorder(redis_url=server.url)
+    pause(server)
+    assert post(recorder.url, report()) == YES
+    assert recorder.stop() == 0
+    assert "error: 1 logins are lost: Redis did not take them in time\n" in recorder.log()
+
+
+def test_a_public_address_is_warned_about(start: Start, password_file: Callable[[str], str]) -> None:
+    recorder = start(reports_listen="inet:0.0.0.0:0", reports_secret_file=password_file("s3cret"))
+    assert "warning: reports are heard on inet:0.0.0.0:" in recorder.log()
+
+
 def test_a_reload_changes_what_is_recorded(start: Start, redis: Redis) -> None:
     recorder = start()
     with recorder.settings_file.open("a") as file:
