@@ -16,7 +16,7 @@ import click
 from pbs_policy import __version__
 from pbs_policy.cli.commands import Commands
 from pbs_policy.cli.completion import suggest_override
-from pbs_policy.cli.session import Session
+from pbs_policy.cli.session import Session, say
 from pbs_policy.cli.sink import open_closed_streams, printable_output
 
 if TYPE_CHECKING:
@@ -96,5 +96,5 @@ def _drop_output() -> None:
 
 def _fail(message: str, status: int) -> int:
     for line in message.split("\n"):
-        click.echo(f"pbs-policy: {line}", err=True)
+        say(line)
     return status

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pbs_policy.cli.completion import suggest_address
+from pbs_policy.cli.output import show_json
 from pbs_policy.cli.query import NOT_OK, STATUSES, ask_running
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import parse_each
@@ -55,8 +56,6 @@ def check(
       pbs-policy check 192.0.2.7
       pbs-policy check 2001:db8::7 --sender alice@example.com --recipient bob@example.net --tls --live
     """
-    import json
-
     from pbs_policy.decision.check import Enquiry
     from pbs_policy.decision.words import explain
     from pbs_policy.postfix.protocol import as_request
@@ -91,7 +90,7 @@ def check(
             click.echo("\n".join(_rows_as_text(explanation)))
     if as_json:
         is_one = len(given) == 1 and given != ("-",)
-        click.echo(json.dumps(rows[0] if is_one else rows, indent=2))
+        show_json(rows[0] if is_one else rows)
     return max(STATUSES.get(action, NOT_OK) for action in actions)
 
 

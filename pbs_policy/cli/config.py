@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from pbs_policy.cli.completion import suggest_setting
-from pbs_policy.cli.session import Session
+from pbs_policy.cli.output import show_json
+from pbs_policy.cli.session import Session, say
 
 
 @click.command()
@@ -27,7 +28,7 @@ def config(session: Session, changed: bool, as_json: bool, names: tuple[str, ...
     from pbs_policy.settings import defaults
 
     def tell(line: str) -> None:
-        click.echo(f"pbs-policy: warning: {printable(line, 1000)}", err=True)
+        say(f"warning: {printable(line, 1000)}")
 
     _, values = session.load(tell)
     for name in names:
@@ -40,9 +41,7 @@ def config(session: Session, changed: bool, as_json: bool, names: tuple[str, ...
         if (not names or name in names) and not (changed and value.text == known[name].text)
     }
     if as_json:
-        import json
-
-        click.echo(json.dumps(shown, indent=2))
+        show_json(shown)
         return
     for name, text in shown.items():
         click.echo(f"{name} = {printable(text, 10_000)}".rstrip())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pbs_policy.cli.output import show_json
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -56,10 +57,9 @@ def doctor(
         if not as_json:
             _show(finding)
     if as_json:
-        import json
         from dataclasses import asdict
 
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        show_json([asdict(finding) for finding in findings])
     elif not quiet:
         click.echo(_summary(findings))
     return _status(findings)

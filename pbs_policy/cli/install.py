@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pbs_policy.cli.session import Session
+from pbs_policy.cli.session import Session, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,7 +159,7 @@ def _errors() -> Iterator[None]:
         yield
     except InstallError as error:
         for line in str(error).splitlines():
-            click.echo(f"pbs-policy: {line}", err=True)
+            say(line)
         click.echo(error.by_hand, err=True, nl=False)
         raise click.exceptions.Exit(error.status) from None
 

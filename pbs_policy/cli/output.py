@@ -178,6 +178,11 @@ def show_table(rows: Sequence[Sequence[str]], numbers: Collection[int] = ()) -> 
             click.echo(line)
 
 
+def show_json(shown: Any) -> None:
+    """What is there as a whole, as JSON: what does not print, the sink writes as JSON has it."""
+    click.echo(whole(json.dumps(shown, indent=2, ensure_ascii=False)))
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """`1 user`, `2 users`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pbs_policy.cli.options import DURATION
-from pbs_policy.cli.output import counted, show_table, whole
+from pbs_policy.cli.output import FORMATS, Column, counted, show_table
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SINCE = 7 * 86_400
 """Seconds that are looked back where --since is absent: who sends at all sends within a week."""
+
+_NAMES = ("user", "client_address", "recipients", "foreign_senders", "last_use_at")
 
 
 @click.command()
@@ -139,19 +141,19 @@ def _ago(group: Iterable[Use], now: float) -> str:
 
 def _show_json(known: Sequence[Use], others: Sequence[Use]) -> None:
     """An array as the other commands' is; what was summed as others has null for the address too."""
-    import json
+    with FORMATS["json"]([Column(name) for name in _NAMES]) as output:
+        for use in known:
+            output.write(_as_row(use))
+        for use in others:
+            output.write(_as_row(use) | {"client_address": None})
 
-    objects = [_as_json(use) for use in known]
-    objects += [_as_json(use) | {"client_address": None} for use in others]
-    click.echo("[" + ",".join("\n  " + json.dumps(each) for each in objects) + ("\n]" if objects else "]"))
 
-
-def _as_json(use: Use) -> dict[str, Any]:
+def _as_row(use: Use) -> dict[str, Any]:
     from pbs_policy.table.rows import write_time
 
     return {
-        "user": whole(use.user) or None,
-        "client_address": whole(use.client_address),
+        "user": use.user or None,
+        "client_address": use.client_address,
         "recipients": use.recipients,
         "foreign_senders": use.foreign_senders,
         "last_use_at": write_time(use.last_use),

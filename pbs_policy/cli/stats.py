@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pbs_policy.cli.output import show_table
+from pbs_policy.cli.output import show_json, show_table
 from pbs_policy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -123,8 +123,6 @@ def _show_plot(title: str, numbers: Sequence[int]) -> None:
 
 
 def _show_json(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> None:
-    import json
-
     from pbs_policy.table.rows import write_time
 
     since_start, last_hour, last_day = _totals(minutes, services)
@@ -148,4 +146,4 @@ def _show_json(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> N
             {"since": write_time(each.begins), "counts": each.counts} for each in minutes if each.counts
         ],
     }
-    click.echo(json.dumps(numbers, indent=2))
+    show_json(numbers)

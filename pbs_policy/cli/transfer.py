@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 import click
 
-from pbs_policy.cli.session import Session
+from pbs_policy.cli.session import Session, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def export_table(session: Session, file: str) -> None:
             for line in export_lines(table, settings.addresses, left_out, output.progress.add):
                 output.write_text(line)
     for what, count in left_out.items():
-        click.echo(f"pbs-policy: left out: {count} {what}", err=True)
+        say(f"left out: {count} {what}")
 
 
 @click.command("import")
@@ -107,9 +107,9 @@ class _Skipped:
     def tell(self, target: Target) -> None:
         self._count += 1
         if self._count <= MOST_FAULTS:
-            click.echo(f"pbs-policy: skipped: {target.text} may never relay here: {target.excluded}", err=True)
+            say(f"skipped: {target.text} may never relay here: {target.excluded}")
         elif self._count == MOST_FAULTS + 1:
-            click.echo("pbs-policy: and more such addresses", err=True)
+            say("and more such addresses")
 
 
 def _show_faults(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float) -> int:
@@ -121,11 +121,11 @@ def _show_faults(stream: IO[bytes], name: str, addresses: ClientAddresses, now: 
         if isinstance(found, ValueError):
             count += 1
             if count <= MOST_FAULTS:
-                click.echo(f"pbs-policy: {printable(name)}:{number}: {printable(str(found))}", err=True)
+                say(f"{printable(name)}:{number}: {printable(str(found))}")
     if count > MOST_FAULTS:
-        click.echo(f"pbs-policy: {printable(name)}: and {count - MOST_FAULTS} more such lines", err=True)
+        say(f"{printable(name)}: and {count - MOST_FAULTS} more such lines")
     if count:
-        click.echo("pbs-policy: nothing was written", err=True)
+        say("nothing was written")
     return count
 
 
