@@ -16,6 +16,7 @@ from pbs_policy.dovecot.doveconf import Path as Blocks
 from pbs_policy.dovecot.editing import edited
 from pbs_policy.dovecot.last_login import read_plugin
 from pbs_policy.dovecot.logins import chain, find_hooks, find_script, sockets, without_script
+from pbs_policy.dovecot.reports import read_reports
 from pbs_policy.host import Host
 from pbs_policy.install.dovecot import DROP_IN, read_config
 from pbs_policy.install.files import InstallError, Tree
@@ -36,7 +37,9 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
     config = read_config(file)
     restored = {str(tree.place(each.path)) for each in removal.restorations if each.before is None}
     changes: dict[str, dict[int, str | None]] = {}
-    for place, value in (*_script_changes(config), *_plugin_changes(config, key_prefix)):
+    for place, value in (
+        *_script_changes(config), *_plugin_changes(config, key_prefix), *_report_changes(config),
+    ):  # fmt: skip
         path, _, number = place.rpartition(":")
         if path not in restored:
             changes.setdefault(path, {})[int(number)] = value
@@ -94,6 +97,17 @@ def _plugin_changes(config: DovecotConfig, key_prefix: str) -> Iterator[tuple[st
             rest = " ".join(word for word in words if word != "last_login")
             yield each.place, None if rest in ("", "$mail_plugins") else rest
         elif each.name.startswith("last_login") or (each.blocks == ("last_login",) and not each.name):
+            yield each.place, None
+
+
+def _report_changes(config: DovecotConfig) -> Iterator[tuple[str, str | None]]:
+    """The same for Dovecot's reports, where they say what our recorder wants to know."""
+    reports = read_reports(config)
+    if reports is None or not {"proxied", "nologin"} <= set(reports.attributes):
+        return
+    for each in config.written:
+        is_block = each.blocks in (("auth_policy",), ("auth_policy_request_attributes",)) and not each.name
+        if is_block or (each.name.startswith("auth_policy_") and not each.blocks):
             yield each.place, None
 
 

@@ -157,3 +157,20 @@ def test_beside_the_script_reports_are_harmless(root: Path) -> None:
     shown = install(root)
     assert shown.status == 0
     assert f"note: {root}{OWN}:5: imap logins run pbs-postlogin, too, and are recorded twice" in shown.output
+
+
+def test_what_was_copied_by_hand_is_taken_out_and_a_policy_server_of_the_sites_own_stays(root: Path) -> None:
+    version = "2.3" if dovecot_version() < (2, 4) else "2.4"
+    place = write(
+        root, f"/{DROP_IN}", "# ours\nauth_debug = no\n" + shipped(f"dovecot-hooks/report-{version}.conf").read_text()
+    )
+    write(root, f"/{SECRET}", f"auth_policy_server_api_header = {HEADER}\n", 0o600)
+    assert install(root, "--remove", "--apply").status == 0
+    left = read_dovecot(Host(), f"{root}/etc/dovecot/dovecot.conf")
+    assert read_reports(left) is None
+    assert "auth_policy" not in "".join(f"{each.name}{each.blocks}" for each in left.written)
+    assert "auth_debug = no" in place.read_text()
+    own = write(root, OWN, "auth_policy_server_url = http://127.0.0.1:8084/\nauth_policy_hash_nonce = salt\n")
+    before = own.read_bytes()
+    install(root, "--remove", "--apply")
+    assert own.read_bytes() == before
