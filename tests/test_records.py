@@ -1,4 +1,4 @@
-"""A permit's value: what was given is read back in full, and what is not understood in full is no permit."""
+"""The values of logins and permits: what was written is read back in full; what is not understood in full is none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbs_policy.cap import Cap
-from pbs_policy.table.records import Permit, Record, parse_permit, permit_from_fields, serialise_permit
+from pbs_policy.table.records import (
+    WAYS,
+    Permit,
+    Record,
+    parse_permit,
+    parse_record,
+    permit_from_fields,
+    serialise_permit,
+    serialise_record,
+    user_of_record,
+)
 
 NOW = 1_700_000_000
 
@@ -18,6 +28,45 @@ _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _lists = st.lists(_texts.filter(bool), max_size=3).map(tuple)
 _caps = st.none() | st.builds(Cap, st.integers(1, 9_999_999), st.integers(1, 1830 * 86_400))
 _permits = st.builds(Permit, st.integers(0, 10**12 - 1), _texts, _lists, _lists, _caps, _texts)
+
+
+_BOB = "bob@example.com x"
+
+
+@pytest.mark.parametrize(
+    ("value", "record", "recorded_by"),
+    [
+        (f"{NOW}", Record(NOW), "last_login"),
+        (f"{NOW} imap", Record(NOW, "imap"), "script"),
+        (f"{NOW} pop3 {_BOB}", Record(NOW, "pop3", _BOB), "script"),
+        (f"{NOW} imap-report {_BOB}", Record(NOW, "imap", _BOB, "report"), "report"),
+        (f"{NOW} pop3-session {_BOB}", Record(NOW, "pop3", _BOB, "session"), "session"),
+        (f"{NOW} my-imap-report {_BOB}", Record(NOW, "my-imap", _BOB, "report"), "report"),
+        (f"{NOW} -report {_BOB}", Record(NOW, "-report", _BOB), "script"),
+        (f"{NOW} imap-reports {_BOB}", Record(NOW, "imap-reports", _BOB), "script"),
+        (f"{NOW} report imap-report", Record(NOW, "report", "imap-report"), "script"),
+    ],
+)
+def test_a_login_says_what_recorded_it_and_its_service_is_the_same(
+    value: str, record: Record, recorded_by: str
+) -> None:
+    assert parse_record(value.encode()) == record
+    assert record.recorded_by == recorded_by
+    assert serialise_record(record) == value.encode()
+    assert user_of_record(value.encode()) == record.user.encode()
+
+
+_words = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
+
+
+@given(_words, st.sampled_from(["", *WAYS]), st.binary(min_size=1, max_size=9))
+def test_any_login_is_read_as_it_was_written(word: str, way: str, user: bytes) -> None:
+    value = b"%d %s %s" % (NOW, (f"{word}-{way}" if way else word).encode(), user)
+    record = parse_record(value)
+    assert record is not None
+    assert serialise_record(record) == value
+    assert user_of_record(value) == user
+    assert record.way == way or not way
 
 
 @given(_permits)

@@ -26,9 +26,11 @@ WAYS = REPORT, SESSION = "report", "session"
 
 _match_word = re.compile(rf"(.+?)(?:-({'|'.join(WAYS)}))?").fullmatch
 
-_USUAL_SERVICES = frozenset(  # what needs no second look
-    (b"imap", b"pop3", *(b"%s-%s" % (service, way.encode()) for service in (b"imap", b"pop3") for way in WAYS))
-)
+_USUAL_WORDS = {  # what needs no second look: the service and the way in it
+    f"{service}-{way}".removesuffix("-").encode(): (service, way)
+    for service in ("imap", "pop3")
+    for way in ("", *WAYS)
+}
 
 MANUAL = "manual"
 """The service of a permit's record: no service of Dovecot's."""
@@ -91,16 +93,20 @@ def parse_record(value: bytes) -> Record | None:
     match = _RECORD.fullmatch(value)
     if match is None:
         return None
-    user = (match["user"] or b"").decode("utf-8", "surrogateescape")
-    word = _match_word((match["service"] or b"").decode("ascii"))
-    service, way = word.groups("") if word else ("", "")
-    return Record(int(match["login_at"]), service, user, way)
+    login_at, word, user = match.groups(b"")
+    service, way = _USUAL_WORDS.get(word) or _split_word(word.decode("ascii"))
+    return Record(int(login_at), service, user.decode("utf-8", "surrogateescape"), way)
+
+
+def _split_word(word: str) -> tuple[str, str]:
+    match = _match_word(word)
+    return (match[1], match[2] or "") if match else ("", "")
 
 
 def user_of_record(value: bytes) -> bytes | None:
     """The user in a record's value, b"" where it has none; None where the value is no record. The hot path's way."""
     fields = value.split(b" ", 2)
-    if len(fields) == 3 and len(fields[0]) <= 12 and fields[0].isdigit() and fields[1] in _USUAL_SERVICES:
+    if len(fields) == 3 and len(fields[0]) <= 12 and fields[0].isdigit() and fields[1] in _USUAL_WORDS:
         return fields[2]
     match = _RECORD.fullmatch(value)
     return None if match is None else match[3] or b""
