@@ -115,3 +115,23 @@ def test_the_package_is_removed_with_our_words_in_postfix_and_dovecot_or_stays_a
     did = log.read_text()
     assert "pbs-policy install-postfix --remove --apply\n" in did
     assert ("postfix reload\n" in did) is postfix.endswith(" 0"), "nothing is told to a Postfix that still asks"
+
+
+@pytest.mark.parametrize(
+    ("called", "socket", "begun_anew"),
+    [("triggered", "failed", True), ("triggered", "active", False), ("configure", "failed", False)],
+)
+def test_postfix_installed_later_has_the_sockets_opened(
+    tmp_path: Path, called: str, socket: str, begun_anew: bool
+) -> None:
+    """By a trigger on Postfix's program: without its group the socket of its queue directory cannot be made."""
+    assert (DEBIAN / "pbs-policy.triggers").read_text() == "interest-noawait /usr/sbin/postfix\n"
+    log = tmp_path / "log"
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$*" >>{log}\n[ "$1" != is-failed ] || [ {socket} = failed ]\n')
+    systemctl.chmod(0o755)
+    postinst = (DEBIAN / "pbs-policy.postinst").read_text().replace("/run/systemd/system", str(tmp_path))
+    subprocess.run(["sh", "-c", postinst, "postinst", called], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
+    done = log.read_text().splitlines() if log.exists() else []
+    anew = ["stop pbs-policy.service", "start pbs-policy.socket pbs-policy.service"]
+    assert [line for line in done if line.startswith(("stop", "start"))] == (anew if begun_anew else [])

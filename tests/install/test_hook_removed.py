@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from pbs_policy.demo.dovecot import dovecot_version
+from pbs_policy.dovecot.doveconf import DovecotConfig, parse_lines
+from pbs_policy.dovecot.editing import edited
+from pbs_policy.install.dovecot_removal import _plugin_changes, _script_changes
 from pbs_policy.shipped import shipped
 from tests.install.support import HOOK, Outcome, run, write
 
@@ -123,3 +126,19 @@ def test_settings_that_were_changed_since_stay(root: Path) -> None:
     assert f"{file}: stays, since it was changed\n" in removed.output
     assert file.read_text() == "ttl = 1h\n"
     assert not (root / "var/lib").exists(), "the record is gone"
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+@pytest.mark.parametrize("last_login", [False, True])
+def test_the_words_of_either_version_are_found_among_others(version: str, last_login: bool) -> None:
+    """Without Dovecot, so that the words of both versions are tried wherever this runs."""
+    example = shipped(f"dovecot-hooks/{f'last-login-{version}' if last_login else 'pbs-policy'}.conf").read_text()
+    more = "mail_plugins {\n  quota = yes\n}\n" if version == "2.4" else "mail_plugins = quota\n"
+    text = f"{MINE}{example}protocol imap {{\n{more}}}\n"
+    lines = tuple(parse_lines(text, "x"))
+    config = DovecotConfig("x", lines, lines)
+    found = dict([*_script_changes(config), *_plugin_changes(config, "pbs:")])
+    left = edited(text, {int(place.rpartition(":")[2]): value for place, value in found.items()})
+    comments = [line for line in example.splitlines() if line.startswith("#")]
+    kept = [line for line in left.splitlines() if line.strip() and line not in comments]
+    assert kept == f"{MINE}protocol imap {{\n{more}}}".splitlines()
