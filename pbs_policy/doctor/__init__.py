@@ -241,13 +241,16 @@ class Doctor:
             found.append(finding)
             yield finding
         if not any(each.level == "wrong" for each in found):  # else smtpd has nothing else to say
-            yield postfix.check_smtpd(config, self.host)
+            yield from dict.fromkeys(postfix.check_smtpd(config, each, self.host) for each in config.port_25())
 
     def _check_postfix(self, config: PostfixConfig) -> Iterator[Finding]:
         listeners, host = self.settings.listen, self.host
-        yield from postfix.check_relaying(config, listeners, host)
-        yield from postfix_lists.check_lists(config, listeners)
-        yield from open_relay.check_open_relay(config, config.main_service(), host)
+        found: dict[Finding, None] = {}  # what is said of two entries is said once
+        for entry in config.port_25():
+            found |= dict.fromkeys(postfix.check_relaying(config, entry, listeners, host))
+            found |= dict.fromkeys(postfix_lists.check_lists(config, entry, listeners))
+            found |= dict.fromkeys(open_relay.check_open_relay(config, entry, host))
+        yield from found
         yield from strangers.check_strangers(config, listeners)
         yield from trusted.check_xclient(config, host)
         yield from trusted.check_listeners(config)

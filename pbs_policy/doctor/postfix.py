@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from pbs_policy.command_line import command_line
@@ -42,9 +43,10 @@ _LIKE_DUNNO = ("DUNNO", "REJECT", "DEFER_IF_PERMIT", "PREPEND", "HOLD", "INFO", 
 _DEFER = "DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now"
 
 
-def check_relaying(config: PostfixConfig, listeners: tuple[Listener, ...], host: Host) -> Iterator[Finding]:
-    """Whether a relay attempt at port 25 asks the service, and what happens where it cannot be asked."""
-    service = config.main_service()
+def check_relaying(
+    config: PostfixConfig, service: MasterService | None, listeners: tuple[Listener, ...], host: Host
+) -> Iterator[Finding]:
+    """Whether a relay attempt at this entry of master.cf asks the service, and what happens where it cannot be."""
     relay = config.relay_list(service)
     place = config.place(relay, service)
     yield from _check_words(config, service)
@@ -56,7 +58,12 @@ def check_relaying(config: PostfixConfig, listeners: tuple[Listener, ...], host:
     if not ours:
         stranger = _likely_ours(here)
         if stranger is None:
-            yield _not_asked(config, service, listeners, line)
+            others = [each for each in config.port_25() if each != service]
+            finding = _not_asked(config, service, listeners, line)
+            if any(config.find_ours(config.relay_list(each), each, listeners) for each in others):
+                # It may be meant so: an address for the world's mail, another one for clients.
+                finding = replace(finding, level="warning")
+            yield finding
             return
         endpoint = parse_policy_check(here[stranger].argument).endpoint
         listen = ", ".join(map(str, listeners))
@@ -244,9 +251,9 @@ def check_socket(
             yield good("postfix.socket", f"smtpd may connect to {outside}", place)
 
 
-def check_smtpd(config: PostfixConfig, host: Host) -> Finding:
+def check_smtpd(config: PostfixConfig, service: MasterService | None, host: Host) -> Finding:
     """Whether the real smtpd takes the configuration: the last check, for what no other one knows."""
-    check, service = "postfix.smtpd", config.main_service()
+    check = "postfix.smtpd"
     try:
         why = why_smtpd_ends(host, config, service)
     except NotLookedAt as error:

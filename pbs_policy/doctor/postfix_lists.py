@@ -13,9 +13,10 @@ _LOGIN_MISMATCH = ("reject_sender_login_mismatch", "reject_unauthenticated_sende
 _AT_CONNECT = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions")
 
 
-def check_lists(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Iterator[Finding]:
-    """Every check that does not depend on how the service is asked."""
-    service = config.main_service()
+def check_lists(
+    config: PostfixConfig, service: MasterService | None, listeners: tuple[Listener, ...]
+) -> Iterator[Finding]:
+    """Every check of an entry of master.cf that does not depend on how the service is asked."""
     yield from _check_other_lists(config, service, listeners)
     yield from _check_later_refusal(config, service, listeners)
     yield from _check_submission(config, listeners)

@@ -28,6 +28,7 @@ from pbs_policy.postfix.restrictions import (
     RELAY,
     endpoint_of,
     find_refusal,
+    parse_policy_check,
 )
 from pbs_policy.programs import find_program, missing
 from pbs_policy.trust import temporary_folder
@@ -156,9 +157,10 @@ def _new_value(config: PostfixConfig, listener: Listener) -> str:
             )
         for number in config.find_ours(RELAY, None, [listener]):
             wrong = misplaced(restrictions, number)
-            if wrong is None:
+            fault = wrong.why if wrong else parse_policy_check(restrictions[number].argument).fault
+            if not fault:
                 return text
-            raise ListError(f"our {CHECK} stands in it, but {wrong.why}")
+            raise ListError(f"our {CHECK} stands in it, but {fault}")
         return insert_check(text, check_for(endpoint), config.classes())
     except ListError as error:
         where = config.place(RELAY) + ("" if lines else f" (not set: the default is {text!r})")

@@ -136,6 +136,10 @@ class PostfixConfig:
         others = [each for each in self.services if not each.is_submission]
         return next(iter([*self.for_strangers(), *others]), None)
 
+    def port_25(self) -> list[MasterService | None]:
+        """The entries of port 25, each of which may have lists of its own; the main one where there is none."""
+        return [each for each in self.for_strangers() if each.is_port_25] or [self.main_service()]
+
     def relay_list(self, service: MasterService | None = None) -> str:
         """The name of the list that decides who may relay: RECIPIENT where RELAY is empty, as before Postfix 2.10."""
         return RELAY if self.restrictions(RELAY, service) else RECIPIENT

@@ -330,8 +330,8 @@ FAULTS = {
     "one try": Fault("warning postfix.tries", (("try_limit=2", "try_limit=1"),)),
     "Postfix' own time-outs": Fault("warning postfix.timeout", (("timeout=2s, ", ""),)),
     "port 25 has its own list": Fault(
-        "wrong postfix.relay_restrictions",
-        (("smtp inet n - n - - smtpd\n", "smtp inet n - n - - smtpd\n"
+        "warning postfix.relay_restrictions",
+        (("198.51.100.25:25 inet n - n - - smtpd\n", "198.51.100.25:25 inet n - n - - smtpd\n"
           "  -o smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination\n"),),
     ),
     "nothing refuses": Fault("wrong postfix.order", ((", reject_unauth_destination", ""),)),

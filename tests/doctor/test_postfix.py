@@ -25,7 +25,7 @@ needs_postfix = pytest.mark.skipif(
 def relaying(text: str, **values: str) -> dict[str, Finding]:
     """What is found of a relay list, by check."""
     values |= {"smtpd_relay_restrictions": text, "queue_directory": "/var/spool/postfix"}
-    found = check_relaying(PostfixConfig("main.cf", values, {}, ()), LISTENERS, Host())
+    found = check_relaying(PostfixConfig("main.cf", values, {}, ()), None, LISTENERS, Host())
     return {each.check: each for each in found}
 
 
@@ -67,7 +67,7 @@ def test_a_word_that_is_no_restriction_is_named_where_it_stands(name: str) -> No
     values[name] = "permit_mynetwork, " + values.get(name, "")
     found = {
         each.check: each
-        for each in check_relaying(PostfixConfig("main.cf", values, {name: [7]}, ()), LISTENERS, Host())
+        for each in check_relaying(PostfixConfig("main.cf", values, {name: [7]}, ()), None, LISTENERS, Host())
     }
     assert (found["postfix.syntax"].level, found["postfix.syntax"].place) == ("wrong", "main.cf:7")
     assert "permit_mynetwork in smtpd_" in found["postfix.syntax"].seen

@@ -24,6 +24,11 @@ LISTED = "smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticate
         (LISTED.format("$more, ") + "more = permit_mynetworks\n", 8, "another parameter"),
         (LISTED.format("permit_sasl, "), 8, "no restriction that is known here"),
         ("smtpd_relay_restrictions = permit_mynetworks, reject\n", 8, "there is no reject_unauth_destination"),
+        (
+            LISTED.format("permit_auth_destination, check_policy_service 127.0.0.1:10040, "),
+            8,
+            "inet: is missing before",
+        ),
         (LISTED.format(f"{INET_CHECK}, "), 8, "in it, but without permit_auth_destination"),
         (
             LISTED.format("").rstrip() + ", permit_auth_destination, check_policy_service inet:localhost:10040\n",
