@@ -98,7 +98,7 @@ def _check_login_mismatch(config: PostfixConfig, service: MasterService | None) 
         found = next((each.name for each in restrictions if each.name in _LOGIN_MISMATCH and not each.is_warned), "")
         if found:
             seen = f"{found} in {name} refuses a client that has not authenticated and sends as one of your users"
-            mend = "reject_authenticated_sender_login_mismatch instead"
+            mend = f"put reject_authenticated_sender_login_mismatch in place of {found} in {name}"
             yield warning("postfix.login_mismatch", seen, config.place(name, service), mend)
             return
     yield good("postfix.login_mismatch", "a client may send as one of your users without SMTP AUTH")

@@ -36,7 +36,13 @@ def fix(found: Finding, files: Files) -> Files:
     if match := re.match(r"write ((?:inet|unix):\S+?)(?:$| there)", mend):
         asked = re.search(r"Postfix asks (\S+?),|is missing before (\S+)", found.seen)
         assert asked
+        if (asked[1] or asked[2]) not in main:
+            raise ByHand(f"{mend}: it stands in a variable")
         return main.replace(asked[1] or asked[2], match[1]), master
+    if match := re.fullmatch(r"put (\S+) in place of (\S+) in (\S+)", mend):
+        return _set(main, match[3], _value(main, match[3]).replace(match[2], match[1])), master
+    if mend.startswith(f"{CHECK} {{"):
+        return main.replace(_ours(main), mend.removeprefix(f"{CHECK} ")), master
     if mend.endswith(("inside the braces", "inside the braces of check_policy_service")):
         return _with_attributes(main, mend.partition(", inside")[0]), master
     if match := re.fullmatch(r"(smtpd_\w+) = (.*?)(?: \(and not in (\S+)\))?", mend, re.DOTALL):
@@ -82,10 +88,14 @@ def _without_option(master: str, entry: str, name: str) -> str:
 
 def _with_attributes(main: str, attributes: str) -> str:
     """Our check with these attributes in place of its own of the same names."""
-    for each in parse_restrictions(main.partition("=")[0] and main):
-        if each.name == CHECK and "10040" in each.argument:
-            asked = parse_policy_check(each.argument)
-            new = parse_policy_check(f"{{ {asked.endpoint}, {attributes} }}").attributes
-            written = [f"{{ {name} = {value} }}" for name, value in (asked.attributes | new).items()]
-            return main.replace(each.argument, f"{{ {', '.join([asked.endpoint, *written])} }}")
-    raise AssertionError("our check is not there")
+    argument = _ours(main)
+    asked = parse_policy_check(argument)
+    new = parse_policy_check(f"{{ {asked.endpoint}, {attributes} }}").attributes
+    written = [f"{{ {name} = {value} }}" for name, value in (asked.attributes | new).items()]
+    return main.replace(argument, f"{{ {', '.join([asked.endpoint, *written])} }}")
+
+
+def _ours(main: str) -> str:
+    """What our check is given."""
+    asked = (each.argument for each in parse_restrictions(main) if each.name == CHECK)
+    return next(each for each in asked if "10040" in each)

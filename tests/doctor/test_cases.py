@@ -3,14 +3,31 @@ ones: it finds nothing. The configurations go through the real postconf and dove
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 
 from pbs_policy.doctor import CHECKS
 from pbs_policy.programs import find_program
 from tests.doctor import test_strangers
+from tests.doctor.fixing import ByHand, fix
 from tests.doctor.installation import Case, captured, cases, live, runs_doveconf
 
 BROKEN, SOUND = cases("broken"), cases("sound")
+BY_HAND = {
+    "a-line-begins-in-column-0", "absolute-path-in-the-chroot", "brace-missing", "dns-list-of-dial-up-addresses",
+    "mynetworks-has-all-of-10", "mynetworks-in-a-table", "mynetworks-is-everybody", "no-socket",
+    "no-such-mail-owner", "proxy-protocol-from-everywhere", "relay-domains-find-any-domain", "smtpd-ends",
+    "socket-is-a-file", "socket-not-for-postfix", "wrong-port-in-a-variable", "xclient-at-one-entry",
+    "xclient-for-a-network", "xclient-for-everybody", "xclient-in-a-table",
+}  # fmt: skip
+"""What only the administrator can decide, or does outside of main.cf and master.cf."""
+
+LEFT = {"only-a-greylist-is-asked": ["postfix.policy_services"]}
+"""What is said after a fix that was not said before: it was not known then which of the services is ours."""
+
 WITH_DOVECOT = [case for case in [*BROKEN, *SOUND] if case.has_dovecot]
 
 
@@ -29,6 +46,26 @@ def test_doctor_names_the_fault_the_line_and_what_mends_it(case: Case) -> None:
     ], faults
     assert expected["seen"] in faults[0].seen
     assert expected["mend"] in faults[0].mend
+
+
+@pytest.mark.parametrize("case", [case for case in BROKEN if case.has_postfix and not case.has_dovecot],
+                         ids=lambda case: case.name)  # fmt: skip
+def test_what_doctor_says_of_postfix_mends_it_where_it_is_followed_by_the_letter(case: Case, tmp_path: Path) -> None:
+    need_postconf(case)
+    (found,) = [finding for finding in case.findings() if finding.level != "good"]
+    names = ("main.cf", "master.cf")
+    try:
+        files = fix(found, ((case.directory / names[0]).read_text(), (case.directory / names[1]).read_text()))
+    except ByHand:
+        assert case.name.removeprefix("postfix-") in BY_HAND, found.mend
+        return
+    assert case.name.removeprefix("postfix-") not in BY_HAND
+    shutil.copytree(case.directory, tmp_path, dirs_exist_ok=True)
+    for name, text in zip(names, files, strict=True):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (1e9, 1e9))  # Postfix waits until a new one is seconds old
+    left = [finding.check for finding in Case(tmp_path).findings() if finding.level != "good"]
+    assert left == LEFT.get(case.name.removeprefix("postfix-"), []), found.mend
 
 
 @pytest.mark.parametrize("case", SOUND, ids=lambda case: case.name)
