@@ -48,7 +48,7 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
             raise InstallError(f"{path}: is outside {tree.root}. By hand: take pbs-postlogin out of it")
         name = "/" + str(Path(path).resolve().relative_to(tree.root))
         removal.take_out(tree, name, partial(_edit, of_file, Path(path).read_bytes()))
-    removal.check = partial(_check_left, file)
+    removal.check = partial(_check_left, file, set(_listeners(config)))
     return removal
 
 
@@ -74,8 +74,8 @@ def _script_changes(config: DovecotConfig) -> Iterator[tuple[str, str | None]]:
         elif each.blocks in named and each.name == "executable":
             left = without_script(words)
             yield each.place, chain(left) if left else None
-        elif each in executables and asked.intersection(words[1:]):
-            rest = " ".join(word for word in words if word not in asked)
+        elif each in executables and asked.intersection(map(_name, words[1:])):
+            rest = " ".join(words[:1] + [word for word in words[1:] if _name(word) not in asked])
             yield each.place, rest if f"service {rest}" != each.blocks[0] else None
 
 
@@ -83,7 +83,11 @@ def _listeners(config: DovecotConfig, service: Blocks = ()) -> Iterator[str]:
     """The names of the sockets at which the service, or any of them, listens."""
     for each in config.written:
         if each.blocks[: len(service)] == service and len(each.blocks) == 2 and not each.name:
-            yield each.blocks[1].partition(" ")[2].rpartition("/")[2]
+            yield _name(each.blocks[1].partition(" ")[2])
+
+
+def _name(socket: str) -> str:
+    return socket.rpartition("/")[2]
 
 
 def _plugin_changes(config: DovecotConfig, key_prefix: str) -> Iterator[tuple[str, str | None]]:
@@ -138,12 +142,12 @@ def _listens(socket: Path) -> bool:
     return False
 
 
-def _check_left(file: Path) -> None:
+def _check_left(file: Path, listened: set[str]) -> None:
     """Raise InstallError unless Dovecot accepts what is left, and no login is for a script that is gone."""
     config = read_config(file)
     for hook in find_hooks(config):
         raise InstallError(f"{hook.place}: {hook.protocol} logins still run {hook.script}. By hand: take it out")
     for protocol in config.protocols():
-        for socket in set(sockets(config, protocol)).difference(_listeners(config)):
+        for socket in listened.intersection(map(_name, sockets(config, protocol))).difference(_listeners(config)):
             place = config.place((f"service {protocol}",), "executable")
             raise InstallError(f"{place}: nobody would listen at {socket} for {protocol} logins. By hand: remove it")

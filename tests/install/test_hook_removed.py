@@ -59,6 +59,10 @@ BY_HAND: dict[str, tuple[Edit, str]] = {
         replaced("executable = imap imap-postlogin", "executable = imap imap-postlogin mine"),
         "service imap {\n  executable = imap mine\n}\n",
     ),
+    "a socket by its path, and one that was nobody's before": (
+        replaced("executable = imap imap-postlogin", "executable = imap /run/dovecot/imap-postlogin nobodys"),
+        "service imap {\n  executable = imap nobodys\n}\n",
+    ),
     "other blanks and quotes": (replaced("executable = script-login (.*)", r'executable="script-login \1"'), ""),
     "the chain over two lines": (replaced("script-login ", "script-login \\\\\n    "), ""),
 }  # fmt: skip
