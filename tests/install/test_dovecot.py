@@ -169,35 +169,29 @@ def test_settings_that_the_user_may_not_read_are_pointed_out(root: Path) -> None
     assert f"note: {root}/{SETTINGS}: pbs-policy may not read it" in install(root).output
 
 
-def test_a_later_file_that_wins_has_everything_put_back(root: Path) -> None:
-    write(root, "/etc/dovecot/conf.d/99-zz.conf", "service imap {\n  executable = imap\n}\n")
-    before = snapshot(root)
-    refused = install(root, "--apply")
-    assert refused.status == os.EX_CONFIG
-    assert "doveconf reads service/imap/executable = imap, not imap imap-postlogin: either a file" in refused.output
-    assert "Everything was put back." in refused.output
-    assert snapshot(root) == before
+NOT_INCLUDED = "is not included (!include conf.d/*.conf)"
 
 
-@pytest.mark.parametrize("options", [(), ("--last-login",)])
-def test_a_dovecot_conf_that_does_not_include_the_drop_in_has_everything_put_back(
-    root: Path, options: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("options", "name", "text", "said"),
+    [
+        ((), "99-zz.conf", "service imap {\n  executable = imap\n}\n",
+         "doveconf reads service/imap/executable = imap, not imap imap-postlogin: either a file"),
+        ((), "20-bad.conf", "no_such_setting = 1\n", "no_such_setting"),
+        ((), "../dovecot.conf", "#!include conf.d/*.conf\n", NOT_INCLUDED),
+        (("--last-login",), "../dovecot.conf", "#!include conf.d/*.conf\n", NOT_INCLUDED),
+    ],
+    ids=["a later file wins", "Dovecot refuses it", "the drop-in is not included", "nor that of the plugin"],
+)  # fmt: skip
+def test_what_dovecot_reads_otherwise_or_refuses_is_put_back(
+    root: Path, options: tuple[str, ...], name: str, text: str, said: str
 ) -> None:
-    file = root / "etc/dovecot/dovecot.conf"
-    file.write_text(file.read_text().replace("!include", "#!include"))
+    file = root / "etc/dovecot/conf.d" / name
+    file.write_text(file.read_text().replace(text[1:], text) if file.exists() else text)
     before = snapshot(root)
     refused = install(root, *options, "--apply")
     assert refused.status == os.EX_CONFIG
-    assert "is not included (!include conf.d/*.conf)" in refused.output
-    assert snapshot(root) == before
-
-
-def test_a_configuration_that_dovecot_refuses_is_not_touched(root: Path) -> None:
-    write(root, "/etc/dovecot/conf.d/20-bad.conf", "no_such_setting = 1\n")
-    before = snapshot(root)
-    refused = install(root, "--apply")
-    assert refused.status == os.EX_CONFIG
-    assert "no_such_setting" in refused.output
+    assert said in refused.output
     assert snapshot(root) == before
 
 
@@ -259,11 +253,20 @@ def test_from_the_script_to_the_plugin_and_out_again(root: Path) -> None:
     assert snapshot(root) == before
 
 
-@pytest.mark.parametrize("option", [("--user", "pbs policy"), ("--lib-dir", "/opt/a b"), ("--settings", '/a"b')])
-def test_what_would_be_two_words_in_dovecot_conf_is_refused(root: Path, option: tuple[str, str]) -> None:
-    refused = install(root, *option)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--user", "pbs policy"), "without blanks or quotes"),
+        (("--lib-dir", "/opt/a b"), "without blanks or quotes"),
+        (("--settings", '/a"b'), "without blanks or quotes"),
+        (("--lib-dir", "lib"), "expected an absolute path"),
+        (("--root", "/nowhere/at/all"), "there is no such folder"),
+    ],
+)
+def test_wrong_usage_is_refused(root: Path, options: tuple[str, ...], said: str) -> None:
+    refused = install(root, *options)
     assert refused.status == os.EX_USAGE
-    assert "without blanks or quotes" in refused.output
+    assert said in refused.output
 
 
 def test_where_there_is_no_dovecot_the_error_says_where_it_was_looked_for(tmp_path: Path) -> None:
@@ -271,13 +274,3 @@ def test_where_there_is_no_dovecot_the_error_says_where_it_was_looked_for(tmp_pa
     refused = install(tmp_path)
     assert refused.status == os.EX_CONFIG
     assert f"{tmp_path}/etc/dovecot/dovecot.conf: there is no such file" in refused.output
-
-
-def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    refused = install(tmp_path / "nowhere")
-    assert refused.status == os.EX_USAGE
-    assert "there is no such folder" in refused.output
-
-
-def test_a_path_that_is_not_absolute_is_refused(root: Path) -> None:
-    assert "expected an absolute path" in install(root, "--lib-dir", "lib").output

@@ -67,20 +67,23 @@ def test_what_is_not_understood_is_refused_with_its_line_and_what_to_do(
     assert snapshot(root) == before
 
 
-def test_an_smtpd_with_a_list_of_its_own_in_master_cf_is_refused(root: Path) -> None:
-    own = "smtpd\n  -o smtpd_relay_restrictions=reject\n"
-    write(root, "/etc/postfix/master.cf", MASTER_CF.replace("smtpd\n", own))
-    refused = install(root)
-    assert refused.status == os.EX_CONFIG
-    assert f"{root}/etc/postfix/master.cf:2: smtp/inet has smtpd_relay_restrictions of its own" in refused.output
-
-
-def test_a_configuration_that_postfix_refuses_is_not_touched(root: Path) -> None:
-    write(root, "/etc/postfix/master.cf", "smtp inet too few\n")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            MASTER_CF.replace("smtpd\n", "smtpd\n  -o smtpd_relay_restrictions=reject\n"),
+            "{root}/etc/postfix/master.cf:2: smtp/inet has smtpd_relay_restrictions of its own",
+        ),
+        ("smtp inet too few\n", "postconf does not accept {root}/etc/postfix"),
+    ],
+    ids=["a list of its own", "refused by Postfix"],
+)
+def test_a_master_cf_with_which_it_would_not_do_is_not_touched(root: Path, text: str, said: str) -> None:
+    write(root, "/etc/postfix/master.cf", text)
     before = snapshot(root)
     refused = install(root, "--apply")
     assert refused.status == os.EX_CONFIG
-    assert f"postconf does not accept {root}/etc/postfix" in refused.output
+    assert said.format(root=root) in refused.output
     assert snapshot(root) == before
 
 
