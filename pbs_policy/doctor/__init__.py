@@ -25,6 +25,7 @@ from pbs_policy.doctor import (
     reports,
     script,
     service,
+    sessions,
     store,
     store_places,
     store_replicas,
@@ -105,6 +106,7 @@ CHECKS = {
     "dovecot.reports_attributes": "reports say all that the recorder needs, and nothing of passwords",
     "dovecot.reports_secret": "nobody but Dovecot can report a login",
     "dovecot.reports_passwords": "no database has another host check the password of a login that is recorded",
+    "dovecot.sessions": "the recorder, and nobody else, may ask Dovecot who is connected",
     "store.reachable": "Redis answers the service's and the script's user",
     "store.read": "the service's user may look logins up",
     "store.write": "the script's user may record a login",
@@ -281,6 +283,7 @@ class Doctor:
         yield from script.check_script(hooks, self.settings, self.values, self.host)
         yield from last_login.check_plugin(config, self.settings)
         yield from reports.check_reports(config, self.settings, self.host)
+        yield from sessions.check_anvil(config, self.settings)
 
     def examine_both(self, postfix_seen: list[PostfixConfig], dovecot_seen: list[DovecotConfig]) -> Iterator[Finding]:
         """The check of Postfix and Dovecot together, on what the other two have read."""

@@ -103,6 +103,21 @@ class Tree:
                     return Owner(int(fields[2]), int(fields[3]))
         return None
 
+    def has_group(self, name: str) -> bool:
+        """Whether there is a group of that name, looked for in the same way."""
+        if self.is_running_system:
+            import grp
+
+            try:
+                grp.getgrnam(name)
+            except KeyError:
+                return False
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            lines = self.place("/etc/group").read_text(errors="replace").splitlines()
+            return any(line.split(":")[0] == name for line in lines)  # group(5)
+        return False
+
 
 def _judge(path: Path) -> None:
     try:

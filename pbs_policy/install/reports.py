@@ -22,6 +22,8 @@ from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
 
 _OURS = "http://127.0.0.1:10041/"
+_GROUP = "group = pbs-policy\n"
+_SESSIONS = "99-pbs-policy-sessions.conf"
 _BESIDE = "pbs-policy-secret.conf.ext"  # the drop-in includes it
 
 
@@ -33,12 +35,18 @@ def plan_reports(tree: Tree, record: InstallRecord, placement: Placement, settin
     secret, drop_in = secret_line(settings), reports_drop_in(config.version, settings)
     plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
     plan.notes += refuse_unproven(config, settings, str(tree.place(placement.drop_in)), Host())
-    wanted = [Wanted(placement.drop_in, drop_in.encode())]
+    folder, wanted = f"{placement.dovecot}/conf.d", []
     if secret:
-        # The drop-in, which includes it, is the last to come.
-        wanted.insert(0, Wanted(f"{placement.dovecot}/conf.d/{_BESIDE}", secret.encode(), 0o600))
+        wanted.append(Wanted(f"{folder}/{_BESIDE}", secret.encode(), 0o600))
     else:
         plan.notes.append("reports_secret_file is not set: every user of this host can report a login, and so permit")
+    if settings.renew_sessions and tree.has_group(placement.user):
+        text = fill_in(shipped("dovecot-hooks/sessions.conf").read_text(), {_GROUP: f"group = {placement.user}\n"})
+        wanted.append(Wanted(f"{folder}/{_SESSIONS}", text.encode()))
+    elif settings.renew_sessions:  # Dovecot does not start with a group that there is not
+        lack = f"there is no group {placement.user}, so the recorder may not ask who is connected"
+        plan.notes.append(f"{lack}, and renews no login of users who stay connected (renew_sessions)")
+    wanted.append(Wanted(placement.drop_in, drop_in.encode()))  # last, since it includes the first
     plan.want(tree, record, wanted)
     plan.commands = [look(file)]
     plan.check = lambda: _check(file, placement, settings)

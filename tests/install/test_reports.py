@@ -48,7 +48,7 @@ def test_apply_has_dovecot_report_and_remove_leaves_every_byte_as_it_was(root: P
     assert reports is not None
     assert (reports.url, reports.value("server_api_header")) == ("http://127.0.0.1:10041/", HEADER)
     assert not reports.tells_hash
-    assert install(root, "--apply", sets=(secret,)).output == "Nothing to do: everything is in place.\n"
+    assert install(root, "--apply", sets=(secret,)).output.endswith("Nothing to do: everything is in place.\n")
     assert install(root, "--remove", "--apply").status == 0
     assert snapshot(root) == before
 
@@ -59,6 +59,21 @@ def test_the_secret_is_for_root_alone_and_is_never_shown(root: Path, secret: str
     said += install(root, "--remove").output + install(root, "--remove", "--apply").output
     assert HEADER.split()[-1] not in said
     assert f"{root}/{SECRET}: what is in it is not shown" in said
+
+
+def test_where_its_group_exists_the_recorder_may_ask_who_is_connected(root: Path, secret: str) -> None:
+    before = snapshot(root)
+    place = root / "etc/dovecot/conf.d/99-pbs-policy-sessions.conf"
+    assert "note: there is no group pbs-policy, so the recorder may not ask who is connected" in install(root).output
+    write(root, "/etc/group", "root:x:0:\nmail-policy:x:998:\n")
+    install(root, "--apply", "--user", "mail-policy", sets=(secret, "renew_sessions=0"))
+    assert not place.exists()
+    install(root, "--apply", "--user", "mail-policy", sets=(secret,))
+    shipped_text = shipped("dovecot-hooks/sessions.conf").read_text()
+    assert place.read_text() == shipped_text.replace("group = pbs-policy", "group = mail-policy")
+    install(root, "--remove", "--apply")
+    (root / "etc/group").unlink()
+    assert snapshot(root) == before
 
 
 def test_without_a_secret_it_is_said_who_can_report(root: Path) -> None:
