@@ -28,11 +28,12 @@ from pbs_policy.recorder.writer import LoginWriter
 MOST = 1_024
 """Connections: a Dovecot has 100 at most."""
 
-PATIENCE = 5.0
-"""Seconds for a request to arrive."""
+PATIENCE = 5
+"""Looks at a connection, of which there is one a second, for a request to arrive. They are counted, rather than time,
+so that a peer is not to blame where it was this process that stood still."""
 
-IDLE = 60.0
-"""Seconds for which a connection may be silent; Dovecot parts with one after 10."""
+IDLE = 60
+"""The same for which a connection may be silent; Dovecot parts with one after 10 s."""
 
 LONGEST_REQUEST = 16_384
 """Bytes. Dovecot sends some 400, and a few more for a long name."""
@@ -139,7 +140,7 @@ class ReportServer:
 class ReportVisit(web.RequestHandler):
     """One connection: aiohttp's, with a bound on what it may send and how long that may take."""
 
-    __slots__ = ("_loop_time", "_received", "_reports", "_since")
+    __slots__ = ("_looks", "_received", "_reports")
 
     def __init__(self, reports: ReportServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -147,14 +148,15 @@ class ReportVisit(web.RequestHandler):
             keepalive_timeout=IDLE * 2,
         )  # fmt: skip
         self._reports = reports
-        self._loop_time = loop.time
         self._received = 0  # of a request that is not answered
-        self._since = loop.time()  # when that began, or when the last one was answered
+        self._looks = 0  # since that began, or since the last one was answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         visits = self._reports.visits
         if len(visits) >= MOST:
-            next(iter(visits)).abort()
+            silent = next(iter(visits))
+            del visits[silent]  # now, since many may come before its end is told
+            silent.abort()
         visits[self] = None
         super().connection_made(transport)
 
@@ -164,7 +166,7 @@ class ReportVisit(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if not self._received:
-            self._since = self._loop_time()
+            self._looks = 0
             visits = self._reports.visits
             visits[self] = visits.pop(self, None)
         self._received += len(data)
@@ -179,14 +181,14 @@ class ReportVisit(web.RequestHandler):
     def is_answered(self) -> None:
         """A request has its answer; the next one may come."""
         self._received = 0
-        self._since = self._loop_time()
+        self._looks = 0
 
     def sweep(self) -> None:
         """End what takes too long."""
-        silent = self._loop_time() - self._since
-        if self._received and silent > PATIENCE:
+        self._looks += 1
+        if self._received and self._looks > PATIENCE:
             self._end(_LATE)
-        elif silent > IDLE:
+        elif self._looks > IDLE:
             self.abort()
 
     def abort(self) -> None:
