@@ -40,8 +40,8 @@ class Reports:
     @property
     def server(self) -> str:
         """The URL without a password that may be in it, or a path."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
+        scheme, _, rest = self.url.partition("://")
+        return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}/"
 
     @property
     def tells_hash(self) -> bool:
@@ -50,12 +50,12 @@ class Reports:
 
     def is_to(self, places: Iterable[tuple[str, int]]) -> bool:
         """Whether it is to one of these, a host and a port, by its address or a name of this host."""
-        parts = urlsplit(self.url)
-        host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname or ""
         try:
+            parts = urlsplit(self.url)
             port = parts.port or 80
-        except ValueError:
+        except ValueError:  # no URL
             return False
+        host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname or ""
         return any(its_port == port and its_host in (host, *_ANY) for its_host, its_port in places)
 
 

@@ -13,6 +13,7 @@ from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.reports import by_report, check_reports, reported_protocols
 from pbs_policy.doctor.trial import check_trial
+from pbs_policy.dovecot.reports import read_reports
 from pbs_policy.host import Host
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
@@ -127,3 +128,26 @@ def test_a_policy_server_of_the_sites_own_is_not_judged() -> None:
     assert list(check_reports(config, settings_with(), Files())) == []
     assert reported_protocols(config, settings_with()) == []
     assert reported_protocols(config, settings_with(**LISTENS, services="imap")) == ["imap"]
+
+
+@pytest.mark.parametrize(
+    ("url", "is_ours", "shown"),
+    [
+        ("http://127.0.0.1:10041/", True, "http://127.0.0.1:10041/"),
+        ("http://localhost:10041", True, "http://localhost:10041/"),
+        ("http://user:word@127.0.0.1:10041/?x", True, "http://127.0.0.1:10041/"),
+        ("http://127.0.0.1:10042/", False, "http://127.0.0.1:10042/"),
+        ("http://192.0.2.3:10041/", False, "http://192.0.2.3:10041/"),
+        ("http://[::1:10041/", False, "http://[::1:10041/"),
+        ("http://127.0.0.1:99999/", False, "http://127.0.0.1:99999/"),
+        ("http://127.0.0.1/", False, "http://127.0.0.1/"),
+        ("nonsense", False, "nonsense:///"),
+    ],
+)
+def test_where_dovecot_reports_to_is_told_without_a_password_that_is_in_the_url(
+    url: str, is_ours: bool, shown: str
+) -> None:
+    reports = read_reports(config_of(HOOK["2.3"].replace("http://127.0.0.1:10041/", url)))
+    assert reports is not None
+    assert reports.is_to([("127.0.0.1", 10041)]) is is_ours
+    assert reports.server == shown
