@@ -137,16 +137,6 @@ def test_nothing_noted_is_nothing_to_write(usage: Usage) -> None:
     assert usage.commands() == []
 
 
-def test_a_write_in_flight_is_waited_for(usage: Usage, redis: Redis) -> None:
-    usage.note("192.0.2.7", "alice@example.com", False)
-    first = usage.commands()
-    usage.note("192.0.2.7", "alice@example.com", False)
-    assert usage.commands() == []
-    usage.written(carry_out(redis, first))
-    write(usage, redis)
-    assert [use.recipients for use in uses(redis)] == [2]
-
-
 def test_two_processes_add_to_the_same_day(usage: Usage, clock: Clock, redis: Redis) -> None:
     other = Usage("t:", KEPT, clock)
     for process in (usage, other, usage, other):
@@ -170,18 +160,6 @@ def test_at_midnight_another_day_begins(usage: Usage, clock: Clock, redis: Redis
     assert uses(redis) == [Use("192.0.2.7", "alice@example.com", 2, 0, MIDNIGHT)]
     assert uses(redis, MIDNIGHT - DAY, MIDNIGHT - 1) == [Use("192.0.2.7", "alice@example.com", 1, 1, MIDNIGHT - 1)]
     assert uses(redis, MIDNIGHT + DAY, MIDNIGHT + 9 * DAY) == []
-
-
-def test_a_write_that_failed_before_midnight_is_of_that_day_still(usage: Usage, clock: Clock, redis: Redis) -> None:
-    clock.time = MIDNIGHT - 1
-    usage.note("192.0.2.7", "alice@example.com", False)
-    commands = usage.commands()
-    clock.time = MIDNIGHT + 5
-    usage.note("192.0.2.7", "alice@example.com", False)
-    usage.not_written(commands)
-    write(usage, redis)
-    assert uses(redis) == [Use("192.0.2.7", "alice@example.com", 1, 0, MIDNIGHT + 5)]
-    assert uses(redis, MIDNIGHT - 1)[0].recipients == 2
 
 
 def test_days_that_are_over_leave_the_memory(usage: Usage, clock: Clock, redis: Redis) -> None:
@@ -253,16 +231,6 @@ def test_a_command_that_is_refused_does_not_double_the_others(usage: Usage, redi
     usage.note("192.0.2.7", "alice@example.com", True)
     write(usage, redis)
     assert uses(redis) == [Use("192.0.2.7", "alice@example.com", 4, 4, NOON)]
-
-
-def test_a_late_write_does_not_turn_the_last_use_back(usage: Usage, clock: Clock, redis: Redis) -> None:
-    usage.note("192.0.2.7", "alice@example.com", False)
-    commands = usage.commands()
-    clock.time += 60
-    usage.note("192.0.2.7", "alice@example.com", False)
-    usage.not_written(commands)
-    write(usage, redis)
-    assert uses(redis) == [Use("192.0.2.7", "alice@example.com", 2, 0, NOON + 60)]
 
 
 def test_an_acl_user_needs_four_commands(usage: Usage, redis_server: PrivateRedis) -> None:
@@ -464,6 +432,9 @@ def take_steps(steps: Sequence[tuple[Any, ...]]) -> tuple[Redis, Model, int]:
 
 @given(STEPS)
 @example([("note", "192.0.2.7", "a", True), ("begin",), ("note", "192.0.2.7", "a", False), ("lose",)])
+@example([("note", "192.0.2.7", "a", True), ("begin",), ("note", "192.0.2.7", "a", False), ("begin",), ("write",)])
+@example([("note", "192.0.2.7", "a", True), ("begin",), ("pass", DAY), ("note", "192.0.2.7", "a", False), ("lose",)])
+@example([("note", "192.0.2.7", "a", True), ("begin",), ("pass", 60.0), ("note", "192.0.2.7", "a", True), ("lose",)])
 @example([("note", "192.0.2.7", "a", True), ("begin",), ("pass", DAY / 3), ("pass", DAY / 3), ("cut", 3)])
 @example([("note", "192.0.2.7", "a", True), ("begin",), ("refuse", 0), ("begin",), ("refuse", 1)])
 @example([("note", "192.0.2.7", "a", False), ("begin",), ("refuse", 0)])
