@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import signal
 import tempfile
@@ -69,6 +71,16 @@ def need(*daemons: str) -> None:
     lack = missing(*daemons)
     if lack:
         pytest.skip(lack)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test that is a coroutine is run to its end: by its fixture `run` where it has one."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    run: Any = pyfuncitem.funcargs.get("run", asyncio.run)
+    run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}))
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

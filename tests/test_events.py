@@ -122,69 +122,57 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_while_watched_messages_are_published_again_and_again(lookups: FakeLookups) -> None:
-    async def scenario() -> None:
-        published = publisher(lookups)
-        assert published.set_watched(False) is None
-        events = published.set_watched(True)
-        assert events is not None
-        assert published.set_watched(True) is events
-        lookups.answer()
-        events.note(LOGIN, "192.0.2.7", ASKED)
-        await until(lambda: len(lookups.asked) == 2)
-        lookups.answer()
-        await until(lambda: len(lookups.asked) == 3)
-
-    asyncio.run(scenario())
+async def test_while_watched_messages_are_published_again_and_again(lookups: FakeLookups) -> None:
+    published = publisher(lookups)
+    assert published.set_watched(False) is None
+    events = published.set_watched(True)
+    assert events is not None
+    assert published.set_watched(True) is events
+    lookups.answer()
+    events.note(LOGIN, "192.0.2.7", ASKED)
+    await until(lambda: len(lookups.asked) == 2)
+    lookups.answer()
+    await until(lambda: len(lookups.asked) == 3)
     first, second, third = lookups.messages()
     assert first == [{"host": "mx1", "batch": 1, "dropped": 0, "pid": 7, "counts": {"OK login": 1}}]
     assert [each["client_address"] for each in second[1:]] == ["192.0.2.7"]
     assert [message[0]["batch"] for message in (first, second, third)] == [1, 2, 3]
 
 
-def test_a_message_that_redis_has_not_taken_is_not_followed_by_another(lookups: FakeLookups) -> None:
-    async def scenario() -> None:
-        events = publisher(lookups).set_watched(True)
-        assert events is not None
-        for _ in range(3 * MOST):
-            events.note(LOGIN, "192.0.2.7", ASKED)
-        await asyncio.sleep(0.02)
-        assert len(lookups.asked) == 1
-        lookups.answer()
-        await until(lambda: len(lookups.asked) == 2)
-
-    asyncio.run(scenario())
+async def test_a_message_that_redis_has_not_taken_is_not_followed_by_another(lookups: FakeLookups) -> None:
+    events = publisher(lookups).set_watched(True)
+    assert events is not None
+    for _ in range(3 * MOST):
+        events.note(LOGIN, "192.0.2.7", ASKED)
+    await asyncio.sleep(0.02)
+    assert len(lookups.asked) == 1
+    lookups.answer()
+    await until(lambda: len(lookups.asked) == 2)
     message = lookups.messages()[1]
     assert (len(message) - 1, message[0]["dropped"]) == (MOST, 2 * MOST)
 
 
-def test_what_redis_did_not_take_counts_as_dropped(lookups: FakeLookups) -> None:
-    async def scenario() -> None:
-        events = publisher(lookups).set_watched(True)
-        assert events is not None
-        lookups.answer()
-        events.note(LOGIN, "192.0.2.7", ASKED)
-        await until(lambda: len(lookups.asked) == 2)
-        lookups.answer(is_available=False)
-        await until(lambda: len(lookups.asked) == 3)
-
-    asyncio.run(scenario())
+async def test_what_redis_did_not_take_counts_as_dropped(lookups: FakeLookups) -> None:
+    events = publisher(lookups).set_watched(True)
+    assert events is not None
+    lookups.answer()
+    events.note(LOGIN, "192.0.2.7", ASKED)
+    await until(lambda: len(lookups.asked) == 2)
+    lookups.answer(is_available=False)
+    await until(lambda: len(lookups.asked) == 3)
     assert lookups.messages()[2][0]["dropped"] == 1
 
 
-def test_when_nobody_watches_any_more_it_ends(lookups: FakeLookups) -> None:
-    async def scenario() -> None:
-        published = publisher(lookups)
-        published.set_watched(True)
-        lookups.answer()
-        assert published.set_watched(False) is None
-        await asyncio.sleep(0.02)
-        assert len(lookups.asked) == 1
-        again = published.set_watched(True)
-        assert again is not None
-        assert len(lookups.asked) == 2
-
-    asyncio.run(scenario())
+async def test_when_nobody_watches_any_more_it_ends(lookups: FakeLookups) -> None:
+    published = publisher(lookups)
+    published.set_watched(True)
+    lookups.answer()
+    assert published.set_watched(False) is None
+    await asyncio.sleep(0.02)
+    assert len(lookups.asked) == 1
+    again = published.set_watched(True)
+    assert again is not None
+    assert len(lookups.asked) == 2
 
 
 def number_of_publishes(client: Redis) -> int:

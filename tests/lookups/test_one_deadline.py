@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from pbs_policy.store.connect import TIMEOUT
-from tests.lookups.peer import UNAVAILABLE, Peer, Run, Server, Session, session
+from tests.lookups.peer import UNAVAILABLE, Peer, Server, Session, session
 from tests.loop_clock import LoopClock
+
+pytestmark = pytest.mark.usefixtures("run")
 
 LATE = 0.35 * TIMEOUT / 0.5
 """Seconds by which each reply is late: one round is in time, and two are not."""
@@ -43,70 +45,56 @@ def be_late(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("as_shipped")
-def test_however_many_rounds_a_request_takes_it_is_answered_by_its_deadline(run: Run) -> None:
-    async def story() -> None:
-        server = Server({b"a": b"1"})
-        async with server.running() as url, session(url) as asking:
-            be_late(server)
-            requests = [Rounds(asking, rounds) for rounds in (2, 3, 4)]
-            for each in requests:
-                is_known, seconds = await each.answered
-                assert not is_known
-                assert seconds < TIMEOUT + 0.1
-
-    run(story())
-
-
-@pytest.mark.usefixtures("as_shipped")
-def test_a_request_that_is_over_takes_no_other_with_it(run: Run) -> None:
-    """The connection is slow and not mute: who needs one round has an answer, and what comes late is nobody's."""
-
-    async def story() -> None:
-        server = Server({b"a": b"1", b"b": b"2"})
-        async with server.running() as url, session(url) as asking:
-            be_late(server)
-            slow = Rounds(asking, 2)
-            await asyncio.sleep(LATE * 0.9)
-            first = asking.ask([b"b"])
-            await asyncio.sleep(LATE * 0.5)
-            second = asking.ask([b"a", b"b"], [b"a"])
-            assert not (await slow.answered)[0]
-            assert [await first, await second] == [([b"2"], []), ([b"1", b"2"], [60_000])]
-            assert len(server.peers) == 1
-            assert asking.errors() == 0
-
-    run(story())
-
-
-@pytest.mark.usefixtures("as_shipped")
-def test_a_further_round_that_lost_its_connection_keeps_the_deadline(run: Run) -> None:
-    async def story() -> None:
-        server = Server({b"a": b"1"})
-
-        def script(peer: Peer, command: list[bytes]) -> None:
-            if b"b" not in command:
-                asyncio.get_running_loop().call_later(LATE, server.answer, peer, command)
-            elif peer.number == 0:
-                peer.transport.close()
-
-        server.script = script
-        async with server.running() as url, session(url) as asking:
-            is_known, seconds = await Rounds(asking, 2).answered
+async def test_however_many_rounds_a_request_takes_it_is_answered_by_its_deadline() -> None:
+    server = Server({b"a": b"1"})
+    async with server.running() as url, session(url) as asking:
+        be_late(server)
+        requests = [Rounds(asking, rounds) for rounds in (2, 3, 4)]
+        for each in requests:
+            is_known, seconds = await each.answered
             assert not is_known
             assert seconds < TIMEOUT + 0.1
 
-    run(story())
+
+@pytest.mark.usefixtures("as_shipped")
+async def test_a_request_that_is_over_takes_no_other_with_it() -> None:
+    """The connection is slow and not mute: who needs one round has an answer, and what comes late is nobody's."""
+    server = Server({b"a": b"1", b"b": b"2"})
+    async with server.running() as url, session(url) as asking:
+        be_late(server)
+        slow = Rounds(asking, 2)
+        await asyncio.sleep(LATE * 0.9)
+        first = asking.ask([b"b"])
+        await asyncio.sleep(LATE * 0.5)
+        second = asking.ask([b"a", b"b"], [b"a"])
+        assert not (await slow.answered)[0]
+        assert [await first, await second] == [([b"2"], []), ([b"1", b"2"], [60_000])]
+        assert len(server.peers) == 1
+        assert asking.errors() == 0
 
 
-def test_a_question_of_the_services_own_has_the_whole_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("as_shipped")
+async def test_a_further_round_that_lost_its_connection_keeps_the_deadline() -> None:
+    server = Server({b"a": b"1"})
+
+    def script(peer: Peer, command: list[bytes]) -> None:
+        if b"b" not in command:
+            asyncio.get_running_loop().call_later(LATE, server.answer, peer, command)
+        elif peer.number == 0:
+            peer.transport.close()
+
+    server.script = script
+    async with server.running() as url, session(url) as asking:
+        is_known, seconds = await Rounds(asking, 2).answered
+        assert not is_known
+        assert seconds < TIMEOUT + 0.1
+
+
+async def test_a_question_of_the_services_own_has_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked outside any request, after one was answered."""
-
-    async def story() -> None:
-        server = Server({b"a": b"1"})
-        async with server.running() as url, session(url) as asking:
-            assert await asking.ask([b"a"]) != UNAVAILABLE
-            be_late(server)
-            await asyncio.sleep(LATE * 0.5)
-            assert await asking.ask([b"a"], [b"a"]) == ([b"1"], [60_000])
-
-    run(story())
+    server = Server({b"a": b"1"})
+    async with server.running() as url, session(url) as asking:
+        assert await asking.ask([b"a"]) != UNAVAILABLE
+        be_late(server)
+        await asyncio.sleep(LATE * 0.5)
+        assert await asking.ask([b"a"], [b"a"]) == ([b"1"], [60_000])

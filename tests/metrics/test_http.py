@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from pbs_policy import pages
 from pbs_policy.pages import LONGEST_REQUEST, MOST, HttpServer, Page
 
+pytestmark = pytest.mark.usefixtures("run")
+
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -96,20 +98,17 @@ def status_of(answer: bytes) -> int:
     return int(found[1])
 
 
-def test_a_page_is_answered_whole_and_the_connection_ends(run: Run) -> None:
-    async def scenario() -> None:
-        async with site() as opened:
-            head, _, body = (await opened.get("/metrics?x=1")).partition(b"\r\n\r\n")
-            status, *lines = head.decode().split("\r\n")
-            headers = dict(line.split(": ") for line in lines)
-            del headers["Date"]
-            assert (status, body) == ("HTTP/1.1 200 OK", b"some numbers\n")
-            assert headers == {
-                "Content-Type": "text/plain; charset=utf-8", "Content-Length": "13", "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff", "Connection": "close", "Server": "pbs-policy",
-            }  # fmt: skip
-
-    run(scenario())
+async def test_a_page_is_answered_whole_and_the_connection_ends() -> None:
+    async with site() as opened:
+        head, _, body = (await opened.get("/metrics?x=1")).partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = dict(line.split(": ") for line in lines)
+        del headers["Date"]
+        assert (status, body) == ("HTTP/1.1 200 OK", b"some numbers\n")
+        assert headers == {
+            "Content-Type": "text/plain; charset=utf-8", "Content-Length": "13", "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff", "Connection": "close", "Server": "pbs-policy",
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -126,100 +125,76 @@ def test_a_page_is_answered_whole_and_the_connection_ends(run: Run) -> None:
         (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 3, 200),
     ],
 )
-def test_each_request_has_its_status(run: Run, request_: bytes, status: int) -> None:
-    async def scenario() -> None:
-        async with site() as opened:
-            assert status_of(await opened.send(request_)) == status
-            assert opened.reports == (["metrics: /broken: RuntimeError('it broke')"] if b"broken" in request_ else [])
-
-    run(scenario())
+async def test_each_request_has_its_status(request_: bytes, status: int) -> None:
+    async with site() as opened:
+        assert status_of(await opened.send(request_)) == status
+        assert opened.reports == (["metrics: /broken: RuntimeError('it broke')"] if b"broken" in request_ else [])
 
 
-def test_to_head_there_is_no_body(run: Run) -> None:
-    async def scenario() -> None:
-        async with site() as opened:
-            answer = await opened.send(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert b"Content-Length: 13\r\n" in answer
-            assert answer.endswith(b"\r\n\r\n")
-
-    run(scenario())
+async def test_to_head_there_is_no_body() -> None:
+    async with site() as opened:
+        answer = await opened.send(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"Content-Length: 13\r\n" in answer
+        assert answer.endswith(b"\r\n\r\n")
 
 
-def test_a_request_may_come_in_pieces_and_its_sender_may_send_no_more(run: Run) -> None:
-    async def scenario() -> None:
-        async with site() as opened:
-            reader, writer = await asyncio.open_connection("127.0.0.1", opened.port)
-            for each in b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n":
-                writer.write(bytes([each]))
-                await asyncio.sleep(0)
-            writer.write_eof()
-            assert status_of(await reader.read()) == 200
-            writer.close()
-
-    run(scenario())
+async def test_a_request_may_come_in_pieces_and_its_sender_may_send_no_more() -> None:
+    async with site() as opened:
+        reader, writer = await asyncio.open_connection("127.0.0.1", opened.port)
+        for each in b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n":
+            writer.write(bytes([each]))
+            await asyncio.sleep(0)
+        writer.write_eof()
+        assert status_of(await reader.read()) == 200
+        writer.close()
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n"])
-def test_who_does_not_finish_is_left_in_time(run: Run, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+async def test_who_does_not_finish_is_left_in_time(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
     monkeypatch.setattr(pages, "PATIENCE", 0.05)
-
-    async def scenario() -> None:
-        async with site() as opened:
-            assert await opened.send(said) == b""
-            monkeypatch.setattr(pages, "PATIENCE", 60)
-            assert status_of(await opened.get()) == 200
-
-    run(scenario())
+    async with site() as opened:
+        assert await opened.send(said) == b""
+        monkeypatch.setattr(pages, "PATIENCE", 60)
+        assert status_of(await opened.get()) == 200
 
 
-def test_the_oldest_makes_room_for_the_next(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_makes_room_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "PLACE_KEPT", 0.01)
     monkeypatch.setattr(pages, "PATIENCE", 3600.0)
-
-    async def scenario() -> None:
-        async with site() as opened:
-            idle = []
-            for _ in range(MOST + 1):
-                idle.append(await asyncio.open_connection("127.0.0.1", opened.port))
-                await until(lambda: len(opened.server.visits) >= min(len(idle), MOST))
-            with suppress(ConnectionResetError):
-                assert await asyncio.wait_for(idle[0][0].read(), 5) == b""
-            assert len(opened.server.visits) <= MOST
-            assert status_of(await opened.get()) == 200
-            for _, writer in idle:
-                writer.close()
-
-    run(scenario())
-
-
-def test_a_place_is_kept_for_a_while_however_short_the_visit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "PLACE_KEPT", 3600.0)
-
-    async def scenario() -> None:
-        async with site() as opened:
-            for _ in range(MOST):
-                assert status_of(await opened.get()) == 200
-            one_more = asyncio.create_task(opened.get())
-            done, _ = await asyncio.wait([one_more], timeout=0.1)
-            assert not done
-            one_more.cancel()
-
-    run(scenario())
-
-
-def test_its_end_ends_what_is_open(run: Run) -> None:
-    async def scenario() -> None:
-        async with site() as opened:
-            reader, writer = await asyncio.open_connection("127.0.0.1", opened.port)
-            writer.write(b"GET /metrics HTTP/1.1\r\n")
-            await until(lambda: bool(opened.server.visits))
-            await opened.server.stop()
-            with suppress(ConnectionResetError):
-                assert await reader.read() == b""
-            assert not opened.server.visits
+    async with site() as opened:
+        idle = []
+        for _ in range(MOST + 1):
+            idle.append(await asyncio.open_connection("127.0.0.1", opened.port))
+            await until(lambda: len(opened.server.visits) >= min(len(idle), MOST))
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(idle[0][0].read(), 5) == b""
+        assert len(opened.server.visits) <= MOST
+        assert status_of(await opened.get()) == 200
+        for _, writer in idle:
             writer.close()
 
-    run(scenario())
+
+async def test_a_place_is_kept_for_a_while_however_short_the_visit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PLACE_KEPT", 3600.0)
+    async with site() as opened:
+        for _ in range(MOST):
+            assert status_of(await opened.get()) == 200
+        one_more = asyncio.create_task(opened.get())
+        done, _ = await asyncio.wait([one_more], timeout=0.1)
+        assert not done
+        one_more.cancel()
+
+
+async def test_its_end_ends_what_is_open() -> None:
+    async with site() as opened:
+        reader, writer = await asyncio.open_connection("127.0.0.1", opened.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\n")
+        await until(lambda: bool(opened.server.visits))
+        await opened.server.stop()
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        assert not opened.server.visits
+        writer.close()
 
 
 @settings(deadline=None, max_examples=60)
