@@ -288,16 +288,6 @@ def test_quiet_json_is_the_answer_alone(check: Check) -> None:
     assert refused["change"].startswith("log in to POP3 or IMAP from 198.51.100.7")
 
 
-@pytest.mark.parametrize("arguments", [["-q"], ["--json"], []])
-def test_no_redis_is_status_69_and_one_line(bare: Check, tmp_path: Path, arguments: list[str]) -> None:
-    settings = {"redis_url": f"unix://{tmp_path}/absent.sock"}
-    result = bare(*arguments, "192.0.2.7", **settings)
-    assert (result.status, result.out) == (os.EX_UNAVAILABLE, "")
-    assert result.err.startswith("pbs-policy: Redis is unavailable: ")
-    assert result.err.count("\n") == 1
-    assert bare(*arguments, "127.0.0.1", **settings).status == 1
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -17,7 +17,6 @@ from pbs_policy import __version__
 from pbs_policy.cli import run
 from pbs_policy.cli.commands import PLACES
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.demo.ports import free_port
 from pbs_policy.settings import defaults
 from tests.commands import Pbs, Result, commands_with, is_one_error, own_settings
 from tests.service import CLI, SERVE
@@ -124,26 +123,6 @@ def test_bad_settings_are_78_one_line_for_each_fault(bare: Pbs, settings_file: P
         "pbs-policy: FILE:2: ttl = soon: expected a time from 1s to 1830d such as 90s, 30m, 8h, 90d",
         "pbs-policy: --set: sender_match = on: expected off, domain or address",
     ]
-
-
-def test_a_settings_file_that_is_not_there_is_78(bare: Pbs, settings_file: Path) -> None:
-    settings_file.unlink()
-    assert is_one_error(bare("config"), 78, f"{settings_file}: No such file or directory")
-
-
-def test_a_password_file_that_is_not_there_is_78(bare: Pbs, tmp_path: Path) -> None:
-    result = bare("--set", f"redis_password_file={tmp_path / 'absent'}", "list")
-    assert is_one_error(result, 78, "redis_password_file: ")
-
-
-WITH_REDIS = [["list"], ["list", "--json"], ["show", "192.0.2.7"], ["show", "alice"], ["check", "192.0.2.7"],
-              ["permit", "192.0.2.7", "--user", "a@b.c"], ["revoke", "192.0.2.7"], ["revoke", "alice"]]  # fmt: skip
-
-
-@pytest.mark.parametrize("command", WITH_REDIS, ids=" ".join)
-def test_a_redis_that_is_down_is_69(bare: Pbs, command: list[str]) -> None:
-    result = bare("--set", f"redis_url=redis://127.0.0.1:{free_port()}", *command)
-    assert is_one_error(result, 69, "Redis is unavailable: ")
 
 
 def test_an_address_that_needs_no_redis_is_answered_without_it(bare: Pbs) -> None:
@@ -259,38 +238,6 @@ def test_the_status_is_the_process_status() -> None:
     assert process("-c", "/dev/null", "config", "ttl").stdout == b"ttl = 30m\n"
     assert process("-c", "/nonexistent", "config").returncode == 78
     assert process("--set", "redis_url=unix:///nonexistent", "-c", "/dev/null", "list").returncode == 69
-
-
-@pytest.mark.parametrize("as_json", [False, True])
-def test_a_reader_that_has_seen_enough_is_no_error(redis_server: PrivateRedis, tmp_path: Path, as_json: bool) -> None:
-    """`pbs-policy list | head -1`: nothing on standard error, and not the status of an answer (`show`: nothing)."""
-    url = f"redis_url={redis_server.url}"
-    for number in range(3):
-        process("-c", "/dev/null", "--set", url, "permit", f"192.0.2.{number}", "--user", "a@example.com")
-    for command in (["list"], ["show", "192.0.2.1"]):
-        reader, writer = os.pipe()
-        os.close(reader)
-        arguments = ["-c", "/dev/null", "--set", url, *command, *(["--json"] if as_json else [])]
-        try:
-            result = subprocess.run([*CLI, *arguments], stdout=writer, stderr=subprocess.PIPE, check=False)
-        finally:
-            os.close(writer)
-        assert result.stderr == b""
-        assert result.returncode == 128 + signal.SIGPIPE
-
-
-def test_a_full_disk_is_an_error_of_one_line(redis_server: PrivateRedis) -> None:
-    process("-c", "/dev/null", "--set", f"redis_url={redis_server.url}", "permit", "192.0.2.1", "--user", "a@b.c")
-    with Path("/dev/full").open("wb") as full:
-        result = subprocess.run(
-            [*CLI, "-c", "/dev/null", "--set", f"redis_url={redis_server.url}", "list"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert result.stderr.count(b"\n") == 1
-    assert b"No space left on device" in result.stderr
-    assert result.returncode == 74
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from pbs_policy.demo.ports import free_port
 from pbs_policy.duration import ago_at
 from pbs_policy.table.rows import write_time
 from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, Usage
@@ -221,12 +220,6 @@ def test_where_nothing_is_kept_it_says_what_to_set(bare: Pbs) -> None:
         "",
         "pbs-policy: usage_kept = 0: uses are not kept, so there is nothing to report; set it to 30d, say\n",
     )
-
-
-def test_an_unavailable_redis_is_said(bare: Pbs) -> None:
-    result = bare("--set", f"redis_url=redis://127.0.0.1:{free_port()}/0", "report")
-    assert (result.status, result.out) == (os.EX_UNAVAILABLE, "")
-    assert result.err.startswith("pbs-policy: Redis is unavailable: ")
 
 
 def test_a_key_of_another_type_is_an_error_of_redis(pbs: Pbs, redis: Redis) -> None:

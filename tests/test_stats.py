@@ -17,7 +17,6 @@ from redis import Redis
 
 from pbs_policy.decision.rules import DEFER, DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.demo.ports import free_port
 from pbs_policy.service import stats as module
 from pbs_policy.service.stats import (
     KEPT,
@@ -335,12 +334,6 @@ def test_where_nothing_runs_and_nothing_was_decided_it_says_so(pbs: Pbs) -> None
     assert json.loads(pbs("stats", "--json").out) == {
         "services": [], "since_start": {}, "last_hour": {}, "last_day": {}, "minutes": [],
     }  # fmt: skip
-
-
-def test_an_unavailable_redis_is_said(bare: Pbs) -> None:
-    result = bare("--set", f"redis_url=redis://127.0.0.1:{free_port()}/0", "stats")
-    assert (result.status, result.out) == (os.EX_UNAVAILABLE, "")
-    assert result.err.startswith("pbs-policy: Redis is unavailable: ")
 
 
 def test_a_key_of_another_type_is_an_error_of_redis(pbs: Pbs, redis: Redis) -> None:

@@ -22,7 +22,6 @@ from redis import Redis
 
 from pbs_policy.bars import fit, has_blocks, plot, width_of
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.demo.ports import free_port
 from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.records import Permit, Record, serialise_permit
@@ -506,16 +505,6 @@ def test_after_an_outage_it_subscribes_anew(own_redis: Callable[..., PrivateRedi
         assert subscriptions() != before
         client.publish("pbs:events", message(head(), decision()))
         assert wait_until(lambda: steps(lambda: bool(state.services)))
-
-
-def test_without_redis_there_is_nothing_to_watch(tmp_path: Path) -> None:
-    arguments = ["--set", f"redis_url=redis://127.0.0.1:{free_port()}/0", "watch"]
-    (tmp_path / "c").touch()
-    result = subprocess.run(
-        [*CLI, "-c", str(tmp_path / "c"), *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (result.returncode, result.stdout) == (os.EX_UNAVAILABLE, "")
-    assert result.stderr.startswith("pbs-policy: Redis is unavailable: ")
 
 
 def test_a_source_of_an_unavailable_redis_says_so(own_redis: Callable[..., PrivateRedis]) -> None:
