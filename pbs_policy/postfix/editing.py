@@ -31,8 +31,9 @@ def take_out(data: bytes, is_ours: IsOurs, *, options: bool = False, permit_loca
     masked = _COMMENT.sub(lambda found: " " * len(found[0]), text)
     for begin, end in reversed(list(_values(masked, options))):
         for first, last, behind in reversed(list(_spans(masked[begin:end], is_ours, permit_local))):
-            start, stop = _with_separators(masked, begin + first, begin + last, behind)
+            start, stop = _with_separators(masked, (begin, end), begin + first, begin + last, behind)
             text, masked = text[:start] + text[stop:], masked[:start] + masked[stop:]
+            end -= stop - start
     return text.encode("latin-1")
 
 
@@ -71,14 +72,16 @@ def _spans(value: str, is_ours: IsOurs, permit_local: bool) -> Iterator[tuple[in
         yield found[first].start, end, at + 1 < len(found)
 
 
-def _with_separators(masked: str, start: int, end: int, behind: bool) -> tuple[int, int]:
-    """The span with the separators that it needs no more, and with the whole line where nothing else is on it."""
-    while behind and end < len(masked) and masked[end] in _BLANKS + ",":
+def _with_separators(masked: str, value: tuple[int, int], start: int, end: int, behind: bool) -> tuple[int, int]:
+    """The span with the separators that it needs no more, as far as the value goes, and with the whole line where
+    nothing else is on it."""
+    begin, stop = value
+    while end < stop and masked[end] in _BLANKS + ",":
         end += 1
-    line = masked.rfind("\n", 0, start) + 1
     ends_line = masked[end : end + 1] in ("", "\n")
-    if ends_line and not masked[line:start].strip(_BLANKS + ","):
-        return line, end + 1  # a value never begins at the beginning of a line
-    while (ends_line or not behind) and masked[start - 1] in (_BLANKS if behind else _BLANKS + ","):
+    line = masked.rfind("\n", begin, start) + 1
+    if ends_line and line and not masked[line:start].strip(_BLANKS + ","):
+        return line, end + 1
+    while start > begin and ends_line and masked[start - 1] in (_BLANKS if behind else _BLANKS + ","):
         start -= 1
     return start, end
