@@ -23,6 +23,7 @@ from pbs_policy.doctor import (
     postfix_lists,
     proxy,
     reports,
+    rewriting,
     script,
     service,
     sessions,
@@ -79,6 +80,7 @@ CHECKS = {
     "postfix.xclient": "nobody but proxies may say XCLIENT",
     "postfix.proxy_port": "no port takes the PROXY protocol from everywhere",
     "postfix.upstream_proxy": "a proxy tells Postfix and Dovecot the clients' addresses, or neither",
+    "postfix.rewriting": "Postfix makes no denied user's name of a sender that the service was asked about",
     "postfix.smtpd": "Postfix's own smtpd takes the configuration, tried without touching the one that runs",
     "dovecot.configuration": "doveconf can read Dovecot's configuration",
     "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script, by reports or by last_login",
@@ -197,6 +199,7 @@ class Doctor:
         yield from _guarded("store.reachable", self.examine_store(tables))
         for table in tables:
             yield from _guarded("dovecot.last_login_users", self.examine_last_login(dovecot_seen, table))
+            yield from _guarded(rewriting.CHECK, self._examine_rewriting(table, postfix_seen))
         yield from _guarded("store.write", self._examine_script_access(hooks, told))
         yield from _guarded(units.CHECK, units.check_units(self.host))
         store_told = bool(told & {"store.reachable", "store.read"})
@@ -363,6 +366,13 @@ class Doctor:
             yield not_looked_at("service.trial", "no post-login script of ours is run here, and nothing is reported")
         for way in ways:
             yield from trial.check_trial(way, self.settings, table)
+
+    def _examine_rewriting(self, table: LoginTable, seen: Iterable[PostfixConfig]) -> Iterator[Finding]:
+        for config in seen:
+            try:
+                yield rewriting.check_rewriting(config, table.denies(), self.settings.load_denies())
+            except (StoreUnavailable, SettingsError) as error:
+                yield not_looked_at(rewriting.CHECK, f"whether a user is denied: {error}")
 
     def _examine_use(self, table: LoginTable, seen: Iterable[PostfixConfig]) -> Iterator[Finding]:
         inet_protocols = next((each.value("inet_protocols") for each in seen), "")

@@ -93,7 +93,7 @@ def _check_words(config: PostfixConfig, service: MasterService | None) -> Iterat
             continue
         for each in config.restrictions(name, service):
             if not each.is_known and each.name not in classes:
-                seen = f"{each.name} in {name} is no restriction: smtpd tells every client 451"
+                seen = f"{each.name} in {name} is no restriction: smtpd answers 451 where it comes to it"
                 mend = f"correct {each.name} in {each.stands_in}, or take it out"
                 yield wrong("postfix.syntax", seen, config.place(each.stands_in, service), mend)
                 break

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fakeredis
 import pytest
 
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.postfix import check_relaying
+from pbs_policy.doctor.rewriting import check_rewriting
 from pbs_policy.host import Host
 from pbs_policy.postfix.configuration import PostfixConfig, read_postfix
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.standalone import why_smtpd_ends
 from pbs_policy.programs import find_program
 from pbs_policy.settings import load
+from tests.stores import table_on
 
 LISTENERS = (Listener("127.0.0.1", 10040),)
 needs_postfix = pytest.mark.skipif(
@@ -128,3 +131,27 @@ def test_a_configuration_that_postfix_does_not_read_is_wrong(
     (found,) = Doctor(settings, values, str(tmp_path)).examine_postfix([])
     assert (found.check, found.level, found.place) == ("postfix.configuration", "wrong", f"{tmp_path}{place}")
     assert seen in found.seen
+
+
+@pytest.mark.parametrize(
+    ("values", "user", "level"),
+    [
+        ({}, "alice@example.com", "good"),
+        ({"masquerade_domains": "example.com"}, "", "good"),
+        ({"masquerade_domains": "example.com"}, "alice@example.com", "warning"),
+        ({"sender_canonical_maps": "hash:/etc/postfix/senders"}, "alice@example.com", "warning"),
+        ({"smtp_generic_maps": "hash:/etc/postfix/generic"}, "alice@example.com", "warning"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_senders_that_are_rewritten_while_a_user_is_denied_deserve_a_warning(
+    tmp_path: Path, values: dict[str, str], user: str, level: str, in_file: bool
+) -> None:
+    file = tmp_path / "denies"
+    file.write_text(f"192.0.2.7\n{user if in_file else ''}\n")
+    settings, _ = load(Path("/dev/null"), overrides=[f"denies={file}"])
+    table = table_on(fakeredis.FakeRedis(), "pbs:")
+    if user and not in_file:
+        table.deny_user(user.encode(), "stolen", 3600)
+    config = PostfixConfig("main.cf", values, {}, ())
+    assert check_rewriting(config, table.denies(), settings.load_denies()).level == level

@@ -153,6 +153,14 @@ DOWN = None
         ([AUTH, check(), REFUSE], [], DOWN, 451, 250),
         ([AUTH, check("default_action=DUNNO"), REFUSE], [], DOWN, 554, 250),
         ([AUTH, check("default_action=OK"), REFUSE], [], DOWN, 250, 250),
+        # What else permits: access(5). Doctor says so (tests/doctor/test_postfix.py).
+        ([AUTH, check("default_action=relay"), REFUSE], [], DOWN, 250, 250),
+        ([AUTH, check("default_action=permit"), REFUSE], [], DOWN, 250, 250),
+        ([AUTH, check("default_action=450"), REFUSE], [], DOWN, 250, 250),
+        ([AUTH, check("default_action=anybody"), REFUSE], [], DOWN, 250, 250),
+        ([AUTH, check("{ default_action = 450 4.3.0 later }"), REFUSE], [], DOWN, 450, 250),
+        ([AUTH, "permit_mynetwork", check(), REFUSE], [], b"OK", 451, 250),
+        (["permit_mynetwork", AUTH, check(), REFUSE], [], b"OK", 451, 451),
     ],
 )
 def test_what_not_to_do_has_the_replies_that_the_readme_gives(
@@ -167,6 +175,8 @@ def test_what_not_to_do_has_the_replies_that_the_readme_gives(
     fragment = f"""\
 smtpd_relay_restrictions = {", ".join(relay_restrictions)}
 smtpd_recipient_restrictions = {", ".join(recipient_restrictions)}
+smtpd_restriction_classes = anybody
+anybody = permit
 """.replace("POLICY", f"127.0.0.1:{port}")
     with ExitStack() as stack:
         if action is not DOWN:
