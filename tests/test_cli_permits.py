@@ -230,7 +230,7 @@ def test_a_deny_of_everybody_is_listed_as_that_for_people(pbs: Pbs) -> None:
     assert pbs("denied").out.splitlines()[1].split()[0] == "everybody"
     assert json.loads(pbs("denied", "--json").out)[0]["client_address"] == "all"
     pbs("deny", "192.0.2.7", "--for", "10m")
-    assert pbs("undeny", "192.0.2.7").err == "pbs-policy: 192.0.2.7 is still denied by the deny of everybody\n"
+    assert pbs("undeny", "192.0.2.7").err == "pbs-policy: everybody is denied: pbs-policy undeny --all\n"
 
 
 # --- revoke
@@ -472,7 +472,7 @@ def test_undeny_ends_one_deny_and_says_if_there_was_none(pbs: Pbs, table: LoginT
     assert pbs("deny", "192.0.2.0/24", "--for", "1h").status == 0
     result = pbs("undeny", "192.0.2.7")
     assert result[:2] == (0, "no longer denied: 192.0.2.7\n")
-    assert result.err == "pbs-policy: 192.0.2.7 is still denied by the deny of 192.0.2.0/24\n"
+    assert result.err == "pbs-policy: 192.0.2.0/24 is denied: pbs-policy undeny 192.0.2.0/24\n"
     login(table, "192.0.2.7", "alice@example.com")
     assert reason(table, "192.0.2.7") == "denied"
     assert pbs("undeny", "192.0.2.0/24").status == 0

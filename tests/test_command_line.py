@@ -11,6 +11,7 @@ from redis import Redis
 
 import pbs_policy
 from pbs_policy.cli.denies import denies_against
+from pbs_policy.cli.who import Who
 from pbs_policy.command_line import command_line
 from pbs_policy.decision.check import Enquiry
 from pbs_policy.decision.rules import Rules
@@ -65,8 +66,7 @@ def test_check_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis,
 def test_permit_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis, name: str) -> None:
     table = table_on(redis, "pbs:")
     table.deny_user(table.name(name), "", 60)
-    target = load(Path("/dev/null"))[0].addresses.parse_target(ADDRESS)
-    (said,) = denies_against(table, None, target, name)
+    (said,) = denies_against(table, None, Who(None, name))
     assert parse_user_name(words(said.partition(" is denied: ")[2])[-1]) == name
 
 

@@ -184,7 +184,7 @@ def test_a_deny_of_another_ipv6_prefix_is_carried_on_and_ended(
     if before == 64:
         result = pbs(*now, "undeny", address)
         assert result == Result(
-            1, f"not denied: {address}\n", f"pbs-policy: {address} is still denied by the deny of {deny.target}\n"
+            1, f"not denied: {address}\n", f"pbs-policy: {deny.target} is denied: pbs-policy undeny {deny.target}\n"
         )
         address = deny.target
     assert pbs(*now, "undeny", address).status == 0
@@ -208,10 +208,10 @@ def test_denied_and_undeny_know_the_file(pbs: Pbs, tmp_path: Path) -> None:
     ]
     assert [each["expires_at"] is None for each in shown] == [True, True, False]
     assert pbs(*with_file, "undeny", "192.0.2.7") == Result(
-        0, "no longer denied: 192.0.2.7\n", f"pbs-policy: 192.0.2.7 is still denied by {file}:1: take that line out\n"
+        0, "no longer denied: 192.0.2.7\n", f"pbs-policy: 192.0.2.0/24 is denied by {file}:1: take that line out\n"
     )
-    assert f"is still denied by {file}:2" in pbs(*with_file, "undeny", "Alice@Example.com").err
-    assert f"is still denied by {file}:1" in pbs(*with_file, "undeny", "192.0.2.0/28").err
+    assert f"is denied by {file}:2" in pbs(*with_file, "undeny", "Alice@Example.com").err
+    assert f"is denied by {file}:1" in pbs(*with_file, "undeny", "192.0.2.0/28").err
     assert pbs(*with_file, "undeny", "192.0.0.0/16").err == ""
     file.write_text("all\n")
     assert is_one_error(pbs(*with_file, "denied"), 78, f"denies: {file}:1: 'all'")

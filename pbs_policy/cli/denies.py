@@ -19,8 +19,7 @@ from pbs_policy.cli.who import Who, parse_all, parse_who
 from pbs_policy.log import printable
 
 if TYPE_CHECKING:
-    from pbs_policy.address import Target
-    from pbs_policy.decision.denies import Denies, FileDeny
+    from pbs_policy.decision.denies import Denies
     from pbs_policy.settings import Settings
     from pbs_policy.table.login_table import LoginTable
 
@@ -145,36 +144,30 @@ def undeny(session: Session, given: tuple[str, ...], is_all: bool) -> int:
             if is_ended:
                 tell("undeny", **each.fields)
             click.echo(f"no longer denied: {each}" if is_ended else f"not denied: {each}")
-            for wider in table.denied_around(each.target) if each.target else ():
-                say(f"{each} is still denied by the deny of {name_of_denied(wider)}")
-            still = of_file and _line_about(of_file, table, each)
-            if still:
-                say(f"{each} is still denied by {still.place}: take that line out")
+            for still in denies_against(table, of_file, each):
+                say(still)
     return os.EX_OK if all(ended) else NOTHING
 
 
-def _line_about(of_file: Denies, table: LoginTable, who: Who) -> FileDeny | None:
-    """The line of the file that denies the whole of `who`."""
-    if who.user:
-        return of_file.of_user(table.name(who.user))
-    return of_file.of_target(who.target) if who.target else None
-
-
-def denies_against(table: LoginTable, of_file: Denies | None, target: Target, user: str) -> Iterator[str]:
-    """Which denies a permit of `target` does not get past, and what ends each."""
+def denies_against(table: LoginTable, of_file: Denies | None, who: Who) -> Iterator[str]:
+    """Which denies stand against all of `who`, and what ends each."""
     from pbs_policy.command_line import command_line
     from pbs_policy.table.keys import EVERYBODY
     from pbs_policy.table.users import write_user_name
 
-    names = [target.text] if table.is_denied(target) else []
-    for each in [*names, *table.denied_around(target)]:
-        undeny = "pbs-policy undeny --all" if each == EVERYBODY else command_line("pbs-policy", "undeny", about=each)
-        yield f"{name_of_denied(each)} is denied: {undeny}"
-    if user and table.is_user_denied(table.name(user)):
-        yield f"{printable(user)} is denied: {command_line('pbs-policy', 'undeny', about=write_user_name(user))}"
-    for who in (Who(target), Who(None, user)) if of_file else ():
-        if line := of_file and _line_about(of_file, table, who):
-            yield f"{printable(line.target)} is denied by {line.place}: take that line out"
+    target, user, line = who.target, who.user, None
+    if target:
+        for each in [*([target.text] if table.is_denied(target) else ()), *table.denied_around(target)]:
+            is_all = each == EVERYBODY
+            ends = "pbs-policy undeny --all" if is_all else command_line("pbs-policy", "undeny", about=each)
+            yield f"{name_of_denied(each)} is denied: {ends}"
+        line = of_file and of_file.of_target(target)
+    elif user:
+        if table.is_user_denied(table.name(user)):
+            yield f"{printable(user)} is denied: {command_line('pbs-policy', 'undeny', about=write_user_name(user))}"
+        line = of_file and of_file.of_user(table.name(user))
+    if line:
+        yield f"{printable(line.target)} is denied by {line.place}: take that line out"
 
 
 def name_of_denied(target: str) -> str:

@@ -79,7 +79,8 @@ def permit(
             table.permit(target, what, seconds)
             fields = {"user": what.user, "senders": " ".join(senders), "recipient_domains": " ".join(domains)}
             tell("permit", client_address=target.text, **fields, **{"for": how_long}, cap=str(cap or ""), note=note)
-            obstacles = list(denies_against(table, of_file, target, what.user))
+            whose = (Who(target), Who(None, what.user))
+            obstacles = [deny for who in whose if any(who) for deny in denies_against(table, of_file, who)]
             if settings.observe_only:
                 obstacles.append("observe_only = yes: nobody may relay by a login or permit until it is no")
             has_no_effect = f"{target.text} is permitted for {how_long}, which has no effect now"
