@@ -19,7 +19,7 @@ from pbs_policy.dovecot.logins import chain, find_hooks, find_script, sockets, w
 from pbs_policy.dovecot.reports import read_reports
 from pbs_policy.host import Host
 from pbs_policy.install.dovecot import DROP_IN, read_config
-from pbs_policy.install.files import InstallError, Tree
+from pbs_policy.install.files import InstallError, Tree, read_state
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.undo import Removal, plan_removal
 from pbs_policy.programs import find_program
@@ -44,10 +44,12 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
         if path not in restored:
             changes.setdefault(path, {})[int(number)] = value
     for path, of_file in changes.items():
-        if not Path(path).resolve().is_relative_to(tree.root):
+        if not Path(path).is_relative_to(tree.root):
             raise InstallError(f"{path}: is outside {tree.root}. By hand: take pbs-postlogin out of it")
-        name = "/" + str(Path(path).resolve().relative_to(tree.root))
-        removal.take_out(tree, name, partial(_edit, of_file, Path(path).read_bytes()))
+        # By the path that Dovecot goes: whoever can change a folder or link of it could lead root to another file.
+        name = tree.name(f"/{Path(path).relative_to(tree.root)}")
+        state = read_state(tree.place(name))
+        removal.take_out(tree, name, partial(_edit, of_file, state.data if state else b""))
     removal.check = partial(_check_left, file, set(_listeners(config)))
     return removal
 

@@ -3,6 +3,7 @@ had they never been there; and what was configured by hand goes the same way."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pbs_policy.dovecot.doveconf import DovecotConfig, parse_lines
 from pbs_policy.dovecot.editing import edited
 from pbs_policy.install.dovecot_removal import _plugin_changes, _script_changes
 from pbs_policy.shipped import shipped
-from tests.install.support import HOOK, Outcome, run, write
+from tests.install.support import HOOK, Outcome, run, snapshot, write
 
 CONF_D = "/etc/dovecot/conf.d"
 DROP_IN = f"{CONF_D}/99-pbs-policy.conf"
@@ -146,3 +147,19 @@ def test_the_words_of_either_version_are_found_among_others(version: str, last_l
     comments = [line for line in example.splitlines() if line.startswith("#")]
     kept = [line for line in left.splitlines() if line.strip() and line not in comments]
     assert kept == f"{MINE}protocol imap {{\n{more}}}".splitlines()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is led elsewhere")
+def test_root_edits_nothing_that_another_user_could_have_led_it_to(root: Path) -> None:
+    theirs = root / "etc/dovecot/theirs"
+    theirs.mkdir()
+    file = write(root, "/etc/dovecot/20-ours.conf", shipped("dovecot-hooks/pbs-policy.conf").read_text())
+    (theirs / "link.conf").symlink_to(file)
+    os.chown(theirs, 65534, -1)
+    dovecot = root / "etc/dovecot/dovecot.conf"
+    dovecot.write_text(dovecot.read_text() + "!include theirs/*.conf\n")
+    before = snapshot(root)
+    refused = install(root, "--remove", "--apply")
+    assert refused.status == os.EX_CONFIG
+    assert "root writes nothing there" in refused.output
+    assert snapshot(root) == before
