@@ -36,7 +36,7 @@ RELAYED = (
     "Nov 23 20:11:16 mx postfix/smtp[3]: 2980E20C1D3: to=<bob@example.net>, relay=mx.example.net[203.0.113.1]:25, x\n"
 )
 LINE = "client_address=192.0.2.7 sender=alice@example.com recipient=bob@example.net postfix=554 action=DUNNO\n"
-SUMMARY = "1 requests: 0 OK, 1 DUNNO, 0 DEFER_IF_REJECT; 0 differ from what Postfix did\n"
+SUMMARY = "1 request: 0 OK, 1 DUNNO, 0 DEFER_IF_REJECT; 0 differ from what Postfix did\n"
 
 
 def test_each_attempt_in_a_log_is_a_line_and_what_differs_says_so(pbs: Pbs) -> None:
@@ -154,7 +154,7 @@ def test_a_request_that_the_service_would_not_read_is_counted_and_left_out(pbs: 
     with answering(b"action=OK\n\n") as service:
         result = pbs("replay", "--listener", str(service.listener), "-", given=BYTES + fault + BYTES)
         assert service.requests == [LOOKING, LOOKING]
-    assert "; 1 lines or requests not understood\n" in result.out
+    assert "; 1 line or request not understood\n" in result.out
 
 
 def test_of_a_request_without_end_no_more_is_kept_than_a_request_may_have() -> None:
@@ -180,7 +180,7 @@ def test_clients_with_smtp_auth_are_left_out_and_counted(pbs: Pbs) -> None:
     given = RELAYED.replace("::8]", "::8], sasl_method=PLAIN, sasl_username=alice") + DENIED
     with answering(b"action=DUNNO\n\n") as service:
         result = pbs("replay", "--listener", str(service.listener), "-", given=given.encode())
-    assert result.out == LINE + SUMMARY.replace("did\n", "did; 1 messages with SMTP AUTH\n")
+    assert result.out == LINE + SUMMARY.replace("did\n", "did; 1 message with SMTP AUTH\n")
 
 
 def test_a_log_that_was_rotated_in_the_middle_of_a_message_is_read_as_one(pbs: Pbs, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_standard_input_may_be_compressed_and_empty_files_are_no_fault(pbs: Pbs,
         where = ("replay", "--listener", str(service.listener))
         assert pbs(*where, str(empty), "-", given=gzip.compress(DENIED.encode())).out == LINE + SUMMARY
         nothing = pbs(*where, str(empty))
-        assert nothing.out == SUMMARY.replace("1 ", "0 ")
+        assert nothing.out == SUMMARY.replace("1 request", "0 requests").replace("1 ", "0 ")
         assert nothing.status == 65
 
 
@@ -219,7 +219,7 @@ def test_a_service_that_is_started_anew_in_between_is_asked_again(pbs: Pbs) -> N
         result = pbs("replay", "--listener", str(service.listener), "-", given=(DENIED + DENIED).encode())
         assert (service.connections, len(service.requests)) == (2, 3)
     assert result.out == LINE + LINE.replace("DUNNO\n", "OK differs\n") + (
-        "2 requests: 1 OK, 1 DUNNO, 0 DEFER_IF_REJECT; 1 differ from what Postfix did\n"
+        "2 requests: 1 OK, 1 DUNNO, 0 DEFER_IF_REJECT; 1 differs from what Postfix did\n"
     )
 
 

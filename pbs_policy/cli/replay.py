@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
 
 import click
 
+from pbs_policy.cli.output import counted, whole
 from pbs_policy.cli.query import find_listener, listener_option, unreachable
 from pbs_policy.cli.session import Session
 
@@ -256,8 +257,7 @@ def _as_json(asked: _Asked, action: str, differs: bool) -> str:
         "action": action,
         "differs": differs,
     }
-    # What was not UTF-8 becomes U+FFFD: a lone surrogate is no JSON that others read.
-    return json.dumps(shown, ensure_ascii=False).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return whole(json.dumps(shown, ensure_ascii=False))
 
 
 def _summary_as_json(counts: Counter[str], log: SmtpdLog) -> str:
@@ -278,11 +278,12 @@ def _summary_as_json(counts: Counter[str], log: SmtpdLog) -> str:
 def _summary_as_text(counts: Counter[str], log: SmtpdLog) -> str:
     answers = {"OK": 0, "DUNNO": 0, "DEFER_IF_REJECT": 0, **counts}
     differ = answers.pop("differs", 0)
-    text = f"{sum(answers.values())} requests: " + ", ".join(f"{count} {action}" for action, count in answers.items())
-    text += f"; {differ} differ from what Postfix did"
-    left_out = {
-        "messages with SMTP AUTH": log.authenticated,
-        "lines or requests not understood": log.unparseable,
-        "messages forgotten, too many were under way": log.forgotten,
-    }
-    return text + "".join(f"; {count} {what}" for what, count in left_out.items() if count)
+    asked = counted(sum(answers.values()), "request")
+    text = f"{asked}: " + ", ".join(f"{count:,} {action}" for action, count in answers.items())
+    text += f"; {differ:,} differ{'s' * (differ == 1)} from what Postfix did"
+    left_out = (
+        (log.authenticated, "message with SMTP AUTH", "messages with SMTP AUTH"),
+        (log.unparseable, "line or request not understood", "lines or requests not understood"),
+        (log.forgotten, "message forgotten, too many were under way", "messages forgotten, too many were under way"),
+    )
+    return text + "".join(f"; {counted(*each)}" for each in left_out if each[0])

@@ -29,10 +29,11 @@ from pbs_policy.table.usage import Usage
 from tests.commands import Pbs, commands_on
 from tests.pages import TOP
 from tests.stores import table_on, write_login
+from tests.test_query import answering
 
 PAGE = (TOP / "docs" / "reference.md").read_text()
 SECTION = PAGE.partition("\n## Names in JSON and TSV\n")[2].partition("\n## ")[0]
-BY_REASON = {"counts", "since_start", "last_hour", "last_day"}
+BY_REASON = {"answers", "counts", "since_start", "last_hour", "last_day"}
 """Members whose own names are data."""
 TIMES = {"since", "expires_at", "last_use_at"}
 COMMANDS = {
@@ -77,10 +78,10 @@ def members(shown: Any) -> Iterator[tuple[str, Any]]:
             yield from members(field)
 
 
-def printed(pbs: Pbs, arguments: list[str]) -> Any:
+def printed(pbs: Pbs, arguments: list[str], *, is_lines: bool = False) -> Any:
     result = pbs(*arguments)
     assert (result.status, result.err) == (0, "")
-    is_lines = "--json" not in arguments
+    is_lines = is_lines or "--json" not in arguments
     return [json.loads(line) for line in result.out.splitlines()] if is_lines else json.loads(result.out)
 
 
@@ -97,13 +98,25 @@ def logged() -> list[Any]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_each_name_is_in_the_reference_with_the_commands_that_print_it(pbs: Pbs) -> None:
+def replayed(pbs: Pbs, tmp_path: Path) -> list[Any]:
+    log = tmp_path / "mail.log"
+    log.write_text(
+        "Nov 28 10:00:00 mail postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[192.0.2.7]: 554 5.7.1 "
+        "<b@example.net>: Relay access denied; from=<a@example.com> to=<b@example.net> proto=ESMTP helo=<x>\n"
+    )
+    with answering(b"action=DUNNO\n\n") as service:
+        return list(printed(pbs, ["replay", "--listener", str(service.listener), str(log), "--json"], is_lines=True))
+
+
+def test_each_name_is_in_the_reference_with_the_commands_that_print_it(pbs: Pbs, tmp_path: Path) -> None:
     found: dict[str, set[str]] = defaultdict(set)
     for command, arguments in COMMANDS.items():
         for name, _ in members(printed(pbs, arguments)):
             found[name].add(command)
-    for name, _ in members(logged()):
-        found[name].add("log")
+    others = {"log": logged(), "replay": replayed(pbs, tmp_path)}
+    for command, lines in others.items():
+        for name, _ in members(lines):
+            found[name].add(command)
     rows = re.findall(r"^\| `(\w+)` \| .+ \| ([\w, ]+) \|$", SECTION, re.MULTILINE)
     assert len({name for name, _ in rows}) == len(rows)
     assert {name: set(commands.split(", ")) for name, commands in rows} == found
