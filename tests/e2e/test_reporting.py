@@ -77,11 +77,16 @@ class Site:
         text = shipped(f"dovecot-hooks/report-{version}.conf").read_text()
         return text.replace("127.0.0.1:10041", f"127.0.0.1:{self.port}")
 
-    def start(self, *, reports: bool = True) -> PrivateDovecot:
-        """A Dovecot of its own users."""
+    def start(self, *, reports: bool = True, header: str = "") -> PrivateDovecot:
+        """A Dovecot of its own users. `header` is the secret that it has."""
         directory = self.directory / f"dovecot-{time.monotonic_ns()}"
         hook = self.hook if reports else ""
-        return self.stack.enter_context(PrivateDovecot(directory, hook_config=hook, program=self.program))
+        server = PrivateDovecot(directory, hook_config=hook, program=self.program)
+        if header:
+            secret = server.place / "pbs-policy-secret.conf.ext"
+            secret.touch(0o600)
+            secret.write_text(f"auth_policy_server_api_header = {header}\n")
+        return self.stack.enter_context(server)
 
     def start_proxy(self, backend: PrivateDovecot, protocol: str, *, checks: bool, reports: bool = True) -> Proxy:
         """A proxy in front of it."""
@@ -164,6 +169,24 @@ def test_behind_such_a_proxy_the_backend_reports_the_clients_own_address(
     assert here.is_recorded(ADDRESS)
     with connect(RedisUrl.parse(here.redis.url)) as client:
         assert not client.exists(f"pbs:login:{STRANGER}")
+
+
+@pytest.mark.parametrize("header", ["Authorization: Bearer 3f0c1b7e5a9d", "3f0c1b7e5a9d"])
+def test_only_the_dovecot_that_has_the_secret_can_report(
+    site: Callable[..., Site], tmp_path: Path, header: str
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{header}\n")
+    here = site(reports_secret_file=str(file))
+    refused = "a report is refused: not with the header that reports_secret_file names"
+    for stranger in (here.start(), here.start(header=header.replace("3", "4"))):
+        assert pop3_login(stranger.pop3_port, STRANGER).succeeded
+        assert wait_until(lambda: refused in here.recorder.log_text(), seconds=10)
+    assert pop3_login(here.start(header=header).pop3_port, ADDRESS).succeeded
+    assert here.is_recorded(ADDRESS)
+    with connect(RedisUrl.parse(here.redis.url)) as client:
+        assert not client.exists(f"pbs:login:{STRANGER}")
+    assert header.split()[-1] not in here.recorder.log_text()
 
 
 @contextmanager
