@@ -280,7 +280,7 @@ class Doctor:
         hooks += find_hooks(config)
         plugin = plugin_protocols(config, self.settings.key_prefix)
         reported = reports.reported_protocols(config, self.settings)
-        yield from dovecot.check_logins(config, plugin, reported)
+        yield from dovecot.check_logins(config, plugin, reported, self.host)
         yield from dovecot_auth.check_auth(config, plugin, self.settings, self.host)
         yield from trusted.check_dovecot(config)
         yield from script.check_script(hooks, self.settings, self.values, self.host)

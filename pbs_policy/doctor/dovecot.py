@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.finding import Finding, good, unknown, warning, wrong
 from pbs_policy.dovecot.auth import passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hooks, service_behind, sockets
+from pbs_policy.host import Host, NotLookedAt
 
 
-def check_logins(config: DovecotConfig, plugin: list[str], reported: list[str]) -> Iterator[Finding]:
+def check_logins(config: DovecotConfig, plugin: list[str], reported: list[str], host: Host) -> Iterator[Finding]:
     """Whether the logins of each protocol are recorded, and whether anything is in their way. `plugin` are the
     protocols whose logins last_login records, `reported` those whose logins Dovecot reports."""
     hooks = find_hooks(config)
     served = config.protocols()
     for protocol in served:
         yield from _check_executable(config, protocol)
-    yield from _check_recorded(config, served, hooks, plugin, reported)
+    yield from _check_recorded(config, served, hooks, plugin, reported, host)
     for hook in hooks:
         yield from _check_hook(config, hook, [each.service for each in hooks].count(hook.service) > 1)
     both = [each for each in plugin if each in reported or each in [hook.protocol for hook in hooks]]
@@ -52,7 +53,7 @@ def _check_executable(config: DovecotConfig, protocol: str) -> Iterator[Finding]
 
 
 def _check_recorded(
-    config: DovecotConfig, served: list[str], hooks: list[Hook], plugin: list[str], reported: list[str]
+    config: DovecotConfig, served: list[str], hooks: list[Hook], plugin: list[str], reported: list[str], host: Host
 ) -> Iterator[Finding]:
     hooked = [hook.protocol for hook in hooks]
     missing = [protocol for protocol in served if protocol not in (*hooked, *plugin, *reported)]
@@ -63,7 +64,7 @@ def _check_recorded(
         place = config.place((f"service {service}",), "executable")
         mend = f"see that it runs {SCRIPT} last: executable = "
         mend += chain(executable(config, service).split(), f"/usr/local/lib/pbs-policy/{SCRIPT}", protocol)
-        yield not_looked_at("dovecot.recorded", f"{protocol} logins run a post-login script of your own", place, mend)
+        yield _judge_own_script(f"{protocol} logins run", executable(config, service).split(), place, mend, host)
     for protocol in silent:
         block = (f"service {protocol}",)
         place = config.place(block, "executable")
@@ -76,6 +77,21 @@ def _check_recorded(
         ways = {"the post-login script": hooked, "Dovecot's reports": reported, "the last_login plugin": plugin}
         by = " and ".join(way for way, protocols in ways.items() if protocols)
         yield good("dovecot.recorded", f"{' and '.join(served)} logins are recorded by {by}")
+
+
+def _judge_own_script(runs: str, words: list[str], place: str, mend: str, host: Host) -> Finding:
+    """A script of the site's own may run ours, or write to the login table itself: one that names them does."""
+    check, names = "dovecot.recorded", (SCRIPT.encode(), b"pbs:login:")
+    script = next((word for word in words if word.startswith("/") and not word.endswith("/script-login")), "")
+    try:
+        text = host.read(script)
+    except NotLookedAt as error:
+        return unknown(
+            check, f"{runs} a post-login script of your own, and whether it records them: {error}", place, mend
+        )
+    if any(name in text for name in names):
+        return good(check, f"{runs} {script}, which names {SCRIPT} or the login table", place)
+    return unknown(check, f"{runs} {script}, which does not name {SCRIPT}: are they recorded?", place, mend)
 
 
 def _check_hook(config: DovecotConfig, hook: Hook, shared: bool) -> Iterator[Finding]:
