@@ -89,6 +89,10 @@ def connected(request: pytest.FixtureRequest) -> Iterator[Connected]:
         sessions = shipped("dovecot-hooks/sessions.conf").read_text()
         assert sessions.count("group = pbs-policy") == 1
         config = sessions.replace("group = pbs-policy", "group = nogroup")
+        secret = directory / "secret.conf.ext"  # as the configuration for reports has one, which root alone may read
+        secret.write_text("auth_policy_server_api_header = Authorization: of root alone\n")
+        secret.chmod(0o600)
+        config += f"!include_try {secret}\n"
         config += "auth_master_user_separator = *\n" + _MASTERS[dovecot_version(program)]
         site = stack.enter_context(
             installation(directory, dovecot_program=program, dovecot_config=config, ttl=f"{TTL}s")
