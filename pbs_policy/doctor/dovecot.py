@@ -30,7 +30,8 @@ def check_logins(config: DovecotConfig, plugin: list[str], reported: list[str], 
         other = "Dovecot reports" if both[0] in reported else "the script records"
         seen = f"{' and '.join(both)}: last_login writes over what {other}, and loses the user"
         place = config.place((f"protocol {both[0]}",), "mail_plugins")
-        yield warning("dovecot.both", seen, place, "take last_login out of mail_plugins, or pbs-policy.conf away")
+        mend = "take last_login out of mail_plugins" + ("" if both[0] in reported else ", or pbs-policy.conf away")
+        yield warning("dovecot.both", seen, place, mend)
     if not reported:  # a report is made on a proxy, too
         yield from _check_proxy(config)
 

@@ -9,6 +9,7 @@ import pytest
 
 from pbs_policy.demo.dovecot import dovecot_version
 from pbs_policy.dovecot.doveconf import read_dovecot
+from pbs_policy.dovecot.logins import find_hooks
 from pbs_policy.dovecot.reports import read_reports
 from pbs_policy.host import Host
 from pbs_policy.shipped import shipped
@@ -189,3 +190,16 @@ def test_what_was_copied_by_hand_is_taken_out_and_a_policy_server_of_the_sites_o
     before = own.read_bytes()
     install(root, "--remove", "--apply")
     assert own.read_bytes() == before
+
+
+def test_instead_of_the_script_that_was_installed_before_it_is_reports_until_all_is_taken_out(
+    root: Path, secret: str
+) -> None:
+    before = snapshot(root)
+    assert run(HOOK, "--root", str(root), "--apply").status == 0
+    assert install(root, "--apply", sets=(secret,)).status == 0
+    config = read_dovecot(Host(), f"{root}/etc/dovecot/dovecot.conf")
+    assert read_reports(config) is not None
+    assert find_hooks(config) == []
+    assert install(root, "--remove", "--apply").status == 0
+    assert snapshot(root) == before
