@@ -2,8 +2,8 @@
 
 A page is the text in PAGE.in, where a line `@NAME@` stands for what is taken from the program: commands and options
 from click, settings with their defaults and meanings from `settings`, keys and values from the docstrings of `keys`
-and `records`, reasons from `check`, what the post-login script reads from the script. A test holds the committed
-pages equal to what this writes.
+and `records`, reasons from `check`, names in JSON from docs/reference.md, what the post-login script reads from the
+script. A test holds the committed pages equal to what this writes.
 """
 
 from __future__ import annotations
@@ -144,6 +144,14 @@ def reasons() -> Iterator[str]:
         yield f".TP\n.B {text(name)}\n{text(meaning)}"
 
 
+def json_names() -> Iterator[str]:
+    """Every name in JSON and TSV, from docs/reference.md."""
+    page = (TOP / "docs" / "reference.md").read_text()
+    section = page.partition("\n## Names in JSON and TSV\n")[2].partition("\n## ")[0]
+    for name, meaning, where in re.findall(r"^\| `(\w+)` \| (.+) \| ([\w, ]+) \|$", section, re.MULTILINE):
+        yield f".TP\n.B {text(name)}\n{text(f'{meaning} ({where})')}"
+
+
 def key_names() -> Iterator[str]:
     """What `keys` says of the names of the keys."""
     yield from prose(_without_modules(keys.__doc__ or ""))
@@ -174,6 +182,7 @@ PARTS: dict[str, Callable[[], Iterator[str]]] = {
     "script settings": script_settings,
     "changeable": changeable,
     "reasons": reasons,
+    "json names": json_names,
     "keys": key_names,
     "values": values,
 }
