@@ -66,10 +66,14 @@ def opened(path: Path, flags: int = os.O_RDONLY, *, for_root: bool = False) -> I
     """
     judge = _Judge(str(path.absolute()), for_root=for_root and os.geteuid() == 0)
     with ExitStack() as stack:
-        folder, name, place = _walk(path, judge, stack)
-        # O_NONBLOCK: a FIFO would keep us until somebody writes to it.
-        follow = 0 if _is_descriptor(place) else os.O_NOFOLLOW
-        number = _open(name, flags | follow | os.O_NONBLOCK | os.O_CLOEXEC, folder, stack)
+        try:
+            folder, name, place = _walk(path, judge, stack)
+            # O_NONBLOCK: a FIFO would keep us until somebody writes to it.
+            follow = 0 if _is_descriptor(place) else os.O_NOFOLLOW
+            number = _open(name, flags | follow | os.O_NONBLOCK | os.O_CLOEXEC, folder, stack)
+        except OSError as error:
+            error.filename = error.filename and str(path)  # it names the one folder on the way
+            raise
         status = os.fstat(number)
         judge.entry(status, place)
         if not stat.S_ISCHR(status.st_mode):  # everybody may write to /dev/null

@@ -242,6 +242,7 @@ OTHER_FILES = [
     *[("redis_password_file", command) for command in ASKS_REDIS],
     *[("denies", command) for command in ("check", "denied", "doctor", "permit", "undeny")],
     *[("sender_maps", command) for command in ("check", "doctor")],
+    *[(f"redis_tls_{name}_file", command) for name in ("ca", "cert") for command in ASKS_REDIS],
 ]
 
 
@@ -250,9 +251,9 @@ def test_another_file_of_the_settings_is_named_with_its_setting(
     setting: str, command: str, file: Path, folder: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    if setting != "redis_password_file":  # which is read before there is a client
+    if setting in ("denies", "sender_maps"):
         put_behind(fakeredis.FakeRedis(), monkeypatch)
-    file.write_text(f"{setting} = {folder}/none\n")
+    file.write_text(f"{setting} = {folder}/none\nredis_url = rediss://127.0.0.1\n")
     result = commands_with(file, capsys)(*arguments_of(command, folder))
     if command == "doctor":
         assert (result.status, result.err) == (2, "")

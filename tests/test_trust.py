@@ -300,3 +300,10 @@ def test_root_has_the_rights_of_another_user_for_as_long_as_it_says(tmp_path: Pa
     assert during == (NOBODY, NOBODY, [NOBODY])
     assert (os.geteuid(), os.getegid(), os.getgroups()) == rights
     assert secret.read_bytes() == b""
+
+
+def test_what_cannot_be_opened_is_named_by_its_whole_path(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent" / "file", tmp_path / "absent"):
+        with pytest.raises(FileNotFoundError) as error, opened(path):
+            pass
+        assert error.value.filename == str(path)

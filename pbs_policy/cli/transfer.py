@@ -220,7 +220,11 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         except Untrusted as error:
             raise Untrusted(f"{path.parent}: {error}, or let the shell write: pbs-policy export > FILE") from None
         name = f".{path.name}.{secrets.token_hex(4)}"
-        number = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        try:
+            number = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        except OSError as error:
+            error.filename = str(path)
+            raise
         try:
             with os.fdopen(number, "wb") as stream:
                 yield stream

@@ -310,11 +310,24 @@ class MasterFinder:
 
 
 def tls_context(files: TlsFiles) -> ssl.SSLContext:
-    """Whom to trust, and who we are. Raises OSError (ssl.SSLError) for a file that cannot be used."""
-    context = ssl.create_default_context(cafile=files.ca or None)
+    """Whom to trust, and who we are. Raises SettingsError for a file that cannot be used."""
+    with _faults_of(f"redis_tls_ca_file: {files.ca}"):
+        context = ssl.create_default_context(cafile=files.ca or None)
     if files.certificate:
-        context.load_cert_chain(files.certificate, files.key or None)
+        key = f" with redis_tls_key_file: {files.key}" if files.key else ""
+        with _faults_of(f"redis_tls_cert_file: {files.certificate}{key}"):
+            context.load_cert_chain(files.certificate, files.key or None)
     return context
+
+
+@contextmanager
+def _faults_of(what: str) -> Iterator[None]:
+    from pbs_policy.settings.sources import SettingsError
+
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsError([f"{what}: {error.strerror or error}"]) from error
 
 
 def log_in(login: Login, db: int = 0) -> list[Command]:
