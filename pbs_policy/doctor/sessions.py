@@ -27,4 +27,6 @@ def check_anvil(config: DovecotConfig, settings: Settings) -> Iterator[Finding]:
         yield good(CHECK, f"the group {group} may ask who is connected, and the recorder renews their logins", place)
     else:
         seen = "the recorder may not ask Dovecot who is connected: users who stay connected may not relay for long"
-        yield warning(CHECK, seen, place, "dovecot-hooks/sessions.conf, or renew_sessions = 0")
+        yield warning(
+            CHECK, seen, place, "dovecot-hooks/sessions.conf and a restart of Dovecot, or renew_sessions = 0"
+        )

@@ -48,6 +48,10 @@ def plan_reports(tree: Tree, record: InstallRecord, placement: Placement, settin
         plan.notes.append(f"{lack}, and renews no login of users who stay connected (renew_sessions)")
     wanted.append(Wanted(placement.drop_in, drop_in.encode()))  # last, since it includes the first
     plan.want(tree, record, wanted)
+    if any(change.path.endswith(_SESSIONS) for change in plan.changes):
+        plan.notes.append(
+            "the recorder may ask who is connected once Dovecot is restarted: a reload is not enough for it"
+        )
     plan.commands = [look(file)]
     plan.check = lambda: _check(file, placement, settings)
     return plan

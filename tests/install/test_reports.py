@@ -69,7 +69,8 @@ def test_where_its_group_exists_the_recorder_may_ask_who_is_connected(root: Path
     write(root, "/etc/group", "root:x:0:\nmail-policy:x:998:\n")
     install(root, "--apply", "--user", "mail-policy", sets=(secret, "renew_sessions=0"))
     assert not place.exists()
-    install(root, "--apply", "--user", "mail-policy", sets=(secret,))
+    done = install(root, "--apply", "--user", "mail-policy", sets=(secret,))
+    assert "note: the recorder may ask who is connected once Dovecot is restarted" in done.output
     shipped_text = shipped("dovecot-hooks/sessions.conf").read_text()
     assert place.read_text() == shipped_text.replace("group = pbs-policy", "group = mail-policy")
     install(root, "--remove", "--apply")
