@@ -16,6 +16,7 @@ from pbs_policy.table.listing import Deny, Entry
 _LAST = 253_402_300_799
 """The end of the year 9999, which is the last that ISO 8601 writes with four digits."""
 
+_LONGEST = 40  # characters of a time
 _MOST_TIMES = 4096  # a long list has the same few thousand seconds again and again
 
 
@@ -32,9 +33,9 @@ def _written(seconds: int) -> str:
 @lru_cache(_MOST_TIMES)
 def read_time(text: str) -> float:
     """Unix seconds. Raises ValueError for what is no time of ISO 8601 with its zone."""
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
-        raise ValueError("no time zone")
+    found = datetime.fromisoformat(text[:_LONGEST])
+    if found.tzinfo is None or len(text) > _LONGEST:
+        raise ValueError("no time zone, or no end")
     return found.timestamp()
 
 
