@@ -7,6 +7,7 @@ an exception. Nothing is changed on the host, but for one key for a second (`sto
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -50,94 +51,6 @@ from pbs_policy.table.login_table import LoginTable
 
 if TYPE_CHECKING:
     from pbs_policy.store.connect import RedisClient
-
-CHECKS = {
-    "settings": "the settings file is sound",
-    "settings.files": "so are the files of sender_maps and denies",
-    "postfix.configuration": "postconf can read Postfix's configuration",
-    "postfix.relay_restrictions": "a relay attempt at port 25 asks the service",
-    "postfix.address": "Postfix asks where the service listens",
-    "postfix.order": "the service is asked before relaying is refused, and something refuses after it",
-    "postfix.inbound": "mail for your own domains does not ask the service",
-    "postfix.syntax": "the attributes of check_policy_service are well-formed",
-    "postfix.default_action": "an outage of the service defers relay attempts, and permits none",
-    "postfix.tries": "smtpd connects again when the service was restarted",
-    "postfix.timeout": "a hanging service costs a client seconds, not minutes",
-    "postfix.socket": "smtpd finds the unix socket, chrooted or not, and may connect",
-    "postfix.other_lists": "no other list of restrictions asks the service",
-    "postfix.later_refusal": "no other list refuses what the service has permitted",
-    "postfix.submission": "the submission ports do not ask the service",
-    "postfix.mynetworks": "not everybody may relay anyway",
-    "postfix.destinations": "Postfix takes mail of strangers for its own domains alone",
-    "postfix.delay_reject": "nothing is refused before RCPT, where the service is asked",
-    "postfix.login_mismatch": "clients without SMTP AUTH may send as your users",
-    "postfix.client_names": "no list asks clients for the HELO name or PTR record of a mail server",
-    "postfix.verification": "no address is verified before a permitted client's mail is taken",
-    "postfix.dns_list": "no DNS list refuses clients that may relay",
-    "postfix.policy_services": "no other policy service judges clients that may relay",
-    "postfix.postscreen": "postscreen sends no client away that may relay",
-    "postfix.filters": "no milter or content filter takes clients that may relay for strangers",
-    "postfix.xclient": "nobody but proxies may say XCLIENT",
-    "postfix.proxy_port": "no port takes the PROXY protocol from everywhere",
-    "postfix.upstream_proxy": "a proxy tells Postfix and Dovecot the clients' addresses, or neither",
-    "postfix.rewriting": "Postfix makes no denied user's name of a sender that the service was asked about",
-    "postfix.smtpd": "Postfix's own smtpd takes the configuration, tried without touching the one that runs",
-    "dovecot.configuration": "doveconf can read Dovecot's configuration",
-    "dovecot.recorded": "POP3 and IMAP logins are recorded, by the script, by reports or by last_login",
-    "dovecot.executable": "the `executable` lines are right",
-    "dovecot.chain": "of several post-login scripts ours is the last before the session",
-    "dovecot.listener": "a service listens at the post-login socket",
-    "dovecot.both": "last_login does not write over what the script or a report has recorded",
-    "dovecot.proxy": "logins are not proxied to another host",
-    "dovecot.trusted": "Dovecot believes nobody but proxies about a client's address",
-    "dovecot.anonymous": "nobody logs in anonymously, or such logins are not recorded",
-    "dovecot.nopassword": "no passdb lets users in without a password",
-    "dovecot.domains": "no passdb is asked for a user without the domain",
-    "dovecot.user": "the script runs as a user of its own, not as root",
-    "dovecot.script": "the script is there, and its user may run it",
-    "dovecot.settings_file": "the script's user may read its settings file",
-    "dovecot.settings": "the script's settings are the service's",
-    "dovecot.files": "the script's user may read what its settings name: password, certificates, socket",
-    "dovecot.last_login_key": "last_login writes the key that the service reads",
-    "dovecot.last_login_expire": "a login by last_login permits for `ttl`",
-    "dovecot.last_login_redis": "last_login writes to the service's Redis",
-    "dovecot.last_login_scope": "last_login runs at POP3 and IMAP logins alone, and can do what the settings ask",
-    "dovecot.last_login_users": "nothing judges by users, whom last_login does not record",
-    "dovecot.reports": "Dovecot reports its logins to where the recorder listens",
-    "dovecot.reports_settings": "Dovecot reports logins afterwards, and waits for nobody before",
-    "dovecot.reports_attributes": "reports say all that the recorder needs, and nothing of passwords",
-    "dovecot.reports_secret": "nobody but Dovecot can report a login",
-    "dovecot.reports_passwords": "no database has another host check the password of a login that is recorded",
-    "dovecot.sessions": "the recorder, and nobody else, may ask Dovecot who is connected",
-    "store.reachable": "Redis answers the service's and the script's user",
-    "store.read": "the service's user may look logins up",
-    "store.write": "the script's user may record a login",
-    "store.rights": "neither user may do much more than it needs",
-    "store.version": "Redis 6.2 or newer, or Valkey",
-    "store.eviction": "Redis does not throw logins away",
-    "store.durable": "Redis forgets no deny or permit where it is killed",
-    "store.persistence": "Redis takes writes; whether logins outlive a restart",
-    "store.places": "each server that redis_url names answers, and all name one master",
-    "store.replica": "Redis is the master, not a replica",
-    "store.replicas": "each replica is online and keeps up; whether there is one to fail over to",
-    "store.exposure": "no stranger can write to Redis",
-    "store.clock": "Redis' clock and ours agree",
-    "store.ends": "each key has an end",
-    "store.types": "the service can read each deny",
-    "store.denies": "each deny in Redis is registered, as version 0.1.0 did not do it",
-    "service.units": "systemd's units of the service are those of this version, and none has failed",
-    "service.answers": "the service answers on every listener, asked as Postfix asks",
-    "service.version": "each running process of the service is of the version of this command",
-    "service.observe_only": "the service permits, and does not only observe",
-    "service.metrics": "the Python packages are there that `metrics_listen` needs",
-    "service.trial": "a login by the real script, or by a report, is permitted, and no longer when it is gone",
-    "use.gateways": "nobody logs in from this host's gateway or from an address of its own",
-    "use.private_addresses": "no gateway or load balancer stands for many clients",
-    "use.shared_addresses": "no address is shared by many users",
-    "use.address_families": "clients send over the protocol that they log in by",
-    "use.loopback": "no program on the mail host itself was refused in the last day",
-}
-"""Every check, and what is the case when it is good."""
 
 _KEEPS_WRITES = {"store.reachable", "store.persistence", "store.replica"}
 """Where one of these is at fault the script cannot write to that Redis either."""
@@ -245,6 +158,8 @@ class Doctor:
         for finding in self._check_postfix(config):
             found.append(finding)
             yield finding
+        if not self.postfix_directory and os.geteuid() == 0:  # of another folder it may be that it is not to run
+            yield postfix.check_running(config, self.host)
         if not any(each.level == "wrong" for each in found):  # else smtpd has nothing else to say
             yield from dict.fromkeys(postfix.check_smtpd(config, each, self.host) for each in config.port_25())
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.finding import AS_ROOT, Finding, good, unknown, warning, wrong
 from pbs_policy.dovecot.auth import (
     Passdb,
     domainless_lookup,
@@ -56,7 +56,7 @@ def _check_nopassword(config: DovecotConfig, databases: list[Passdb], host: Host
                 seen = f"passdb {each.driver} may answer nopassword: such a user's login needs none, and permits"
                 return warning(check, seen, place, "see that it does so for nobody whom nothing else vouches for")
     except NotLookedAt as error:
-        return not_looked_at(check, str(error))
+        return unknown(check, str(error), "", AS_ROOT)
     return good(check, "no passdb of the configuration lets users in without a password")
 
 
@@ -75,5 +75,5 @@ def _check_domains(config: DovecotConfig, databases: list[Passdb], settings: Set
                 mend = f"login_domains = YOUR-DOMAINS, or auth_username_format = {_NO_DOMAIN[config.version]}"
                 return warning(check, seen, line.place, mend)
     except NotLookedAt as error:
-        return not_looked_at(check, str(error))
+        return unknown(check, str(error), "", AS_ROOT)
     return good(check, "no passdb that can be seen is asked for a user without the domain")

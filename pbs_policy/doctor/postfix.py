@@ -35,7 +35,7 @@ from pbs_policy.postfix.restrictions import (
     parse_policy_check,
     parse_restrictions,
 )
-from pbs_policy.postfix.standalone import why_smtpd_ends
+from pbs_policy.postfix.standalone import is_running, why_smtpd_ends
 
 _LONGEST_WAIT = 10  # seconds that a hanging service may cost a client; with Postfix's defaults it is 201
 _LIKE_DUNNO = ("DUNNO", "REJECT", "DEFER_IF_PERMIT", "PREPEND", "HOLD", "INFO", "WARN", "FILTER", "REDIRECT", "BCC",
@@ -249,6 +249,18 @@ def check_socket(
                         f"unix_socket_group = {group} and unix_socket_mode = 0660 in pbs-policy.conf")  # fmt: skip
         else:
             yield good("postfix.socket", f"smtpd may connect to {outside}", place)
+
+
+def check_running(config: PostfixConfig, host: Host) -> Finding:
+    """Whether Postfix runs at all. Only root can see its lock."""
+    check = "postfix.running"
+    try:
+        if is_running(host, config):
+            return good(check, "Postfix runs")
+    except NotLookedAt as error:
+        return unknown(check, str(error), config.main_cf, AS_ROOT)
+    seen = "Postfix does not run: nobody's mail is taken"
+    return wrong(check, seen, config.main_cf, "postfix start; its log says why")
 
 
 def check_smtpd(config: PostfixConfig, service: MasterService | None, host: Host) -> Finding:

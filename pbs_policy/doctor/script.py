@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from pbs_policy import settings as all_settings
 from pbs_policy.command_line import command_line, useradd
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, where, wrong
+from pbs_policy.doctor.finding import AS_ROOT, Finding, good, unknown, warning, where, wrong
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt
 from pbs_policy.settings import Settings
@@ -57,7 +57,7 @@ def _guarded(check: str, findings: Iterator[Finding], place: str) -> Iterator[Fi
     try:
         yield from findings
     except NotLookedAt as error:
-        yield not_looked_at(check, str(error), place, "run doctor as root")
+        yield unknown(check, str(error), place, AS_ROOT)
 
 
 def _check_files(hook: Hook, account: Account, host: Host) -> Iterator[Finding]:

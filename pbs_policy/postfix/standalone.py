@@ -31,7 +31,7 @@ def why_smtpd_ends(host: Host, config: PostfixConfig, service: MasterService | N
         with temporary_folder() as queue, _log_of(queue) as lines:
             # Its tables are opened by itself: the proxymap daemon is not in this queue directory.
             options = {name: _PROXIED.sub("", value) for name, value in options.items()}
-            options |= {"queue_directory": str(queue), "maillog_file": "/dev/stdout"}
+            options |= {"queue_directory": str(queue), "maillog_file": "/dev/stdout", "maillog_file_prefixes": "/dev"}
             words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
             folder = Path(config.main_cf).parent
             smtpd = f"{config.value('daemon_directory')}/smtpd"
@@ -45,6 +45,15 @@ def why_smtpd_ends(host: Host, config: PostfixConfig, service: MasterService | N
     if not fatal and ended.status != 1:
         raise NotLookedAt(f"smtpd cannot be tried: {(ended.err.splitlines() or [f'status {ended.status}'])[-1]}")
     return fatal[-1] if fatal else "Postfix' log says why"
+
+
+def is_running(host: Host, config: PostfixConfig) -> bool:
+    """Whether the master of this configuration runs: whether it holds its lock. Raises NotLookedAt."""
+    folder = Path(config.main_cf).parent
+    tested = host.run("env", f"MAIL_CONFIG={folder}", f"{config.value('daemon_directory')}/master", "-t")
+    if tested.status not in (0, 1):
+        raise NotLookedAt(f"master -t: {(tested.err.splitlines() or [f'status {tested.status}'])[-1]}")
+    return tested.status == 1
 
 
 def _is_proxied(name: str, value: str) -> bool:

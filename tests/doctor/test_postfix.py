@@ -7,15 +7,16 @@ from pathlib import Path
 import fakeredis
 import pytest
 
+from pbs_policy.demo.postfix import PrivatePostfix
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.postfix import check_relaying
+from pbs_policy.doctor.postfix import check_relaying, check_running
 from pbs_policy.doctor.rewriting import check_rewriting
-from pbs_policy.host import Host
+from pbs_policy.host import Host, ProgramOutput
 from pbs_policy.postfix.configuration import PostfixConfig, read_postfix
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.postfix.standalone import why_smtpd_ends
-from pbs_policy.programs import find_program
+from pbs_policy.postfix.standalone import is_running, why_smtpd_ends
+from pbs_policy.programs import find_program, missing
 from pbs_policy.settings import load
 from tests.stores import table_on
 
@@ -155,3 +156,30 @@ def test_senders_that_are_rewritten_while_a_user_is_denied_deserve_a_warning(
         table.deny_user(user.encode(), "stolen", 3600)
     config = PostfixConfig("main.cf", values, {}, ())
     assert check_rewriting(config, table.denies(), settings.load_denies()).level == level
+
+
+class Master(Host):
+    """A host whose `master -t` ends with this status: 1 where the lock is held."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def run(self, program: str, *arguments: str) -> ProgramOutput:
+        assert (program, arguments[1:]) == ("env", ("/usr/lib/postfix/sbin/master", "-t"))
+        return ProgramOutput("", "", self.status)
+
+
+@pytest.mark.parametrize(("status", "level"), [(1, "good"), (0, "wrong"), (127, "unknown")])
+def test_a_postfix_that_does_not_run_is_not_called_good(status: int, level: str) -> None:
+    config = PostfixConfig("/etc/postfix/main.cf", {"daemon_directory": "/usr/lib/postfix/sbin"}, {}, ())
+    assert check_running(config, Master(status)).level == level
+
+
+@pytest.mark.skipif(missing("postfix") is not None, reason=missing("postfix") or "")
+def test_a_real_postfix_runs_until_it_is_ended_and_smtpd_is_tried_beside_it(tmp_path: Path) -> None:
+    with PrivatePostfix(tmp_path, fragment=LIST.format("permit_sasl_authenticated") + "\n") as postfix:
+        config = read_postfix(Host(), str(postfix.place / "conf"))
+        assert is_running(Host(), config)
+        assert why_smtpd_ends(Host(), config, config.main_service()) == ""
+    folder_with(tmp_path, f"queue_directory = {tmp_path}")
+    assert not is_running(Host(), read_postfix(Host(), str(tmp_path)))
