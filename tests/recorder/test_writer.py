@@ -28,7 +28,8 @@ class FakeLookups:
 
     async def put(self, question: Question) -> Answer | None:
         self.asked += 1
-        await asyncio.sleep(0)
+        for _ in range(3):  # turns of the loop until the answer to a round is there
+            await asyncio.sleep(0)
         if not self.answers:
             return None
         self.taken += question.commands
@@ -170,6 +171,33 @@ def test_what_finds_no_room_is_the_oldest_and_is_said_once(monkeypatch: pytest.M
         await end(bench, writing)
         users = [command[2].split(b" ", 2)[2] for command in bench.redis.taken[::2]]
         assert users == [b"user%d" % number for number in range(50, MOST_WAITING + 50)]
+
+    run(scenario())
+
+
+def test_logins_that_come_by_the_hundred_in_each_turn_of_the_loop_are_all_written() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        writing = asyncio.create_task(bench.writer.run())
+        for turn in range(300):
+            for number in range(100):
+                bench.writer.offer(login(user=b"user%d-%d" % (turn, number)))
+            await asyncio.sleep(0)
+        await end(bench, writing)
+        assert (bench.writer.lost, bench.writer.recorded.total()) == (0, 30_000)
+
+    run(scenario())
+
+
+def test_few_sessions_go_out_in_a_round_whatever_else_does() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        for number in range(200):
+            await renew(bench, login(user=b"s%d" % number, way="session"))
+            bench.writer.offer(login(user=b"r%d" % number))
+        writing = asyncio.create_task(bench.writer.run())
+        await end(bench, writing)
+        assert (bench.redis.asked, bench.writer.recorded) == (4, {"session": 200, "report": 200})
 
     run(scenario())
 
