@@ -23,7 +23,7 @@ MOST_WAITING = 10_000
 """Logins that wait for Redis, some 600 bytes each: five seconds of 2,000 a second, a quarter of an hour of ten."""
 
 _AT_ONCE = 2_000
-"""In one round, which takes a few turns of the loop: a hundred busy connections bring a hundred logins in each turn."""
+"""In one round, which takes a few turns of the loop: in each, a hundred busy connections bring a hundred logins."""
 
 _RENEWED_AT_ONCE = 50  # sessions among them, which come by the thousand and can wait: 100 commands take Redis 0.1 ms
 _AGAIN = 0.25  # seconds until Redis is asked again that took nothing
