@@ -152,3 +152,11 @@ async def test_what_is_noted_while_sums_are_written_is_written_before_the_end(
     site.lookups.reply = reply
     await site.upkeep.run()
     assert site.lookups.recipients == PAIRS + 3
+
+
+async def test_at_the_end_it_is_waited_for_whose_the_last_recipients_were(site: Site) -> None:
+    await site.upkeep.write_usage()
+    site.lookups.ask_further([b"t:login:192.0.2.7,user0@example.com"], (), lambda *_: site.note(1))
+    site.upkeep.stop()
+    await site.upkeep.write_usage()
+    assert site.lookups.recipients == PAIRS + 1

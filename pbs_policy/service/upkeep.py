@@ -111,6 +111,8 @@ class Upkeep:
         """Write what was relayed since the last time, in pieces, and no faster than the loop has time for. Where
         nothing of a piece can be written, the others wait for the next time as well."""
         usage = self._server.usage
+        if usage is not None and self._stopping.is_set():
+            await self._asked()
         for _ in range(usage.writes if usage is not None else 0):
             if usage is None or not (commands := usage.commands()):
                 return
@@ -120,6 +122,17 @@ class Upkeep:
                 return
             if not self._stopping.is_set():
                 await asyncio.sleep(WRITE_PAUSE)
+
+    async def _asked(self) -> None:
+        """Wait until what was asked before is answered: whose the last recipients were (`uses`)."""
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settle(*_: object) -> None:
+            if not answered.done():
+                answered.set_result(None)
+
+        self._server.lookups.ask_further([self._server.keys.probe], (), settle)
+        await answered
 
     async def _each(self, commands: Sequence[Command]) -> list[Any]:
         """The reply to each command, None for one that was not carried out."""
