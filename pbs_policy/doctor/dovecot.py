@@ -60,12 +60,10 @@ def _check_recorded(
     missing = [protocol for protocol in served if protocol not in (*hooked, *plugin, *reported)]
     strangers = [protocol for protocol in missing if sockets(config, protocol)]
     silent = [protocol for protocol in missing if protocol not in strangers]
-    for protocol in strangers:
-        service = service_behind(config, sockets(config, protocol)[0])
-        place = config.place((f"service {service}",), "executable")
-        mend = f"see that it runs {SCRIPT} last: executable = "
-        mend += chain(executable(config, service).split(), f"/usr/local/lib/pbs-policy/{SCRIPT}", protocol)
-        yield _judge_own_script(f"{protocol} logins run", executable(config, service).split(), place, mend, host)
+    behind = [service_behind(config, sockets(config, protocol)[0]) for protocol in strangers]
+    for service in dict.fromkeys(behind):
+        protocols = [protocol for protocol, each in zip(strangers, behind, strict=True) if each == service]
+        yield _judge_own_script(config, service, protocols, host)
     for protocol in silent:
         block = (f"service {protocol}",)
         place = config.place(block, "executable")
@@ -80,19 +78,23 @@ def _check_recorded(
         yield good("dovecot.recorded", f"{' and '.join(served)} logins are recorded by {by}")
 
 
-def _judge_own_script(runs: str, words: list[str], place: str, mend: str, host: Host) -> Finding:
+def _judge_own_script(config: DovecotConfig, service: str, protocols: list[str], host: Host) -> Finding:
     """A script of the site's own may run ours, or write to the login table itself: one that names them does."""
-    check, names = "dovecot.recorded", (SCRIPT.encode(), b"pbs:login:")
+    check, place = "dovecot.recorded", config.place((f"service {service}",), "executable")
+    words = executable(config, service).split()
     script = next((word for word in words if word.startswith("/") and not word.endswith("/script-login")), "")
+    logins = f"{' and '.join(protocols)} logins"
+    mend = f"executable = {chain(words, f'/usr/local/lib/pbs-policy/{SCRIPT}', protocols[0])}"
+    if len(protocols) > 1:  # each login is recorded as of the protocol that stands there
+        mend = f"a service for each protocol (pbs-policy install-hook shows both); in that of {protocols[0]}: {mend}"
+    mend = f"see that it runs {SCRIPT} last: {mend}"
     try:
         text = host.read(script)
     except NotLookedAt as error:
-        return unknown(
-            check, f"{runs} a post-login script of your own, and whether it records them: {error}", place, mend
-        )
-    if any(name in text for name in names):
-        return good(check, f"{runs} {script}, which names {SCRIPT} or the login table", place)
-    return unknown(check, f"{runs} {script}, which does not name {SCRIPT}: are they recorded?", place, mend)
+        return unknown(check, f"whether {logins} are recorded: a script of your own runs: {error}", place, mend)
+    if any(name in text for name in (SCRIPT.encode(), b"pbs:login:")):
+        return good(check, f"{logins} run {script}, which names {SCRIPT} or the login table", place)
+    return unknown(check, f"whether {logins} are recorded: {script} does not name {SCRIPT}", place, mend)
 
 
 def _check_hook(config: DovecotConfig, hook: Hook, shared: bool) -> Iterator[Finding]:

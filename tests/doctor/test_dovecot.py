@@ -42,6 +42,14 @@ def test_an_own_script_that_names_neither_ours_nor_the_table_is_not_called_good(
     assert found.level == level
 
 
+def test_an_own_script_for_both_protocols_is_said_once_and_needs_two_services() -> None:
+    shared = OWN.replace("protocols = imap", "service pop3 {\n  executable = pop3 imap-postlogin\n}")
+    findings = list(check_logins(config_of(shared), [], [], Files("#!/bin/sh\n")))
+    (found,) = [each for each in findings if each.level != "good"]
+    assert found.seen.startswith("whether pop3 and imap logins are recorded: /usr/local/bin/own")
+    assert "a service for each protocol" in found.mend
+
+
 def fix(found: Finding, folder: Path) -> None:
     """Follow the fix, at its place. Raises ByHand."""
     name, _, number = found.place.partition(":")
