@@ -27,6 +27,7 @@ TEXTS = {
     "docs/explanation.md:1": "a drawing",
     "docs/howto/monitoring.md:4": "lines of the log; docs/reference.md has their names",
     "docs/howto/monitoring.md:5": "lines of the log; docs/reference.md has their names",
+    "docs/reference.md:1": "a line of syslog; tests/test_cli_permits.py gets its like",
     "postfix-examples/README.md:1": "a reply of Postfix; tests/e2e/test_refusal.py gets it",
 }
 """Blocks that nothing loads, and why."""

@@ -106,6 +106,7 @@ def test_opendkim_signs_what_comes_in_at_the_port_for_permitted_clients(
         assert not is_signed(postfix, postfix.port, CAROL)
 
 
+@pytest.mark.long  # rspamd takes many seconds to start
 def test_rspamd_asks_the_service_whether_a_client_is_a_stranger(
     tmp_path: Path, policy: PolicyStandIn, key: Path
 ) -> None:
