@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from pbs_policy.command_line import command_line
 from pbs_policy.doctor.finding import AS_ROOT, Finding, good, unknown, warning, wrong
 from pbs_policy.duration import parse_duration
-from pbs_policy.host import READ, WRITE, Host, NotLookedAt
+from pbs_policy.host import READ, WRITE, Host, NotLookedAt, is_for_root
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.placing import ListError, by_hand, check_for, misplaced, right_list
@@ -272,6 +272,8 @@ def check_smtpd(config: PostfixConfig, service: MasterService | None, host: Host
         return unknown(check, str(error), config.main_cf, AS_ROOT)
     if not why:
         return good(check, "smtpd takes this configuration", config.main_cf)
+    if is_for_root(why):
+        return unknown(check, why, config.main_cf, AS_ROOT)
     named = [name for name in config.lines if name in why.replace(":", " ").split()]
     place = config.place(named[0], service) if named else config.main_cf
     return wrong(check, f"smtpd ends at once, and takes no mail: {why}", place, "correct what it names")

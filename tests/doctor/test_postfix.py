@@ -10,7 +10,7 @@ import pytest
 from pbs_policy.demo.postfix import PrivatePostfix
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.postfix import check_relaying, check_running
+from pbs_policy.doctor.postfix import check_relaying, check_running, check_smtpd
 from pbs_policy.doctor.rewriting import check_rewriting
 from pbs_policy.host import Host, ProgramOutput
 from pbs_policy.postfix.configuration import PostfixConfig, read_postfix
@@ -167,6 +167,19 @@ class Master(Host):
     def run(self, program: str, *arguments: str) -> ProgramOutput:
         assert (program, arguments[1:]) == ("env", ("/usr/lib/postfix/sbin/master", "-t"))
         return ProgramOutput("", "", self.status)
+
+
+@pytest.mark.parametrize(
+    ("uid", "why", "level"),
+    [(1000, "open /etc/postfix/sql.cf: Permission denied", "unknown"), (1000, "no such word", "wrong"),
+     (0, "open /etc/postfix/sql.cf: Permission denied", "wrong"), (1000, "", "good")],
+)  # fmt: skip
+def test_what_smtpd_may_not_read_as_somebody_else_than_root_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, uid: int, why: str, level: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: uid)
+    monkeypatch.setattr("pbs_policy.doctor.postfix.why_smtpd_ends", lambda *_: why)
+    assert check_smtpd(PostfixConfig("main.cf", {}, {}, ()), None, Host()).level == level
 
 
 @pytest.mark.parametrize(("status", "level"), [(1, "good"), (0, "wrong"), (127, "unknown")])
