@@ -26,7 +26,7 @@ from tests import patience
 from tests.certificates import Authority, Certificates
 from tests.redis_clients import Clients
 from tests.service import Recorder, Service
-from tests.stores import connect
+from tests.stores import close_clients, connect
 from tests.tree_programs import command, names
 
 hypothesis.settings.register_profile("pbs", deadline=None)  # a slow machine is no fault of the code
@@ -101,6 +101,13 @@ def signals_as_before() -> Iterator[None]:
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@pytest.fixture(autouse=True)
+def no_client_stays_open() -> Iterator[None]:
+    """Whatever the collector found open later would be another test's failure."""
+    yield
+    close_clients()
 
 
 @pytest.fixture(scope="session")

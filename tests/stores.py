@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,10 +29,26 @@ def connect(url: RedisUrl, user: str = "", password: str = "") -> Redis:
     )  # fmt: skip
 
 
+_MOST_OPEN = 20  # a test of many examples makes a client for each; one that is closed opens anew when it is asked
+_opened: deque[RedisClient] = deque()
+
+
 def client_on(redis: Redis) -> RedisClient:
-    """The program's client of the Redis that `redis` asks, as the same user."""
-    if isinstance(redis, fakeredis.FakeRedis):
-        return _FakeClient(redis)
+    """The program's client of the Redis that `redis` asks, as the same user. It is closed when the test ends."""
+    client = _FakeClient(redis) if isinstance(redis, fakeredis.FakeRedis) else _client_on(redis)
+    _opened.append(client)
+    if len(_opened) > _MOST_OPEN:
+        _opened.popleft().close()
+    return client
+
+
+def close_clients() -> None:
+    """Close what `client_on` made."""
+    while _opened:
+        _opened.popleft().close()
+
+
+def _client_on(redis: Redis) -> RedisClient:
     place = redis.connection_pool.connection_kwargs
     places = ((place["host"], place["port"]),) if place.get("host") else ()
     url = RedisUrl(places, place.get("path") or "", place["db"])
