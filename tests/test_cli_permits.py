@@ -397,10 +397,10 @@ def test_what_is_neither_address_nor_user_is_refused(pbs: Pbs, redis: Redis, com
         "192.0.2.7:25", "192.0.2.7\u00a0", "192.0.2.x", "1\uff19\uff12.0.2.7", "[2001:db8::1]", "2001:db8::g",
         "2001:db8::1\u200b", "<alice@example.com>", '"alice"@example.com', "'alice'", "alice@example.com ", "alice@",
         "a@b@c",
-        "bob,carol", "alice@example.com\t", "*", "user:", "user: ", "a*@example.com", "everyone",
+        "bob,carol", "alice@example.com\t", "*", "user:", "user: ", "a*@example.com", "everyone", "--all", "-rf",
     ]  # fmt: skip
     for who in mistyped:
-        result = pbs(command, who)
+        result = pbs(command, "--", who)
         assert is_one_error(result, 64, ""), (who, result)
     assert redis.keys() == []
 

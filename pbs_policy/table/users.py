@@ -18,9 +18,10 @@ LITERAL = "user:"
 
 _HINT = "expected an address, a network or a user such as alice@example.com"
 _EVERYBODY = ("all", "everybody", "everyone", "anybody", "anyone")
-# No blanks, quotes, brackets, lists or wildcards; one "@" at most, with something on both sides.
+# No blanks, quotes, brackets, lists or wildcards, and nothing that looks like an option; one "@" at most, with
+# something on both sides.
 _is_plain_user = re.compile(
-    r"(?![!'])[^\s\"'`<>()\[\]{}:;,*?\\@]([^\s\"`<>()\[\]{}:;,*?\\@]*[^\s\"'`<>()\[\]{}:;,*?\\@])?(@[\w-]+(\.[\w-]+)*)?"
+    r"(?![!'-])[^\s\"'`<>()\[\]{}:;,*?\\@]([^\s\"`<>()\[\]{}:;,*?\\@]*[^\s\"'`<>()\[\]{}:;,*?\\@])?(@[\w-]+(\.[\w-]+)*)?"
 ).fullmatch
 
 
