@@ -73,13 +73,17 @@ def fix(found: Finding, folder: Path) -> None:
     file.write_text("\n".join(lines) + "\n")
 
 
-BROKEN = [case for case in cases("broken") if case.has_dovecot and not case.has_postfix]
+# What doctor says afterwards is asked of the Dovecot that is here.
+HERE = "2.4" if runs_doveconf("2.4") else "2.3"
+BROKEN = [
+    case for case in cases("broken") if case.has_dovecot and not case.has_postfix and case.dovecot_version == HERE
+]
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
 def test_what_doctor_says_of_dovecot_mends_it_where_it_is_followed_by_the_letter(case: Case, tmp_path: Path) -> None:
-    if not runs_doveconf(case.dovecot_version):
-        pytest.skip(f"Dovecot {case.dovecot_version} is not installed: apt-get install dovecot-core")
+    if not runs_doveconf(HERE):
+        pytest.skip("dovecot is not installed: apt-get install dovecot-core")
     (found,) = [finding for finding in case.findings() if finding.level != "good"]
     shutil.copytree(case.directory, tmp_path, dirs_exist_ok=True)
     try:

@@ -329,7 +329,7 @@ def test_a_doveadm_that_hangs_or_prints_without_an_end_is_killed_with_its_childr
     keeping: Keeping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr("pbs_policy.dovecot.doveadm.SECONDS", 0.5)
-    keeping.doveadm(f"echo $$ >{tmp_path}/pid; {script}")
+    keeping.doveadm(f"echo $$ >{tmp_path}/new && mv {tmp_path}/new {tmp_path}/pid; {script}")
     descriptors = []
 
     async def story() -> None:
