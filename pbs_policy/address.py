@@ -27,6 +27,9 @@ from unicodedata import normalize
 
 Network = IPv4Network | IPv6Network
 
+WIDEST = {4: 7, 6: 15}
+"""Bits: no network of one's own is as wide."""
+
 _NAT64 = IPv6Network("64:ff9b::/96")
 _HOLD_IPV4 = (IPv6Network("::ffff:0:0/96"), _NAT64)
 _IPV4_BEHIND = frozenset(network.network_address.packed[:12] for network in _HOLD_IPV4)

@@ -15,6 +15,7 @@ from pbs_policy.dovecot.auth import (
     lets_everybody_in,
     may_answer,
     mechanism,
+    one_for_all,
     passdbs,
 )
 from pbs_policy.dovecot.doveconf import DovecotConfig
@@ -44,11 +45,12 @@ def _check_anonymous(config: DovecotConfig, plugin: list[str]) -> Finding:
 
 
 def _check_nopassword(config: DovecotConfig, databases: list[Passdb], host: Host) -> Finding:
-    check, mend = "dovecot.nopassword", "take nopassword out: every login that is recorded must have had a password"
-    passdb = lets_everybody_in(config, databases)
-    if passdb:
-        seen = f"passdb {passdb.driver} has nopassword: whoever asks logs in as anybody, is recorded, and may relay"
-        return wrong(check, seen, passdb.fields["nopassword"].place, mend)
+    check, mend = "dovecot.nopassword", "take it out: every login that is recorded must have had a password"
+    found = lets_everybody_in(config, databases)
+    if found:
+        seen = f"passdb {found.passdb.driver} has {found.field}: whoever asks logs in as anybody, is recorded, "
+        seen += "and may relay"
+        return wrong(check, seen, found.place, mend)
     try:
         for each in databases:
             place = may_answer(each, "nopassword", host)
@@ -57,6 +59,9 @@ def _check_nopassword(config: DovecotConfig, databases: list[Passdb], host: Host
                 return warning(check, seen, place, "see that it does so for nobody whom nothing else vouches for")
     except NotLookedAt as error:
         return unknown(check, str(error), "", AS_ROOT)
+    for shared in one_for_all(databases):
+        seen = f"passdb {shared.passdb.driver} has {shared.field}: whoever knows it logs in as anybody, and may relay"
+        return warning(check, seen, shared.place, "give each user a password; or see that nobody else knows this one")
     return good(check, "no passdb of the configuration lets users in without a password")
 
 

@@ -9,15 +9,12 @@ import secrets
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 
-from pbs_policy.address import Network
+from pbs_policy.address import WIDEST, Network
 from pbs_policy.doctor.finding import Finding, good, unknown, warning, wrong
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 from pbs_policy.postfix.restrictions import find_refusal, words
 from pbs_policy.postfix.tables import find_key
-
-WIDEST = {4: 7, 6: 15}
-"""Bits: no network of one's own is as wide."""
 
 STRANGERS = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses of documentation networks: in nobody's list, unless everybody is in it."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from hmac import compare_digest
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.trial import Trial, Way
-from pbs_policy.dovecot.auth import passdbs, unchecked
+from pbs_policy.dovecot.auth import EMPTY, passdbs, unchecked
 from pbs_policy.dovecot.doveconf import DovecotConfig, variables
 from pbs_policy.dovecot.reports import Reports, read_reports, report_url
 from pbs_policy.host import Host, NotLookedAt
@@ -24,7 +25,11 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.trust import Untrusted
 
 _SECONDS = 5.0  # until a report has its answer, and until its login is there
-_VARIABLES = {"user": {"user"}, "remote": {"rip", "remote_ip"}, "master_user": {"master_user"}}
+_VARIABLES = {
+    "user": {"user"}, "remote": {"rip", "remote_ip"}, "master_user": {"master_user"},
+    "mech": {"mech", "mechanism"}, "protocol": {"service", "protocol"},
+}  # fmt: skip
+_WHOLE = ("mech", "protocol")  # by which a login does not count: they are a variable, and nothing beside it
 _SHIPPED = "as dovecot-hooks/report-{}.{}.conf has it"
 
 
@@ -89,8 +94,9 @@ def _check_attributes(reports: Reports, config: DovecotConfig) -> Finding:
         seen = f"reports do not say {', '.join(lack)}: the recorder takes none of them"
         return wrong(check, seen, place, mend)
     for name, wanted in _VARIABLES.items():
-        if not variables(reports.attributes[name]) & wanted:
-            seen = f"reports say {name}={printable(reports.attributes[name])}: not the name or address of the login"
+        text = reports.attributes[name]
+        if not variables(text) & wanted or (name in _WHOLE and not re.fullmatch(r"%[A-Z]*[a-z]|%\{[^{}]*\}", text)):
+            seen = f"reports say {name}={printable(text)}: that is not the login's own"
             return wrong(check, seen, place, mend)
     for name in ("proxied", "nologin"):
         if "passdb:" not in reports.attributes[name]:
@@ -148,8 +154,8 @@ def _check_passwords(config: DovecotConfig, settings: Settings, host: Host) -> F
         return not_looked_at(check, f"whether a password database answers nopassword or proxy: {error}")
     for each in found:
         name, proxy = f"passdb {each.passdb.driver}", each.passdb.proxies
-        if each.always and each.field == "nopassword" and proxy:
-            seen = f"{name} has nopassword, and proxies: a success is reported whatever the password was"
+        if each.always and each.field in ("nopassword", EMPTY) and proxy:
+            seen = f"{name} has {each.field}, and proxies: a success is reported whatever the password was"
             return wrong(check, seen, each.place, "report from the backends, which check passwords; not from here")
         if each.field == "nologin" and not each.always and config.version >= (2, 4):
             seen = f"{name} may answer nologin, which 2.4 hides from reports where it has no value: such a login is "

@@ -9,17 +9,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import NamedTuple
 
+from pbs_policy.address import WIDEST
 from pbs_policy.dovecot.doveconf import ConfigLine, DovecotConfig, parse_lines, variables
 from pbs_policy.host import Host, NotLookedAt
 
 _QUERIES = ("password_query", "query", "pass_filter", "filter", "auth_bind_userdn", "bind_userdn")
+_STATIC_PASSWORD = ("password", "static_password", "passdb_static_password")  # of 2.4
 _ANSWERS = ("password_query", "query", "pass_attrs")
 PROXY = ("proxy", "proxy_maybe")
 """The fields that have a user's login proxied to another host."""
 
-_CONTINUE = ("continue", "continue-fail")  # of result_success: another database decides
+EMPTY = "an empty password"
+"""What a static database has that takes an empty password of everybody: no better than `nopassword`."""
+
+ONE_FOR_ALL = "one password for everybody"
+"""What a static database has that takes the same password of everybody."""
+
+_VOUCHING = {"external", "gssapi", "gss-spnego", "none"}
+"""Mechanisms that find out by themselves who the client is, from a certificate that TLS has checked or from Kerberos;
+`none` are lookups in which nobody logs in. All others compare with what the database answers (cram-md5), or leave it
+to the database (oauthbearer, xoauth2): with `nopassword` anybody is whoever they say."""
 
 
 @dataclass
@@ -47,15 +59,53 @@ class Passdb:
 
     @property
     def is_vouched_for(self) -> bool:
-        """Whether it lets in only those whom something else has vouched for, here."""
+        """Whether it lets in only those whom something else has vouched for, here.
+
+        With `result_success = continue` (or continue-ok) Dovecot takes the password for verified, and the next
+        database does not look at it; with `continue-fail` it has to.
+        """
+        networks = [self.fields[name].value for name in ("allow_nets", "allow_real_nets") if name in self.fields]
         mechanisms = (self.value("mechanisms") or self.value("mechanisms_filter")).lower().split()
+        in_a_block = (each for each in self.lines if each.blocks[1:] == ("mechanisms_filter",))
+        mechanisms += [each.name.lower() for each in in_a_block if each.value == "yes"]
         return (
-            {"allow_nets", "allow_real_nets"} & set(self.fields) != set()
-            or (mechanisms != [] and not {"plain", "login"} & set(mechanisms))
+            any(map(_is_of_some, networks))
+            or (mechanisms != [] and set(mechanisms) <= _VOUCHING)
             or self.value("skip") == "unauthenticated"
-            or self.value("result_success") in _CONTINUE
+            or self.value("result_success") == "continue-fail"
             or self.value("deny") == "yes"
         )
+
+    @property
+    def asks_for_nothing(self) -> ConfigLine | None:
+        """What has it take anybody for whoever they say: its name is `nopassword`, or EMPTY."""
+        password = self._static_password
+        if password and re.fullmatch(r"(\{[^}]*\})?", password.value):
+            return self.fields.get("nopassword") or password._replace(name=EMPTY)
+        return self.fields.get("nopassword")
+
+    @property
+    def one_for_all(self) -> ConfigLine | None:
+        """The password of everybody who is no master user: that may be meant, so it has to be confirmed."""
+        if self.asks_for_nothing or self.is_limited or self.value("master") == "yes":
+            return None
+        return self._static_password
+
+    @property
+    def _static_password(self) -> ConfigLine | None:
+        if self.driver != "static":
+            return None
+        set_by_itself = (each for each in self.lines if each.name in _STATIC_PASSWORD and len(each.blocks) == 1)
+        return self.fields.get("password") or next(set_by_itself, None)
+
+
+def _is_of_some(networks: str) -> bool:
+    """Whether a list of networks is known to leave strangers out. `local` are clients without an address."""
+    try:
+        found = [ip_network(each, strict=False) for each in re.split(r"[,\s]+", networks) if each != "local"]
+    except ValueError:
+        return False
+    return all(each.prefixlen > WIDEST[each.version] for each in found)
 
 
 def mechanism(config: DovecotConfig, name: str) -> ConfigLine | None:
@@ -94,14 +144,9 @@ def _fields(passdb: Passdb) -> Iterator[tuple[str, ConfigLine]]:
         if line.blocks[1:] == ("fields",):
             yield line.name, line
         elif line.name in ("default_fields", "override_fields") or (line.name, passdb.driver) == ("args", "static"):
-            yield from ((word.partition("=")[0], line) for word in line.value.split())
-
-
-def lets_everybody_in(config: DovecotConfig, databases: list[Passdb]) -> Passdb | None:
-    """A database by which anybody is whoever they say, without a password."""
-    if config.value((), "auth_ssl_require_client_cert") == "yes":
-        return None
-    return next((each for each in databases if "nopassword" in each.fields and not each.is_limited), None)
+            for word in line.value.split():
+                name, _, value = word.partition("=")
+                yield name, line._replace(name=name, value=value)
 
 
 class Unchecked(NamedTuple):
@@ -113,14 +158,36 @@ class Unchecked(NamedTuple):
     place: str
     always: bool
 
+    def __str__(self) -> str:
+        has = "has" if self.always or self.field == ONE_FOR_ALL else "may answer"
+        return f"{self.place}: passdb {self.passdb.driver} {has} {self.field}"
+
+
+def lets_everybody_in(config: DovecotConfig, databases: list[Passdb]) -> Unchecked | None:
+    """A database by which anybody is whoever they say, without a password."""
+    if config.value((), "auth_ssl_require_client_cert") == "yes":
+        return None
+    found = ((each, each.asks_for_nothing) for each in databases if not each.is_limited)
+    return next((Unchecked(each, line.name, line.place, True) for each, line in found if line), None)
+
+
+def one_for_all(databases: list[Passdb]) -> Iterator[Unchecked]:
+    """Databases that take one password of everybody: whether few enough know it is not to be seen."""
+    found = ((each, each.one_for_all) for each in databases)
+    return (Unchecked(each, ONE_FOR_ALL, line.place, False) for each, line in found if line)
+
 
 def unchecked(databases: list[Passdb], host: Host) -> Iterator[Unchecked]:
     """What has Dovecot report a success without having checked the password (`nopassword`), or for a login that goes
     on elsewhere (`proxy`) or not at all (`nologin`). Raises NotLookedAt where a database's file cannot be read."""
+    yield from one_for_all(databases)
     for each in databases:
+        line = each.asks_for_nothing
+        if line and not each.is_vouched_for:
+            yield Unchecked(each, line.name, line.place, True)
         for name in ("nopassword", *PROXY, "nologin"):
             if name in each.fields:
-                if name != "nopassword" or not each.is_vouched_for:
+                if name != "nopassword":  # said above
                     yield Unchecked(each, name, each.fields[name].place, True)
             elif place := may_answer(each, name, host):
                 yield Unchecked(each, name, place, False)

@@ -125,7 +125,7 @@ def parse_lines(text: str, file: str) -> Iterator[ConfigLine]:
 
 
 _VARIABLE = re.compile(r"%%|%\{([^}]*)\}|%[-\d.]*[A-Z]*([a-z])")
-_LETTERS = {"u": "user", "n": "username", "d": "domain", "r": "rip"}
+_LETTERS = {"u": "user", "n": "username", "d": "domain", "r": "rip", "s": "service", "m": "mech"}
 
 
 def variables(text: str) -> set[str]:

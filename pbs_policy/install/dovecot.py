@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbs_policy.command_line import command_line, useradd
-from pbs_policy.dovecot.auth import lets_everybody_in, passdbs
+from pbs_policy.dovecot.auth import lets_everybody_in, one_for_all, passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
 from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook
@@ -99,10 +99,10 @@ def plan_script(tree: Tree, record: InstallRecord, placement: Placement) -> Plan
     plan.want(tree, record, wanted)
     for hook in chained:
         plan.notes.append(f"{hook.place}: {hook.protocol} logins run your own script and then ours; left as it is")
-    passdb = lets_everybody_in(config, passdbs(config))
-    if passdb:
-        place = passdb.fields["nopassword"].place
-        plan.notes.append(f"{place}: passdb {passdb.driver} has nopassword: whoever asks logs in, and may relay")
+    databases = passdbs(config)
+    if found := lets_everybody_in(config, databases):
+        plan.notes.append(f"{found}: whoever asks logs in, and may relay")
+    plan.notes += [f"{each}: whoever knows it logs in as anybody, and may relay" for each in one_for_all(databases)]
     _look_at_users(plan, tree, placement, [*chained, *([None] if left else [])])
     if not _is_packaged(tree, placement):
         plan.commands.append(command_line(*_COMPILE, f"{placement.lib}/pbs_postlogin.py"))
@@ -166,6 +166,8 @@ def plan_last_login(tree: Tree, record: InstallRecord, placement: Placement, set
     drop_in = last_login_drop_in(config.version, settings)
     refuse_in_the_way(config, settings, str(tree.place(placement.drop_in)))
     plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
+    shared = one_for_all(passdbs(config))
+    plan.notes += [f"{each}: whoever knows it logs in as anybody, and may relay" for each in shared]
     denied, unknown = denied_users(settings)
     if denied:
         undeny = command_line("pbs-policy", "undeny", about=denied)

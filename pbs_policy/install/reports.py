@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pbs_policy.dovecot.auth import PROXY, Unchecked, passdbs, unchecked
+from pbs_policy.dovecot.auth import EMPTY, ONE_FOR_ALL, PROXY, Unchecked, passdbs, unchecked
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.dovecot.last_login import plugin_protocols, read_plugin
 from pbs_policy.dovecot.logins import SCRIPT, find_hooks
@@ -114,25 +114,25 @@ def refuse_unproven(config: DovecotConfig, settings: Settings, drop_in: str, hos
 
 
 def _refuse(found: Unchecked, settings: Settings) -> None:
-    seen = f"{found.place}: passdb {found.passdb.driver} has {found.field}"
-    if found.always and found.field == "nopassword":
+    if found.always and found.field in ("nopassword", EMPTY):
         raise InstallError(
-            f"{seen}: Dovecot reports a success whatever the password was, and whoever asks could relay. Take it "
+            f"{found}: Dovecot reports a success whatever the password was, and whoever asks could relay. Take it "
             "out; on a proxy, install on the backends, which check passwords"
         )
     if found.always and found.field in PROXY and not settings.record_proxied_logins:
         raise InstallError(
-            f"{seen}: its logins go on to another host, and are not recorded by reports. Install on the backends; "
+            f"{found}: its logins go on to another host, and are not recorded by reports. Install on the backends; "
             "or, if this proxy checks each password itself, set record_proxied_logins = yes"
         )
 
 
 def _question(found: Unchecked, settings: Settings) -> str:
-    what = f"{found.place}: passdb {found.passdb.driver} may answer {found.field}"
+    if found.field == ONE_FOR_ALL:
+        return f"{found}: whoever knows it logs in as anybody, and may relay"
     if found.field == "nopassword":
-        return f"{what}: such a login is reported as a success whatever the password was. See that nobody has it"
+        return f"{found}: such a login is reported as a success whatever the password was. See that nobody has it"
     if found.field in PROXY:
         if settings.record_proxied_logins:
-            return f"{what}: such a login is recorded. See that this host checks its password"
-        return f"{what}: such a login is not recorded"
-    return f"{what}: such a login is refused, and not recorded where Dovecot tells of it"
+            return f"{found}: such a login is recorded. See that this host checks its password"
+        return f"{found}: such a login is not recorded"
+    return f"{found}: such a login is refused, and not recorded where Dovecot tells of it"

@@ -1,6 +1,7 @@
 """Where Dovecot reports logins: its auth policy protocol over HTTP. No answer waits for Redis.
 
-    POST /?command=report    what `auth_policy` reads; 400 where it cannot, 401 without the secret, 415 for no JSON
+    POST /?command=report    what `auth_policy` reads; 400 where it cannot, 401 without the secret, 403 for a
+                             browser's, 415 for no JSON
     POST /?command=allow     always answered with a yes: who asks for it by mistake must not refuse logins
 
 aiohttp speaks HTTP. What peers can take is bounded here: `MOST` connections, of which the one that was silent for the
@@ -12,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import socket
 from collections import Counter
 from collections.abc import Sequence
 from http import HTTPStatus
+from ipaddress import ip_address
 from urllib.parse import parse_qs
 
 from aiohttp import web
@@ -112,9 +115,11 @@ class ReportServer:
             return HTTPStatus.OK, "allow", ""
         if command != ["report"]:
             return HTTPStatus.BAD_REQUEST, "refused", "no command=report: auth_policy_server_url must not end in ?"
+        if why := self._is_of_a_browser(request):
+            return HTTPStatus.FORBIDDEN, "refused", why
         if self._secret.value and not self._has_secret(request):
             return HTTPStatus.UNAUTHORIZED, "refused", "not with the header that reports_secret_file names"
-        if request.content_type != "application/json":  # what a web page has a browser send is something else
+        if request.content_type != "application/json":
             return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "refused", "its Content-Type is not application/json"
         try:
             login = parse_report(body)
@@ -126,6 +131,16 @@ class ReportServer:
             return HTTPStatus.OK, "other_service", ""
         return HTTPStatus.OK, "recorded" if self._writer.offer(login) else "left_out", ""
 
+    def _is_of_a_browser(self, request: web.BaseRequest) -> str:
+        """Why this may be a web page's doing, "" where it is not. A page's name can be made to lead to an address of
+        this host (DNS rebinding): then a browser here takes us for the page's own server, and sends us what it says,
+        JSON, too. Without a secret, which no page knows, the server must be called by its address or `localhost`."""
+        if any(name.lower() in ("origin", "referer") or name.lower().startswith("sec-") for name in request.headers):
+            return "a browser has sent it: Origin, Referer or Sec-... is in it, which Dovecot never sends"
+        if not self._secret.value and not _is_address(request.headers.getall("Host", [])):
+            return "its Host is a name: auth_policy_server_url must have an IP address or localhost, without a secret"
+        return ""
+
     def _has_secret(self, request: web.BaseRequest) -> bool:
         said = request.headers.get(self._secret.name, "").encode("utf-8", "surrogateescape")
         return hmac.compare_digest(said, self._secret.value.encode())
@@ -135,6 +150,17 @@ class ReportServer:
             await asyncio.sleep(1)
             for visit in list(self.visits):
                 visit.sweep()
+
+
+def _is_address(hosts: list[str]) -> bool:
+    """Whether it is one Host, and that an address or `localhost`, with or without a port."""
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::[0-9]+)?", hosts[0], re.ASCII) if len(hosts) == 1 else None
+    if match is None:
+        return False
+    try:
+        return match[1].lower() == "localhost" or bool(ip_address(match[1].strip("[]")))
+    except ValueError:
+        return False
 
 
 class ReportVisit(web.RequestHandler):

@@ -119,6 +119,28 @@ def test_what_makes_a_reported_success_prove_nothing(
     assert passwords(passdb, Files(text) if text else None, **settings).level == level
 
 
+@pytest.mark.parametrize(
+    ("version", "ours", "theirs", "level"),
+    [
+        ("2.3", "mech=%m", "mech=PLAIN", "wrong"),
+        ("2.3", "mech=%m", "mech=x%m", "wrong"),
+        ("2.3", "mech=%m", "mech=%{mech}", "good"),
+        ("2.3", "protocol=%s", "protocol=imap", "wrong"),
+        ("2.3", "protocol=%s", "protocol=%u", "wrong"),
+        ("2.3", "protocol=%s", "protocol=%{service}", "good"),
+        ("2.4", "mech = %{mechanism}", "mech = PLAIN", "wrong"),
+        ("2.4", "mech = %{mechanism}", "mech = %{mechanism | upper}", "good"),
+        ("2.4", "protocol = %{protocol}", "protocol = imap", "wrong"),
+    ],
+)
+def test_a_report_says_the_mechanism_and_protocol_of_the_login(
+    version: str, ours: str, theirs: str, level: str
+) -> None:
+    head = "dovecot_config_version = 2.4.1\n" if version == "2.4" else ""
+    findings = check_reports(config_of(head + HOOK[version].replace(ours, theirs)), settings_with(**LISTENS), Files())
+    assert {each.level for each in findings if each.check == "dovecot.reports_attributes"} == {level}
+
+
 def test_a_database_that_may_not_be_read_is_not_judged() -> None:
     assert passwords(SQL, Files("", "Permission denied")).level == "not looked at"
 

@@ -45,6 +45,15 @@ def only_23(root: Path) -> None:
         (OWN_TABLE, "5", "keeps a table of your own (last-login/%s/%u/%d)"),
         ("auth_mechanisms = plain anonymous\n", "1", "auth_mechanisms has anonymous"),
         ("passdb {\n  driver = static\n  args = user=%u nopassword=y\n}\n", "3", "passdb static has nopassword"),
+        ("passdb {\n  driver = static\n  args = password=\n}\n", "3", "passdb static has an empty password"),
+        (
+            "passdb {\n  driver = static\n  args = nopassword=y\n  result_success = continue\n}\n", "3",
+            "passdb static has nopassword",
+        ),
+        (
+            "passdb {\n  driver = static\n  args = nopassword=y\n  mechanisms = xoauth2\n}\n", "3",
+            "passdb static has nopassword",
+        ),
         (
             "service imap {\n  executable = imap own\n}\nservice own {\n"
             "  executable = script-login /usr/local/lib/pbs-policy/pbs-postlogin imap\n}\n",
@@ -52,8 +61,11 @@ def only_23(root: Path) -> None:
             "service own runs pbs-postlogin",
         ),
     ],
-    ids=["a table of the site's own", "anonymous logins", "no passwords", "the script"],
-)
+    ids=[
+        "a table of the site's own", "anonymous logins", "no passwords", "an empty password", "no second look",
+        "a mechanism that checks nothing", "the script",
+    ],
+)  # fmt: skip
 def test_what_stands_in_the_plugins_way_is_named_and_nothing_is_written(
     root: Path, own: str, place: str, said: str
 ) -> None:
@@ -84,6 +96,16 @@ def test_beside_the_script_all_of_that_is_left_alone(root: Path, own: str) -> No
     assert "note:" not in done.output
     config = read_dovecot(Host(), f"{root}/etc/dovecot/dovecot.conf")
     assert config.value(("plugin",), "last_login_key") in ("", "last-login/%s/%u/%d")
+
+
+@pytest.mark.parametrize("way", ["--last-login", "--reports"])
+def test_one_password_for_everybody_is_to_be_confirmed(root: Path, way: str) -> None:
+    only_23(root)
+    write(root, OWN, "passdb {\n  driver = static\n  args = password=secret\n}\n")
+    sets = ("reports_listen=inet:127.0.0.1:10041", "reports_check_passwords=yes")
+    shown = run(HOOK, "--root", str(root), way, sets=sets)
+    assert shown.status == 0
+    assert f"note: {root}{OWN}:3: passdb static has one password for everybody" in shown.output
 
 
 def test_logins_without_a_password_are_pointed_out_with_the_script_too(root: Path) -> None:

@@ -108,6 +108,11 @@ PROXY = "passdb {{\n  driver = static\n  args = proxy=y host=192.0.2.3{0}\n}}\n"
         (PROXY.format(" nopassword=y"), "3", "passdb static has nopassword: Dovecot reports a success whatever"),
         (PROXY.format(" password=x"), "3", "passdb static has proxy: its logins go on to another host"),
         ("passdb {\n  driver = static\n  args = nopassword=y\n}\n", "3", "passdb static has nopassword"),
+        (PROXY.format(" password="), "3", "passdb static has an empty password"),
+        (
+            "passdb {\n  driver = static\n  args = nopassword=y\n  result_success = continue\n}\n", "3",
+            "passdb static has nopassword",
+        ),
         (
             "passdb {\n  driver = passwd-file\n  args = /x\n  override_fields = nopassword=y\n}\n", "4",
             "passdb passwd-file has nopassword",
@@ -117,7 +122,8 @@ PROXY = "passdb {{\n  driver = static\n  args = proxy=y host=192.0.2.3{0}\n}}\n"
             "protocol imap {\n  mail_plugins = last_login\n}\n", "2", "the last_login plugin records logins without",
         ),
     ],
-    ids=["weakforced", "a blind proxy", "a proxy", "no passwords", "no passwords by override", "last_login"],
+    ids=["weakforced", "a blind proxy", "a proxy", "no passwords", "empty", "no second look",
+         "no passwords by override", "last_login"],
 )  # fmt: skip
 def test_where_reports_must_not_be_recorded_the_line_is_named_and_nothing_is_written(
     root: Path, own: str, place: str, said: str

@@ -84,10 +84,54 @@ def test_what_is_not_understood_is_refused_with_one_line(start: Start, redis: Re
         assert post(recorder.url, body, query)[0] == status
     assert post(recorder.url, report(), method="PUT")[0] == 405
     for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""):
-        assert post(recorder.url, report(), Content_Type=kind)[0] == 415  # a web page's, by way of a browser
+        assert post(recorder.url, report(), Content_Type=kind)[0] == 415
     assert redis.dbsize() == 0
     assert "must not end in ?" in recorder.log()
     assert recorder.log().isascii()
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Origin": "http://192.0.2.9:10041"}, "a browser has sent it"),
+        ({"Origin": "null"}, "a browser has sent it"),
+        ({"referer": "http://www.example.net/"}, "a browser has sent it"),
+        ({"Sec_Fetch_Site": "same-origin"}, "a browser has sent it"),
+        ({"Host": "www.example.net:10041"}, "its Host is a name"),
+        ({"Host": "localhost.example.net"}, "its Host is a name"),
+        ({"Host": "127.0.0.1.example.net"}, "its Host is a name"),
+        ({"Host": "127.0.0.1@www.example.net"}, "its Host is a name"),
+        ({"Host": "127.1"}, "its Host is a name"),
+        ({"Host": ""}, "its Host is a name"),
+    ],
+)
+def test_a_web_page_whose_name_leads_here_cannot_report(
+    headers: dict[str, str], said: str, start: Start, redis: Redis
+) -> None:
+    recorder = start()
+    assert post(recorder.url, report(), **headers)[0] == 403
+    assert post(recorder.url, report(), **headers)[0] == 403
+    assert redis.dbsize() == 0
+    assert recorder.log().count(said) == 1, "said once"
+
+
+@pytest.mark.parametrize(
+    "name", ["127.0.0.1:10041", "127.0.0.1", "localhost:10041", "LOCALHOST", "[::1]:10041", "192.0.2.3"]
+)
+def test_dovecot_calls_the_recorder_by_its_address_or_localhost(name: str, start: Start, redis: Redis) -> None:
+    assert post(start().url, report(), Host=name) == YES
+    assert is_recorded(redis, "192.0.2.7")
+
+
+def test_with_the_secret_the_recorder_may_have_any_name_and_no_browser_is_believed(
+    start: Start, redis: Redis, password_file: Callable[[str], str]
+) -> None:
+    recorder = start(reports_secret_file=password_file("s3cret"))
+    known = {"X_API_Key": "s3cret", "Host": "mail.example.com:10041"}
+    assert post(recorder.url, report(), Origin="http://mail.example.com:10041", **known)[0] == 403
+    assert redis.dbsize() == 0
+    assert post(recorder.url, report(), **known) == YES
+    assert is_recorded(redis, "192.0.2.7")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +266,7 @@ def dial(recorder: Recorder) -> socket.socket:
 
 
 HEAD = (
-    b"POST /?command=report HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    b"POST /?command=report HTTP/1.1\r\nHost: [::]\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 )
 
 

@@ -11,7 +11,7 @@ from tests.fuzz.transport import Transport
 from tests.recorder.report import report
 
 BODY = report(success=False)
-HEAD = b"POST /?command=report HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+HEAD = b"POST /?command=report HTTP/1.1\r\nHost: [::]\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 WHOLE = HEAD % len(BODY) + BODY
 
 
