@@ -235,6 +235,8 @@ def _tell_removed(tree: Tree, record: InstallRecord, removal: Removal, left: lis
         click.echo(f"{each.done}: {tree.place(each.path)}")
     for path in removal.theirs:
         click.echo(f"{tree.place(path)}: stays, since it was changed")
+    for note in removal.notes:
+        click.echo(f"note: {note}", err=True)
     for folder in left:
         click.echo(f"{folder}/: stays, since there is something in it")
     click.echo(removal.by_hand(tree, record), nl=False)

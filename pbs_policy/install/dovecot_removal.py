@@ -11,17 +11,19 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pbs_policy.dovecot.doveconf import DovecotConfig, read_setting
+from pbs_policy.dovecot.doveconf import DovecotConfig, parse_lines, read_setting
 from pbs_policy.dovecot.doveconf import Path as Blocks
 from pbs_policy.dovecot.editing import edited
 from pbs_policy.dovecot.last_login import read_plugin
 from pbs_policy.dovecot.logins import chain, find_hooks, find_script, sockets, without_script
 from pbs_policy.dovecot.reports import read_reports
 from pbs_policy.host import Host
-from pbs_policy.install.dovecot import DROP_IN, read_config
+from pbs_policy.install.dovecot import read_config
 from pbs_policy.install.files import InstallError, Tree, read_state
 from pbs_policy.install.record import InstallRecord
+from pbs_policy.install.reports import BESIDE
 from pbs_policy.install.undo import Removal, plan_removal
+from pbs_policy.log import printable
 from pbs_policy.programs import find_program
 
 
@@ -43,6 +45,9 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
         path, _, number = place.rpartition(":")
         if path not in restored:
             changes.setdefault(path, {})[int(number)] = value
+    for name in [each for each in removal.edited if each.endswith(f"/{BESIDE}")]:
+        changes.pop(str(tree.place(name)), None)  # it is searched as it is: Dovecot may not read it any more
+        removal.take_out(tree, name, _without_secret)
     for path, of_file in changes.items():
         if not Path(path).is_relative_to(tree.root):
             raise InstallError(f"{path}: is outside {tree.root}. By hand: take pbs-postlogin out of it")
@@ -50,7 +55,7 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
         name = tree.name(f"/{Path(path).relative_to(tree.root)}")
         state = read_state(tree.place(name))
         removal.take_out(tree, name, partial(_edit, of_file, state.data if state else b""))
-    removal.check = partial(_check_left, file, set(_listeners(config)))
+    removal.check = partial(_check_left, tree, removal, file, set(_listeners(config)))
     return removal
 
 
@@ -79,6 +84,12 @@ def _script_changes(config: DovecotConfig) -> Iterator[tuple[str, str | None]]:
         elif each in executables and asked.intersection(map(_name, words[1:])):
             rest = " ".join(words[:1] + [word for word in words[1:] if _name(word) not in asked])
             yield each.place, rest if f"service {rest}" != each.blocks[0] else None
+
+
+def _without_secret(data: bytes) -> bytes:
+    text = data.decode("utf-8", "surrogateescape")
+    gone = [int(each.place[1:]) for each in parse_lines(text, "") if each.name.startswith("auth_policy_")]
+    return edited(text, dict.fromkeys(gone)).encode("utf-8", "surrogateescape")
 
 
 def _listeners(config: DovecotConfig, service: Blocks = ()) -> Iterator[str]:
@@ -118,8 +129,8 @@ def _report_changes(config: DovecotConfig) -> Iterator[tuple[str, str | None]]:
 
 
 def script_files(tree: Tree, record: InstallRecord) -> list[str]:
-    """Everything in the record that has to outlive the drop-in."""
-    return [path for path in record.entries if path != tree.name(f"{record.configuration}/conf.d/{DROP_IN}")]
+    """Everything in the record that has to outlive Dovecot's configuration: what that names."""
+    return [path for path in record.entries if not path.startswith(tree.name(f"{record.configuration}/conf.d") + "/")]
 
 
 def needs_script(tree: Tree, record: InstallRecord, removal: Removal) -> bool:
@@ -144,8 +155,9 @@ def _listens(socket: Path) -> bool:
     return False
 
 
-def _check_left(file: Path, listened: set[str]) -> None:
-    """Raise InstallError unless Dovecot accepts what is left, and no login is for a script that is gone."""
+def _check_left(tree: Tree, removal: Removal, file: Path, listened: set[str]) -> None:
+    """Raise InstallError unless Dovecot accepts what is left, and no login is for a script that is gone. Notes which
+    files stay that nothing includes any more."""
     config = read_config(file)
     for hook in find_hooks(config):
         raise InstallError(f"{hook.place}: {hook.protocol} logins still run {hook.script}. By hand: take it out")
@@ -153,3 +165,13 @@ def _check_left(file: Path, listened: set[str]) -> None:
         for socket in listened.intersection(map(_name, sockets(config, protocol))).difference(_listeners(config)):
             place = config.place((f"service {protocol}",), "executable")
             raise InstallError(f"{place}: nobody would listen at {socket} for {protocol} logins. By hand: remove it")
+    read = {each.place.rpartition(":")[0] for each in config.written}
+    for each in removal.restorations:
+        place = str(tree.place(each.path))
+        if each.before and each.is_edit and place not in read:
+            left = parse_lines(each.before.data.decode("utf-8", "replace"), "")
+            names = ", ".join(printable(line.name, 100) for line in left if line.name)
+            removal.notes.append(
+                f"{place}: stays, but Dovecot does not read it any more, since the drop-in that included it is gone. "
+                f"Move what is left in it ({names or 'no setting'}) to a file of your own, or delete it"
+            )

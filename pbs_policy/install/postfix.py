@@ -117,6 +117,8 @@ def _draft(postfix: Path, base: FileState, listener: Listener) -> tuple[str, byt
             value = _new_value(draft, listener)
             _refuse_conflicts(draft, listener)
             if value != draft.written.get(RELAY, draft.value(RELAY)):
+                # postconf -e would write a line more behind a last one without its end, and so into that.
+                main_cf.write_bytes(base.data if base.data.endswith(b"\n") else base.data + b"\n")
                 edited = Host().run("postconf", "-c", str(folder), "-e", f"{RELAY} = {value}")
                 if edited.status:
                     raise InstallError(f"postconf does not set {RELAY}: {printable(edited.err, 2000)}")

@@ -6,18 +6,19 @@ looked at as they are, and what they say about the policy service goes; all else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from string import Template
 
-from pbs_policy.install.files import InstallError, Tree
+from pbs_policy.install.files import InstallError, Tree, read_state
 from pbs_policy.install.postfix import read_config
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.undo import Removal, plan_removal
+from pbs_policy.log import printable
 from pbs_policy.postfix.configuration import PostfixConfig
-from pbs_policy.postfix.editing import take_out
+from pbs_policy.postfix.editing import restriction_names, take_out
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.main_cf import logical_lines
 from pbs_policy.postfix.restrictions import (
@@ -88,9 +89,13 @@ class _Removed:
             config = None  # it is as broken afterwards, and our words are found all the same
         added, permit_local = _added(self._record, self._tree.name(main_cf))
         ours = _Ours(config.values if config else {}, self._listeners, added)
-        edit = partial(take_out, is_ours=ours, permit_local=permit_local)
-        self._removal.take_out(self._tree, self._tree.name(main_cf), edit)
-        self._removal.take_out(self._tree, self._tree.name(f"{folder}/master.cf"), partial(edit, options=True))
+        files = [self._tree.place(f"{folder}/{name}") for name in ("main.cf", "master.cf")]
+        names = restriction_names(*map(_read, files))
+        self._checks.append(partial(_check_theirs, files, names, _theirs(files, names)))
+        for file in files:
+            edit = partial(take_out, is_ours=ours, names=names, permit_local=permit_local)
+            edit = partial(edit, options=file.name == "master.cf")
+            self._removal.take_out(self._tree, self._tree.name(f"{folder}/{file.name}"), edit)
         if config:
             self._checks.append(partial(_check_left, place.parent, ours, config))
         return config
@@ -99,6 +104,31 @@ class _Removed:
         """Raise InstallError unless Postfix accepts what is left, and asks us nowhere."""
         for each in self._checks:
             each()
+
+
+def _read(file: Path) -> bytes:
+    state = read_state(file)
+    return state.data if state else b""
+
+
+def _theirs(files: Sequence[Path], names: Collection[str]) -> list[bytes]:
+    """What has to be the same afterwards: the parameters and entries in their order, and the text of each parameter
+    that is not one of `names`, where our words may stand."""
+    main_cf, master_cf = ([line for _, line in logical_lines(_read(file))] for file in files)
+    found = [(line.partition(b"=")[0].strip(), line) for line in main_cf]
+    kept = [name if name.decode("latin-1") in names else line for name, line in found if name != RELAY.encode()]
+    return kept + [line.partition(b"=")[0].strip() for line in master_cf]
+
+
+def _check_theirs(files: Sequence[Path], names: Collection[str], before: Sequence[bytes]) -> None:
+    """Raise InstallError where a line of the site's is gone, or part of another: postconf takes that for a value."""
+    left = _theirs(files, names)
+    if left != before:
+        lost = next((each for each in before if each not in left), b"the order of the lines").decode("latin-1")
+        raise InstallError(
+            f"{files[0].parent}: what is not ours would be changed: {printable(lost, 200)}. By hand: remove {CHECK} "
+            "from main.cf and master.cf"
+        )
 
 
 def _added(record: InstallRecord, path: str) -> tuple[frozenset[str], bool]:

@@ -24,7 +24,7 @@ from pbs_policy.shipped import shipped
 _OURS = "http://127.0.0.1:10041/"
 _GROUP = "group = pbs-policy\n"
 _SESSIONS = "99-pbs-policy-sessions.conf"
-_BESIDE = "pbs-policy-secret.conf.ext"  # the drop-in includes it
+BESIDE = "pbs-policy-secret.conf.ext"  # the drop-in includes it
 
 
 def plan_reports(tree: Tree, record: InstallRecord, placement: Placement, settings: Settings) -> Plan:
@@ -37,7 +37,7 @@ def plan_reports(tree: Tree, record: InstallRecord, placement: Placement, settin
     plan.notes += refuse_unproven(config, settings, str(tree.place(placement.drop_in)), Host())
     folder, wanted = f"{placement.dovecot}/conf.d", []
     if secret:
-        wanted.append(Wanted(f"{folder}/{_BESIDE}", secret.encode(), 0o600))
+        wanted.append(Wanted(f"{folder}/{BESIDE}", secret.encode(), 0o600))
     else:
         plan.notes.append("reports_secret_file is not set: every user of this host can report a login, and so permit")
     if settings.renew_sessions and tree.has_group(placement.user):

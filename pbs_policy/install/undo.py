@@ -8,6 +8,7 @@ shown, to be undone by hand.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
@@ -16,6 +17,9 @@ from pbs_policy.install.diff import show_diff
 from pbs_policy.install.files import FileState, InstallError, Tree, read_state
 from pbs_policy.install.plan import is_compiled, remove_folders, restore, said
 from pbs_policy.install.record import InstallRecord, RecordedChange
+
+# What continues the line before it, in the manner of main.cf: comments between the two change nothing.
+_CONTINUATION = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]+[^\s#]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,12 @@ class Restoration:
 @dataclass
 class Removal:
     """What it takes to undo an installation. `edited` are the files that somebody changed since. `check` raises
-    InstallError where what is left is not accepted."""
+    InstallError where what is left is not accepted, and may add `notes` on what is left."""
 
     restorations: list[Restoration] = field(default_factory=list)
     edited: dict[str, RecordedChange] = field(default_factory=dict)
     check: Callable[[], None] = lambda: None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def left(self) -> dict[str, RecordedChange]:
@@ -92,21 +97,31 @@ class Removal:
 
 def _without_difference(data: bytes, entry: RecordedChange) -> bytes:
     """What was changed since, with the lines back that our own change had replaced; as it is where one of ours is not
-    there any more."""
-    ours = entry.after.data.splitlines(keepends=True)
-    before = entry.before.data.splitlines(keepends=True) if entry.before else []
-    text = b"\n" + data
+    there any more, or where somebody's line continues one of ours, and would continue another one."""
+    old = entry.before.data if entry.before else b""
+    ours, before = _whole_lines(entry.after.data), _whole_lines(old)
+    text = b"\n" + b"".join(_whole_lines(data))
     for kind, *at in SequenceMatcher(None, ours, before, autojunk=False).get_opcodes():
         lines = b"\n" + b"".join(ours[at[0] : at[1]])
         if kind != "equal":
             if text.count(lines) != 1 or lines == b"\n":
                 return data
+            if _CONTINUATION.match(text.partition(lines)[2]) and not _CONTINUATION.match(b"".join(ours[at[1] :])):
+                return data
             text = text.replace(lines, b"\n" + b"".join(before[at[2] : at[3]]))
+    if not data.endswith(b"\n") or (old and old[-1:] != b"\n" and text.endswith(b"\n" + before[-1])):
+        text = text.removesuffix(b"\n")
     return text[1:]
 
 
+def _whole_lines(data: bytes) -> list[bytes]:
+    """The lines, each with its end, also the last: another line may come to stand behind it."""
+    lines = data.split(b"\n")
+    return [line + b"\n" for line in (lines if lines[-1] else lines[:-1])]
+
+
 def _without_comments(data: bytes, ours: bytes) -> bytes:
-    comments = {line for line in ours.splitlines(keepends=True) if line.lstrip().startswith(b"#")}
+    comments = {line for line in _whole_lines(ours) if line.lstrip().startswith(b"#")}
     return b"".join(line for line in data.splitlines(keepends=True) if line not in comments)
 
 

@@ -1,35 +1,64 @@
 """Taking policy checks out of main.cf and master.cf while every other byte stays. Pure.
 
-Each `name = value` of main.cf and each `-o name=value` of master.cf is searched, whatever the parameter is called: a
-list, a restriction class, or a text that lists refer to as `$name`.
+Each `name = value` of main.cf and each `-o name=value` of master.cf is searched that smtpd takes for restrictions: a
+list, a restriction class, or a text that one of these refers to as `$name`. Any other text is the site's own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
-from pbs_policy.postfix.restrictions import CHECK, PERMIT_LOCAL, REFUSING, Restriction, parse_restrictions
+from pbs_policy.postfix.restrictions import CHECK, PERMIT_LOCAL, REFUSING, Restriction, parse_restrictions, words
 
 _BLANKS = " \t\r"
 _COMMENT = re.compile(r"(?m)^[ \t]*#[^\n]*")
 _LOGICAL = re.compile(r"(?m)^[^\s#][^\n]*(?:\n(?:[ \t\r][^\n]*|(?=\n|\Z)))*")
-_OPTION = re.compile(r"(?<=\s)-o[ \t\n]*(?:(\{)[ \t\n]*[^\s={}]+[ \t\n]*=|[^\s={}]+=)")
+_OPTION = re.compile(r"(?<=\s)-o[ \t\n]*(?:(\{)[ \t\n]*([^\s={}]+)[ \t\n]*=|([^\s={}]+)=)")
+_LIST = re.compile(r"smtpd_\w+_restrictions")
+_REFERENCE = re.compile(r"\$[({]?(\w+)")
 
 IsOurs = Callable[[Restriction], bool]
 
 
-def take_out(data: bytes, is_ours: IsOurs, *, options: bool = False, permit_local: bool = False) -> bytes:
-    """The file without the restrictions that `is_ours` says. `options`: it is a master.cf. `permit_local`: the
-    PERMIT_LOCAL right before such a check is ours too.
+def restriction_names(main_cf: bytes, master_cf: bytes) -> frozenset[str]:
+    """The parameters whose text smtpd takes for restrictions, of those that the two files set."""
+    texts: dict[str, str] = {}
+    for data, options in ((main_cf, False), (master_cf, True)):
+        masked = _without_comments(data.decode("latin-1"))
+        for name, begin, end in _values(masked, options):
+            texts[name] = f"{texts.get(name, '')} {masked[begin:end]}"
+    classes = _reached(texts, ["smtpd_restriction_classes"])
+    named = [word for name in classes for word in words(texts[name])]
+    return _reached(texts, [*filter(_LIST.fullmatch, texts), *named])
+
+
+def _reached(texts: dict[str, str], names: Iterable[str]) -> frozenset[str]:
+    """Those of `names` that have a text, and what their texts refer to."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name in texts and name not in found:
+            found.add(name)
+            todo += _REFERENCE.findall(texts[name])
+    return frozenset(found)
+
+
+def take_out(
+    data: bytes, is_ours: IsOurs, names: Collection[str], *, options: bool = False, permit_local: bool = False
+) -> bytes:
+    """The file without the restrictions that `is_ours` says, in the parameters with these `names`. `options`: it is a
+    master.cf. `permit_local`: the PERMIT_LOCAL right before such a check is ours too.
 
     A warn_if_reject before the check goes with it: it would make the next restriction, which refuses relaying, a mere
     warning.
     """
     text = data.decode("latin-1")  # one letter for each byte
-    # Comments may stand inside a value, and are no part of it.
-    masked = _COMMENT.sub(lambda found: " " * len(found[0]), text)
-    for begin, end in reversed(list(_values(masked, options))):
+    masked = _without_comments(text)
+    for name, begin, end in reversed(list(_values(masked, options))):
+        if name not in names:
+            continue
         for first, last, behind in reversed(list(_spans(masked[begin:end], is_ours, permit_local))):
             start, stop = _with_separators(masked, (begin, end), begin + first, begin + last, behind)
             text, masked = text[:start] + text[stop:], masked[:start] + masked[stop:]
@@ -37,14 +66,21 @@ def take_out(data: bytes, is_ours: IsOurs, *, options: bool = False, permit_loca
     return text.encode("latin-1")
 
 
-def _values(masked: str, options: bool) -> Iterator[tuple[int, int]]:
-    """Where each value begins and ends."""
+def _without_comments(text: str) -> str:
+    """Comments may stand inside a value, and are no part of it: blanks are there instead."""
+    return _COMMENT.sub(lambda found: " " * len(found[0]), text)
+
+
+def _values(masked: str, options: bool) -> Iterator[tuple[str, int, int]]:
+    """The name of each parameter that is set, and where its value begins and ends."""
     for line in _LOGICAL.finditer(masked):
         if options:
             for option in _OPTION.finditer(masked, line.start(), line.end()):
-                yield option.end(), _end_of_option(masked, option.end(), line.end(), braces=bool(option[1]))
+                end = _end_of_option(masked, option.end(), line.end(), braces=bool(option[1]))
+                yield option[2] or option[3], option.end(), end
         elif "=" in line[0]:
-            yield line.start() + line[0].index("=") + 1, line.end()
+            name = line[0].partition("=")[0]
+            yield name.strip(), line.start() + len(name) + 1, line.end()
 
 
 def _end_of_option(masked: str, begin: int, end: int, *, braces: bool) -> int:

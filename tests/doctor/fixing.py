@@ -69,7 +69,7 @@ def _without(value: str, word: str) -> str:
     if word == CHECK:
         is_ours = "10040"
         return (
-            take_out(f"x = {value}".encode(), lambda each: is_ours in each.argument)
+            take_out(f"x = {value}".encode(), lambda each: is_ours in each.argument, {"x"})
             .decode()
             .partition("=")[2]
             .strip()

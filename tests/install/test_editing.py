@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from pbs_policy.dovecot.doveconf import parse_lines
 from pbs_policy.dovecot.editing import edited
+from pbs_policy.install.files import FileState
+from pbs_policy.install.record import RecordedChange
+from pbs_policy.install.undo import _without_difference
 from pbs_policy.postfix.editing import take_out
 from pbs_policy.postfix.restrictions import CHECK, Restriction, parse_restrictions
 
@@ -61,14 +64,15 @@ def test_main_cf_says_the_same_without_our_checks(
             "latin-1"
         )
     )
-    left = take_out(data, is_ours)
+    names = {"first", "second"}
+    left = take_out(data, is_ours, names)
     parameters = read(left)
     assert list(parameters) == ["biff", "first", "second", "last"]
     for name, words in (("first", first), ("second", second)):
         theirs = [word for word, _ in words if word not in OURS]
         assert meant([parameters[name]]) == meant(theirs)
     assert [line for line in data.splitlines() if line.startswith(b"# ours")] == left.splitlines()[:1]
-    assert take_out(left, is_ours) == left
+    assert take_out(left, is_ours, names) == left
     if not any(word in OURS for word, _ in (*first, *second)):
         assert left == data
 
@@ -80,7 +84,8 @@ def test_master_cf_says_the_same_without_our_checks(words: list[tuple[str, str]]
         value = ",".join(re.split(r"[\s,]+", value)) if "{" not in value else "permit"
     option = f"-o {{ smtpd_relay_restrictions = {value} }}" if braces else f"-o smtpd_relay_restrictions={value}"
     entry = "submission inet n - y - - smtpd\n  -o syslog_name=postfix/x\n  {} -o x=1\nsmtp inet n - y - - smtpd\n"
-    left = take_out(entry.format(option).encode("latin-1"), is_ours, options=True).decode("latin-1")
+    data = entry.format(option).encode("latin-1")
+    left = take_out(data, is_ours, {"smtpd_relay_restrictions"}, options=True).decode("latin-1")
     before, after = entry.split("{}")
     assert left.startswith(before)
     assert left.endswith((after.lstrip(), after))
@@ -109,9 +114,37 @@ def test_an_option_of_master_cf_stays_where_its_entry_goes_on(written: str, left
     ours = "check_policy_service,inet:127.0.0.1:10040"
     entry = "smtp inet n - y - - smtpd\n  "
     assert (
-        take_out(f"{entry}{written.replace('{}', ours)}\n".encode(), is_ours, options=True).decode()
+        take_out(f"{entry}{written.replace('{}', ours)}\n".encode(), is_ours, {"x", "y"}, options=True).decode()
         == f"{entry}{left}\n"
     )
+
+
+LINE = st.sampled_from([b"a = 1", b"b = 2", b"c = 3", b"  d", b"# e", b"", b"f = 6"])
+ENDS = st.sampled_from([b"", b"\n"])
+FILES = st.builds(lambda lines, end: b"\n".join(lines) + end, st.lists(LINE, max_size=6), ENDS)
+
+
+@given(FILES, st.lists(st.tuples(st.integers(0, 9), LINE), max_size=3), FILES, FILES)
+@example(b"a = 1", [], b"a = ours\n", b"b = 2\n")
+@example(b"a = 1\n", [], b"a = 1\nx = ours\n", b"  d\n")
+def test_lines_that_are_put_back_leave_every_other_line_whole(
+    before: bytes, at: list[tuple[int, bytes]], after: bytes, added: bytes
+) -> None:
+    ours = after if after.endswith(b"\n") else after + b"\n"
+    lines = (ours + added).split(b"\n")
+    for number, line in at:
+        lines.insert(number, line)
+    data = b"\n".join(lines)
+    entry = RecordedChange(FileState(before, 0o644, 0, 0), FileState(ours, 0o644, 0, 0))
+    left = _without_difference(data, entry)
+    known = set(data.split(b"\n")) | set(before.split(b"\n"))
+    assert set(left.split(b"\n")) <= known
+    theirs = [line for line in data.split(b"\n") if line and line not in ours.split(b"\n")]
+    assert [line for line in left.split(b"\n") if line in theirs and line not in before.split(b"\n")] == [
+        line for line in theirs if line not in before.split(b"\n")
+    ]
+    if data == ours:
+        assert left in (before, before + b"\n", data)
 
 
 BLOCKS = st.recursive(

@@ -160,6 +160,59 @@ def test_the_other_instances_are_looked_at_too(root: Path) -> None:
     assert postconf(other, "-h", "smtpd_relay_restrictions") == "reject"
 
 
+RELAY_LINE = "smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination"
+
+
+@pytest.mark.parametrize("last", ["recipient_delimiter = +", RELAY_LINE], ids=["another line", "the list"])
+@pytest.mark.parametrize("added", ["message_size_limit = 99\n", "smtpd_helo_restrictions = permit", "# mine\n", ""])
+def test_a_last_line_without_its_end_is_a_line_of_its_own_afterwards(root: Path, last: str, added: str) -> None:
+    set_main_cf(root, last)
+    place = root / "etc/postfix/main.cf"
+    before = place.read_text()
+    assert install(root, "--apply").status == 0
+    edit(root, lambda cf: cf + added, UNCHANGED)
+    assert install(root, "--remove", "--apply").status == 0
+    assert place.read_text() == before + ("\n" + added if added else "")
+    assert "is not set" not in postconf(root / "etc/postfix", "-n")
+
+
+def test_a_line_that_continues_ours_never_continues_another_one(root: Path) -> None:
+    set_main_cf(root, "")
+    assert install(root, "--apply").status == 0
+    edit(root, lambda cf: cf + "# mine\n  permit_sasl_authenticated\n", UNCHANGED)
+    assert install(root, "--remove", "--apply").status == 0
+    assert postconf(root / "etc/postfix", "-h", "recipient_delimiter") == "+"
+    assert postconf(root / "etc/postfix", "-h", "smtpd_relay_restrictions").endswith("permit_sasl_authenticated")
+
+
+def test_texts_of_the_site_that_are_no_restrictions_stay(root: Path) -> None:
+    texts = "header_note = check_policy_service inet:127.0.0.1:10040 is our own text\n"
+    option = f"  -o {{ header_note = {INET_CHECK} }}\n"
+    set_main_cf(root, f"{texts}smtpd_relay_restrictions = ${{p}}, reject\np = $q\nq = {INET_CHECK}\n")
+    write(root, "/etc/postfix/master.cf", MASTER_CF + SUBMISSION + option)
+    assert install(root, "--remove", "--apply").status == 0
+    main_cf = (root / "etc/postfix/main.cf").read_text()
+    assert texts in main_cf
+    assert main_cf.count("10040") == 1
+    assert option in (root / "etc/postfix/master.cf").read_text()
+
+
+def test_where_a_line_of_the_site_would_be_lost_nothing_is_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert install(root, "--apply").status == 0
+    edit(root, lambda cf: cf + "message_size_limit = 99\n", UNCHANGED)
+    before = snapshot(root / "etc")
+    monkeypatch.setattr(
+        "pbs_policy.install.undo._without_difference",
+        lambda _data, entry: entry.before.data.rstrip() + b"message_size_limit = 99\n",
+    )
+    refused = install(root, "--remove", "--apply")
+    assert refused.status == os.EX_CONFIG
+    assert "what is not ours would be changed" in refused.output
+    assert snapshot(root / "etc") == before
+
+
 @pytest.mark.parametrize("fault", ["settings", "main.cf"])
 def test_a_fault_elsewhere_keeps_nothing_in(root: Path, fault: str) -> None:
     install(root, "--apply", sets=("listen=inet:127.0.0.1:4711",))

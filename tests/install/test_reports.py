@@ -62,6 +62,28 @@ def test_the_secret_is_for_root_alone_and_is_never_shown(root: Path, secret: str
     assert f"{root}/{SECRET}: what is in it is not shown" in said
 
 
+@pytest.mark.parametrize("drop_in_is_there", [True, False])
+@pytest.mark.parametrize(
+    "added",
+    ["login_greeting = hi\n", "  login_greeting = hi", "login_greeting = hi\nauth_policy_server_api_header = b\n"],
+)
+def test_the_secret_goes_from_a_file_that_was_changed_and_what_is_left_unread_is_said(
+    root: Path, secret: str, added: str, drop_in_is_there: bool
+) -> None:
+    install(root, "--apply", sets=(secret,))
+    with (root / SECRET).open("a") as file:
+        file.write(added)
+    if not drop_in_is_there:
+        (root / DROP_IN).unlink()
+    removed = install(root, "--remove", "--apply")
+    assert removed.status == 0
+    assert f"our words taken out: {root}/{SECRET}\n" in removed.output
+    assert (root / SECRET).read_text().split() == ["login_greeting", "=", "hi"]
+    assert f"note: {root}/{SECRET}: stays, but Dovecot does not read it any more" in removed.output
+    assert "Move what is left in it (login_greeting) to" in removed.output
+    assert not (root / "var/lib").exists(), "the record is gone"
+
+
 def test_where_its_group_exists_the_recorder_may_ask_who_is_connected(root: Path, secret: str) -> None:
     before = snapshot(root)
     place = root / "etc/dovecot/conf.d/99-pbs-policy-sessions.conf"
