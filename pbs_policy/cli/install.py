@@ -235,8 +235,6 @@ def _tell_removed(tree: Tree, record: InstallRecord, removal: Removal, left: lis
         click.echo(f"{each.done}: {tree.place(each.path)}")
     for path in removal.theirs:
         click.echo(f"{tree.place(path)}: stays, since it was changed")
-    for note in removal.notes:
-        click.echo(f"note: {note}", err=True)
     for folder in left:
         click.echo(f"{folder}/: stays, since there is something in it")
     click.echo(removal.by_hand(tree, record), nl=False)
@@ -253,6 +251,8 @@ def _remove_hook(tree: Tree, record: InstallRecord, removal: Removal, applying: 
         return os.EX_OK
     later = dovecot_removal.script_files(tree, record)
     remove(tree, record, removal, keep=later)
+    for note in removal.notes:
+        click.echo(f"note: {note}", err=True)
     if later and dovecot_removal.needs_script(tree, record, removal):
         click.echo(
             "The script stays for now: Dovecot is not reloaded yet, and without it, it would refuse every login.\n"

@@ -168,10 +168,10 @@ def _check_left(tree: Tree, removal: Removal, file: Path, listened: set[str]) ->
     read = {each.place.rpartition(":")[0] for each in config.written}
     for each in removal.restorations:
         place = str(tree.place(each.path))
-        if each.before and each.is_edit and place not in read:
-            left = parse_lines(each.before.data.decode("utf-8", "replace"), "")
-            names = ", ".join(printable(line.name, 100) for line in left if line.name)
+        left = parse_lines(each.before.data.decode("utf-8", "replace"), "") if each.before and each.is_edit else ()
+        names = ", ".join(printable(line.name, 100) for line in left if line.name)
+        if names and place not in read:
             removal.notes.append(
                 f"{place}: stays, but Dovecot does not read it any more, since the drop-in that included it is gone. "
-                f"Move what is left in it ({names or 'no setting'}) to a file of your own, or delete it"
+                f"Move what is left in it ({names}) to a file of your own, or delete it"
             )
