@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pbs_policy.command_line import command_line
 from pbs_policy.doctor import (
+    access_tables,
     denies,
     dovecot,
     dovecot_auth,
@@ -169,7 +170,9 @@ class Doctor:
         for entry in config.port_25():
             found |= dict.fromkeys(postfix.check_relaying(config, entry, listeners, host))
             found |= dict.fromkeys(postfix_lists.check_lists(config, entry, listeners))
-            found |= dict.fromkeys(open_relay.check_open_relay(config, entry, host))
+        found |= dict.fromkeys(open_relay.check_open_relay(config, host))
+        for way in config.ways_in(listeners):
+            found |= dict.fromkeys(access_tables.check_access(config, way, listeners, host))
         yield from found
         yield from strangers.check_strangers(config, listeners)
         yield from trusted.check_xclient(config, host)

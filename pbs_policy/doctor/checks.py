@@ -18,6 +18,7 @@ CHECKS = {
     "postfix.submission": "the submission ports do not ask the service",
     "postfix.mynetworks": "not everybody may relay anyway",
     "postfix.destinations": "Postfix takes mail of strangers for its own domains alone",
+    "postfix.access": "no access table refuses everybody",
     "postfix.delay_reject": "nothing is refused before RCPT, where the service is asked",
     "postfix.login_mismatch": "clients without SMTP AUTH may send as your users",
     "postfix.client_names": "no list asks clients for the HELO name or PTR record of a mail server",

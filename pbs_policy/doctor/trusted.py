@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from pbs_policy.address import WIDEST
+from pbs_policy.doctor.access_tables import STRANGERS
 from pbs_policy.doctor.finding import Finding, good, unknown, warning, wrong
-from pbs_policy.doctor.open_relay import STRANGERS, networks_of, table_with
+from pbs_policy.doctor.open_relay import networks_of, table_with
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig

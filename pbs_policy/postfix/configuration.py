@@ -120,6 +120,17 @@ class PostfixConfig:
         """The entries where strangers come in, those at port 25 first."""
         return sorted((each for each in self.services if each.is_for_strangers), key=lambda each: not each.is_port_25)
 
+    def reachable(self) -> list[MasterService]:
+        """The entries that other hosts can reach, also those for clients with SMTP AUTH."""
+        inside = {"loopback-only", "localhost", "127.0.0.1", "[::1]", "::1"}
+        return [
+            each
+            for each in self.services
+            if each.kind in ("inet", "pass")
+            and not each.is_loopback
+            and (":" in each.name or not inside.issuperset(words(self.value("inet_interfaces", each) or "all")))
+        ]
+
     def ways_in(self, listeners: Sequence[Listener]) -> list[MasterService | None]:
         """The entries where clients come in whom the service may permit; the main one where none asks the service."""
         asking = [

@@ -17,16 +17,18 @@ from tests.doctor.installation import Case, captured, cases, live, runs_doveconf
 
 BROKEN, SOUND = cases("broken"), cases("sound")
 BY_HAND = {
-    "a-line-begins-in-column-0", "absolute-path-in-the-chroot", "brace-missing", "dns-list-of-dial-up-addresses",
+    "a-constant-refuses-everybody", "a-line-begins-in-column-0", "another-port-is-open",
+    "absolute-path-in-the-chroot", "brace-missing", "dns-list-of-dial-up-addresses",
     "mynetworks-has-all-of-10", "mynetworks-in-a-table", "mynetworks-is-everybody", "no-socket",
-    "no-such-mail-owner", "proxy-protocol-from-everywhere", "relay-domains-find-any-domain", "smtpd-ends",
+    "no-such-mail-owner", "proxy-protocol-from-everywhere", "relay-domains-find-any-domain", "relay-domains-has-com",
+    "smtpd-ends",
     "socket-is-a-file", "socket-not-for-postfix", "wrong-port-in-a-variable", "xclient-at-one-entry",
     "xclient-for-a-network", "xclient-for-everybody", "xclient-in-a-table",
 }  # fmt: skip
 """What only the administrator can decide, or does outside of main.cf and master.cf."""
 
-LEFT = {"only-a-greylist-is-asked": ["postfix.policy_services"]}
-"""What is said after a fix that was not said before: it was not known then which of the services is ours."""
+LEFT = {"only-a-greylist-is-asked": ["postfix.policy_services"], "class-in-an-access-table": ["postfix.access"]}
+"""What is said after a fix that was not said before: it was not known then where ours is asked."""
 
 WITH_DOVECOT = [case for case in [*BROKEN, *SOUND] if case.has_dovecot]
 
