@@ -170,10 +170,10 @@ def _below(config: PostfixConfig) -> str:
 
 def _find_top_level(config: PostfixConfig, service: MasterService | None, below: str, host: Host) -> str:
     """A domain without a dot in relay_domains that stands for all below it; "" where there is none. The host's own
-    names, and those that no public domain is below, are sound: by default mydestination hands them down."""
+    names, and those that no public domain is below, are sound, as mydestination hands them down."""
     name = config.value("myhostname", service).lower()
     own = {*_NO_TOP_LEVEL, name, name.partition(".")[0], config.value("mydomain", service).lower()}
-    if "relay_domains" not in config.written:
+    if "mydestination" in config.written.get("relay_domains", "$mydestination"):
         own |= set(words(config.value("mydestination", service).lower()))
     for item in words(config.value("relay_domains", service)):
         text = host.read(item).decode("utf-8", "replace") if item.startswith("/") else item

@@ -110,6 +110,9 @@ SOUND = {
         "compatibility_level = 0\nmyhostname = mail.example.com\n"
         "mydestination = $myhostname, mail, box, localhost, localhost.localdomain"
     ),
+    "mydestination as relay_domains": Row(
+        "mydestination = $myhostname, box, localhost\nrelay_domains = $mydestination, example.org"
+    ),
     "this host's names in relay_domains": Row("myhostname = mail\nrelay_domains = $myhostname, localhost, lan"),
     "only the domain itself": Row("parent_domain_matches_subdomains =\nrelay_domains = com"),
     "a constant that leaves it to the others": Row(relay("check_client_access static:DUNNO")),
