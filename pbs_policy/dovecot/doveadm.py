@@ -64,9 +64,9 @@ async def ask_doveadm(arguments: Sequence[str]) -> bytes:
 
 
 async def _read_both(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
-    complaint = asyncio.create_task(_read(process.stderr, _LONGEST_COMPLAINT))
+    complaint = asyncio.create_task(_read(process.stderr, _LONGEST_COMPLAINT, drops_the_rest=True))
     try:
-        printed = await _read(process.stdout, LONGEST_ANSWER + 1)
+        printed = await _read(process.stdout, LONGEST_ANSWER + 1, drops_the_rest=False)
         if len(printed) > LONGEST_ANSWER:
             raise DoveadmFault(f"prints more than {LONGEST_ANSWER} bytes")
         return printed, await complaint
@@ -85,13 +85,13 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def _read(stream: asyncio.StreamReader | None, most: int) -> bytes:
-    """What comes, at most so many bytes. What comes after these is read and dropped, where it is only a complaint."""
+async def _read(stream: asyncio.StreamReader | None, most: int, *, drops_the_rest: bool) -> bytes:
+    """What comes, at most so many bytes. What comes after these is read and dropped, or not read."""
     pieces: list[bytes] = []
     left = most
     while stream is not None and (piece := await stream.read(65_536)):
         pieces.append(piece[:left])
         left -= len(pieces[-1])
-        if not left and most > _LONGEST_COMPLAINT:
+        if not left and not drops_the_rest:
             break
     return b"".join(pieces)

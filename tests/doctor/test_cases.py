@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.doctor.checks import CHECKS
 from pbs_policy.programs import find_program
 from tests.doctor import test_strangers
+from tests.doctor.checks import CHECKS
 from tests.doctor.fixing import ByHand, fix
 from tests.doctor.installation import Case, captured, cases, live, runs_doveconf
 

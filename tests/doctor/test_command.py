@@ -16,9 +16,9 @@ import pytest
 from pbs_policy.cli.doctor import doctor
 from pbs_policy.cli.session import Session
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.doctor.checks import CHECKS
 from pbs_policy.programs import find_program
 from pbs_policy.shipped import shipped
+from tests.doctor.checks import CHECKS
 from tests.doctor.installation import runs_doveconf
 from tests.service import Service
 

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,20 @@ def write_dovecot(root: Path) -> None:
     lines = [*(version if dovecot_version() >= (2, 4) else []), "ssl = no", "!include conf.d/*.conf"]
     write(root, "/etc/dovecot/dovecot.conf", "".join(f"{line}\n" for line in lines))
     write(root, "/etc/dovecot/conf.d/10-logging.conf", "auth_verbose = yes\n")
+
+
+def assert_named_and_nothing_written(
+    root: Path, install: Callable[..., Outcome], path: str, own: str, place: str, said: str
+) -> Outcome:
+    """What is said where `own`, the site's file at `path`, stands in the way at this line."""
+    write(root, path, own)
+    before = snapshot(root)
+    refused = install(root, "--apply")
+    assert refused.status == os.EX_CONFIG
+    assert f"{root}{path}:{place}: " in refused.output
+    assert said in refused.output
+    assert snapshot(root) == before
+    return refused
 
 
 def age(path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pbs_policy.dovecot.doveconf import read_dovecot
 from pbs_policy.host import Host
 from pbs_policy.store.errors import StoreUnavailable
-from tests.install.support import HOOK, Outcome, run, snapshot, write
+from tests.install.support import HOOK, Outcome, assert_named_and_nothing_written, run, snapshot, write
 from tests.stores import table_on
 
 OWN = "/etc/dovecot/conf.d/20-own.conf"
@@ -70,13 +70,7 @@ def test_what_stands_in_the_plugins_way_is_named_and_nothing_is_written(
     root: Path, own: str, place: str, said: str
 ) -> None:
     only_23(root)
-    write(root, OWN, own)
-    before = snapshot(root)
-    refused = install(root, "--apply")
-    assert refused.status == os.EX_CONFIG
-    assert f"{root}{OWN}:{place}: " in refused.output
-    assert said in refused.output
-    assert snapshot(root) == before
+    assert_named_and_nothing_written(root, install, OWN, own, place, said)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pbs_policy.dovecot.logins import find_hooks
 from pbs_policy.dovecot.reports import read_reports
 from pbs_policy.host import Host
 from pbs_policy.shipped import shipped
-from tests.install.support import HOOK, Outcome, run, snapshot, write
+from tests.install.support import HOOK, Outcome, assert_named_and_nothing_written, run, snapshot, write
 from tests.install.test_last_login import only_23
 
 OWN = "/etc/dovecot/conf.d/20-own.conf"
@@ -151,14 +151,8 @@ def test_where_reports_must_not_be_recorded_the_line_is_named_and_nothing_is_wri
     root: Path, own: str, place: str, said: str
 ) -> None:
     only_23(root)
-    write(root, OWN, own)
-    before = snapshot(root)
-    refused = install(root, "--apply")
-    assert refused.status == os.EX_CONFIG
-    assert f"{root}{OWN}:{place}: " in refused.output
-    assert said in refused.output
+    refused = assert_named_and_nothing_written(root, install, OWN, own, place, said)
     assert "word" not in refused.output.replace("password", "")
-    assert snapshot(root) == before
 
 
 def test_a_proxy_that_checks_passwords_reports_where_the_settings_say_so(root: Path) -> None:

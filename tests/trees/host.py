@@ -27,6 +27,16 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS = ("systemd-nspawn", "ip", "curl", "swaks", "smtp-sink", "haproxy", "nft")
 PACKAGES = "apt-get install systemd-container iproute2 curl swaks postfix haproxy nftables"
 
+INSTALLED = """
+set -e
+useradd --system --no-create-home --shell /usr/sbin/nologin pbs-policy
+python3 -m venv /opt/pbs-policy
+/opt/pbs-policy/bin/pip install -q . 2>&1
+ln -s /opt/pbs-policy/bin/pbs-policy /usr/local/bin/
+install -d /etc/pbs-policy
+"""
+"""How the package is installed by hand, before anything of it is started: in the checkout, as root."""
+
 # What an administrator has done before the tutorial: Postfix and Dovecot take mail for alice@example.com. All
 # that is not about users, domains and the way out stays as the packages made it.
 _PREPARED = f"""

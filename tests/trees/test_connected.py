@@ -7,18 +7,11 @@ import subprocess
 import pytest
 
 from pbs_policy.demo.daemons import wait_until
-from tests.trees.host import CLIENT, MAIL, PASSWORD, USER, MailHost
+from tests.trees.host import CLIENT, INSTALLED, MAIL, PASSWORD, USER, MailHost
 
 pytestmark = [pytest.mark.tree, pytest.mark.timeout(600)]
 
-_INSTALL = """
-set -e
-useradd --system --no-create-home --shell /usr/sbin/nologin pbs-policy
-python3 -m venv /opt/pbs-policy
-/opt/pbs-policy/bin/pip install -q . 2>&1
-ln -s /opt/pbs-policy/bin/pbs-policy /usr/local/bin/
-install -d /etc/pbs-policy
-echo 'ttl = 9s' >/etc/pbs-policy/pbs-policy.conf
+_INSTALL = f"""{INSTALLED}echo 'ttl = 9s' >/etc/pbs-policy/pbs-policy.conf
 pbs-policy install-hook --apply 2>&1
 install -m 644 dovecot-hooks/sessions.conf /etc/dovecot/conf.d/99-pbs-policy-sessions.conf
 systemctl restart dovecot

@@ -11,20 +11,13 @@ from pathlib import Path
 import pytest
 
 from pbs_policy.demo.daemons import wait_until
-from tests.trees.host import CLIENT, MailHost
+from tests.trees.host import CLIENT, INSTALLED, MailHost
 
 pytestmark = [pytest.mark.tree, pytest.mark.timeout(600)]
 
 RESTARTS = int(os.environ.get("PBS_RESTARTS", "5"))
 
-_INSTALL = f"""
-set -e
-useradd --system --no-create-home --shell /usr/sbin/nologin pbs-policy
-python3 -m venv /opt/pbs-policy
-/opt/pbs-policy/bin/pip install -q . 2>&1
-ln -s /opt/pbs-policy/bin/pbs-policy /usr/local/bin/
-install -d /etc/pbs-policy
-echo 'log_decisions = none' >/etc/pbs-policy/pbs-policy.conf
+_INSTALL = f"""{INSTALLED}echo 'log_decisions = none' >/etc/pbs-policy/pbs-policy.conf
 install -m 644 -t /etc/systemd/system systemd/pbs-policy.service systemd/pbs-policy.socket
 systemctl daemon-reload
 systemctl enable --now pbs-policy.socket pbs-policy 2>&1
