@@ -1,6 +1,8 @@
 # pbs-policy. `make demo` shows it at work, `make test` checks it: each sets itself up, in a virtual environment of its own.
 
 PYTHON ?= python3
+# Without the compiled files each worker of the tests, and each process they start, compiles everything again.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 FOR_DEMO := $(VENV)/.for-demo

@@ -36,6 +36,8 @@ FOR_TESTS = {"PBS_DAY_USERS", "PBS_MODEL_EXAMPLES", "PBS_REQUIRE_DAEMONS", "PBS_
 OF_THE_CALLER = {
     # Where it is set, Python writes at once, and what goes wrong at the end of a buffered program is not seen.
     "PYTHONUNBUFFERED",
+    # Where it is set, each of the thousands of processes that the tests start compiles the package again.
+    "PYTHONDONTWRITEBYTECODE",
     # What a service manager tells its service, which the tests may be run by, is not meant for theirs.
     "CREDENTIALS_DIRECTORY", "FDSTORE", "JOURNAL_STREAM", "LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID",
     "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC",
