@@ -295,17 +295,12 @@ decisions in half an hour, last day, most 1,500:
 """
 
 
-def test_stats_shows_who_runs_and_what_was_decided(
+def test_stats_shows_who_runs_and_what_was_decided_with_blocks_where_the_terminal_has_them(
     pbs: Pbs, some_numbers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pbs_policy.bars.has_blocks", lambda _: False)
+    monkeypatch.setattr("pbs_policy.cli.stats.has_blocks", lambda _: False)
     assert pbs("stats") == Result(0, TEXT, "")
-
-
-def test_stats_draws_with_blocks_where_the_terminal_has_them(
-    pbs: Pbs, some_numbers: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pbs_policy.bars.has_blocks", lambda _: True)
+    monkeypatch.setattr("pbs_policy.cli.stats.has_blocks", lambda _: True)
     assert "\u2588" in pbs("stats").out
 
 

@@ -1,6 +1,7 @@
 """The `pbs-policy` command: options that all commands share, and what becomes of an error.
 
-Each command imports what it needs when it runs, so that `--help` and shell completion come at click's own speed.
+What stands here is loaded for every command line, so that `--help` and shell completion of a command's name come at
+click's own speed; a command's module is loaded when it is to run (`commands`), with all that it needs.
 Exit codes are those of sysexits.h; a command that has its own says so in its help.
 """
 

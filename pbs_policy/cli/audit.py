@@ -7,15 +7,15 @@ no line is written.
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pbs_policy.cli.sink import to_the_end
-
-if TYPE_CHECKING:
-    from pbs_policy.settings import Settings
+from pbs_policy.log import Log, value, writers
+from pbs_policy.settings import Settings
 
 
 class Tell(Protocol):
@@ -28,35 +28,27 @@ class Tell(Protocol):
 def audit(settings: Settings) -> Iterator[Tell]:
     """What tells of each change as it is made. All are made, whether or not standard output is read. At the end
     syslog is given half a second to take the rest."""
-    with to_the_end():
-        yield from _audit(settings)
-
-
-def _audit(settings: Settings) -> Iterator[Tell]:
-    from pbs_policy.log import Log, value, writers
-
     path = settings.log_to.partition(":")[2] or writers.SYSLOG
-    if not Path(path).exists():
-        yield lambda *_, **__: None
-        return
-    writer = writers.Syslog(path)
-    lines = Log(writer=writer, is_json=settings.log_format == "json")
+    with to_the_end():
+        if not Path(path).exists():
+            yield lambda *_, **__: None
+            return
+        writer = writers.Syslog(path)
+        lines = Log(writer=writer, is_json=settings.log_format == "json")
 
-    def tell(command: str, **fields: str) -> None:
-        said = {"command": command, **fields, **_account()}
-        lines.info(" ".join(f"{name}={value(text)}" for name, text in said.items() if text))
+        def tell(command: str, **fields: str) -> None:
+            said = {"command": command, **fields, **_account()}
+            lines.info(" ".join(f"{name}={value(text)}" for name, text in said.items() if text))
 
-    try:
-        yield tell
-    finally:
-        lines.write_now()
-        writer.close()
+        try:
+            yield tell
+        finally:
+            lines.write_now()
+            writer.close()
 
 
 def _account() -> dict[str, str]:
     """The account that this process is of, and by sudo's word the one that became it."""
-    import pwd
-
     number = os.getuid()
     try:
         name = pwd.getpwuid(number).pw_name

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
+from pbs_policy.address import ClientAddress
 from pbs_policy.cli.completion import suggest_address
 from pbs_policy.cli.output import show_json
 from pbs_policy.cli.query import NOT_OK, STATUSES, ask_running
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import parse_each
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pbs_policy.address import ClientAddress
-    from pbs_policy.decision.row import Row
-    from pbs_policy.decision.rules import Decision
-    from pbs_policy.decision.words import Explanation
+from pbs_policy.decision.check import Enquiry
+from pbs_policy.decision.row import Row
+from pbs_policy.decision.rules import Decision
+from pbs_policy.decision.sender import unquote_sender
+from pbs_policy.decision.words import ORDER, Explanation, explain
+from pbs_policy.duration import ago_at, format_duration
+from pbs_policy.log import printable
+from pbs_policy.postfix.protocol import ProtocolError, RequestParser, as_request
+from pbs_policy.postfix.query import serialise_request
+from pbs_policy.table.listing import encode
+from pbs_policy.table.rows import entry_row, write_time
 
 
 @click.command()
@@ -56,10 +62,6 @@ def check(
       pbs-policy check 192.0.2.7
       pbs-policy check 2001:db8::7 --sender alice@example.com --recipient bob@example.net --tls --live
     """
-    from pbs_policy.decision.check import Enquiry
-    from pbs_policy.decision.words import explain
-    from pbs_policy.postfix.protocol import as_request
-
     settings, table = session.open_table()
     maps, denies = settings.load_sender_maps(), settings.load_denies()
     options = {
@@ -97,9 +99,6 @@ def check(
 def _mailbox(sender: str) -> str:
     """A sender as Postfix's requests have it, from one as people and logs write it: <alice@example.com> or
     "alice"@example.com. Raises UsageError."""
-    from pbs_policy.decision.sender import unquote_sender
-    from pbs_policy.table.listing import encode
-
     bare = sender[1:-1] if sender.startswith("<") and sender.endswith(">") else sender
     try:
         return unquote_sender(encode(bare)).decode("utf-8", "surrogateescape") if bare.startswith('"') else bare
@@ -109,8 +108,6 @@ def _mailbox(sender: str) -> str:
 
 def _compared(decision: Decision, live_action: str) -> str:
     """What the running service has answered, beside what it should."""
-    from pbs_policy.log import printable
-
     kind = live_action.partition(" ")[0]
     if kind == decision.action:
         return "the running service answers the same"
@@ -123,9 +120,6 @@ def _compared(decision: Decision, live_action: str) -> str:
 
 
 def _make_request(**attributes: str) -> bytes:
-    from pbs_policy.postfix.protocol import ProtocolError, RequestParser
-    from pbs_policy.postfix.query import serialise_request
-
     try:
         request = serialise_request(attributes)
         RequestParser().next_request(request)
@@ -135,11 +129,6 @@ def _make_request(**attributes: str) -> bytes:
 
 
 def _answer_as_text(explanation: Explanation, *, is_sender_given: bool) -> str:
-    import time
-
-    from pbs_policy.duration import ago_at, format_duration
-    from pbs_policy.log import printable
-
     client, decision, record = explanation.client, explanation.decision, explanation.decision.record
     text = f"{decision.action}  {client.text}: {_why(explanation, is_sender_given)}"
     if record and not explanation.deny:
@@ -163,8 +152,6 @@ def _why(explanation: Explanation, is_sender_given: bool) -> str:
 
 
 def _rows_as_text(explanation: Explanation) -> Iterator[str]:
-    from pbs_policy.decision.words import ORDER
-
     width = max(map(len, ORDER))
     for row in explanation.rows:
         mark = "REFUSE" if row.verdict == "refuse" else row.verdict
@@ -181,10 +168,6 @@ def _lines_of(row: Row) -> Iterator[str]:
 
 
 def _answer_as_json(explanation: Explanation) -> dict[str, Any]:
-    import time
-
-    from pbs_policy.table.rows import write_time
-
     decision, record = explanation.decision, explanation.decision.record
     return {
         "client_address": explanation.client.text,
@@ -200,10 +183,6 @@ def _answer_as_json(explanation: Explanation) -> dict[str, Any]:
 
 
 def _rows_as_json(explanation: Explanation) -> dict[str, Any]:
-    import time
-
-    from pbs_policy.table.rows import entry_row
-
     steps = [
         {**row._asdict(), "reason": row.reason or None, "change": row.change or None} for row in explanation.rows
     ]

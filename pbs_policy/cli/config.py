@@ -7,6 +7,8 @@ import click
 from pbs_policy.cli.completion import suggest_setting
 from pbs_policy.cli.output import show_json
 from pbs_policy.cli.session import Session, say
+from pbs_policy.log import printable
+from pbs_policy.settings import defaults
 
 
 @click.command()
@@ -24,9 +26,6 @@ def config(session: Session, changed: bool, as_json: bool, names: tuple[str, ...
       pbs-policy config -n
       pbs-policy config ttl
     """
-    from pbs_policy.log import printable
-    from pbs_policy.settings import defaults
-
     def tell(line: str) -> None:
         say(f"warning: {printable(line, 1000)}")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import isinf
-from typing import TYPE_CHECKING
 
 import click
 
@@ -16,12 +16,19 @@ from pbs_policy.cli.options import DURATION, TEXT
 from pbs_policy.cli.output import FORMATS, Column, Progress, Row, format_options, left
 from pbs_policy.cli.session import Session, say
 from pbs_policy.cli.who import Who, parse_all, parse_who
+from pbs_policy.command_line import command_line
+from pbs_policy.decision.denies import Denies
+from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
-
-if TYPE_CHECKING:
-    from pbs_policy.decision.denies import Denies
-    from pbs_policy.settings import Settings
-    from pbs_policy.table.login_table import LoginTable
+from pbs_policy.settings import Settings
+from pbs_policy.store import persistence
+from pbs_policy.store.errors import StoreUnavailable
+from pbs_policy.table.keys import EVERYBODY
+from pbs_policy.table.listing import Deny
+from pbs_policy.table.login_table import LoginTable
+from pbs_policy.table.permits import refuse_deny
+from pbs_policy.table.rows import deny_row
+from pbs_policy.table.users import write_user_name
 
 NOTHING = 1
 """Exit status of `undeny` where one of them was not denied."""
@@ -51,8 +58,6 @@ def deny(
       pbs-policy deny alice@example.com --for 7d --reason "password stolen"
       pbs-policy deny --all --for 1h
     """
-    from pbs_policy.duration import format_duration
-
     settings, table = session.open_table()
     whom = parse_all(given, lambda text: _deniable(settings, text), is_all=is_all)
     how_long = format_duration(seconds)
@@ -71,8 +76,6 @@ def deny(
 
 def _deniable(settings: Settings, text: str) -> Who:
     """Whom `text` names, who can be denied. Raises as `parse_who`."""
-    from pbs_policy.table.permits import refuse_deny
-
     who = parse_who(settings, text)
     if who.user.startswith("@"):
         raise click.UsageError("a whole domain cannot be denied: deny its users, their addresses or networks")
@@ -91,10 +94,6 @@ def _deny(table: LoginTable, who: Who, reason: str, seconds: int, replace: bool)
 def _hint_at_bare_logins(settings: Settings, table: LoginTable, whom: Sequence[Who]) -> None:
     """Say so where somebody is logged in under the local part alone: whether that is the denied user is known only
     where user_domain completes such names."""
-    from pbs_policy.command_line import command_line
-    from pbs_policy.store.errors import StoreUnavailable
-    from pbs_policy.table.users import write_user_name
-
     bare = {each.user.rpartition("@")[0].lower(): each for each in whom if "@" in each.user}
     if settings.user_domain or not bare:
         return
@@ -112,11 +111,8 @@ def _hint_at_bare_logins(settings: Settings, table: LoginTable, whom: Sequence[W
 
 def warn_of_crash(table: LoginTable) -> None:
     """Say so where Redis may forget what was just written."""
-    from pbs_policy.store.persistence import APPEND, warn_of_crash
-
-    forgets = warn_of_crash(table.redis, table.now())
-    if forgets:
-        say(f"{forgets}. To keep it: {APPEND}")
+    if forgets := persistence.warn_of_crash(table.redis, table.now()):
+        say(f"{forgets}. To keep it: {persistence.APPEND}")
 
 
 @click.command()
@@ -151,10 +147,6 @@ def undeny(session: Session, given: tuple[str, ...], is_all: bool) -> int:
 
 def denies_against(table: LoginTable, of_file: Denies | None, who: Who) -> Iterator[str]:
     """Which denies stand against all of `who`, and what ends each."""
-    from pbs_policy.command_line import command_line
-    from pbs_policy.table.keys import EVERYBODY
-    from pbs_policy.table.users import write_user_name
-
     target, user, line = who.target, who.user, None
     if target:
         for each in [*([target.text] if table.is_denied(target) else ()), *table.denied_around(target)]:
@@ -172,8 +164,6 @@ def denies_against(table: LoginTable, of_file: Denies | None, who: Who) -> Itera
 
 def name_of_denied(target: str) -> str:
     """Whom a deny of an address or network holds for, as it is shown."""
-    from pbs_policy.table.keys import EVERYBODY
-
     return "everybody" if target == EVERYBODY else target
 
 
@@ -206,11 +196,6 @@ def denied(session: Session, format_name: str) -> None:
       pbs-policy denied
       pbs-policy denied -o tsv | sort -k 2
     """
-    import time
-
-    from pbs_policy.table.listing import Deny
-    from pbs_policy.table.rows import deny_row
-
     settings, table = session.open_table()
     of_file = settings.load_denies() or ()
     with FORMATS[format_name](_DENY_COLUMNS) as output:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pbs_policy.settings.sources import Value
-    from pbs_policy.store.errors import StoreUnavailable
+from pbs_policy.address import AddressError
+from pbs_policy.demo.daemons import DaemonError
+from pbs_policy.log import printable
+from pbs_policy.postfix.listener import ListenError
+from pbs_policy.settings.sources import SettingsError, Value
+from pbs_policy.store.errors import NotTheMaster, StoreRefused, StoreUnavailable
+from pbs_policy.store.replies import missing_right
 
 _LONGEST = 1000  # characters of what a server says
 
@@ -46,12 +48,6 @@ _REDIS = {
 def explain(error: Exception, values: Mapping[str, Value]) -> tuple[str, int]:
     """What to say of `error`, a line or more, and the exit status; `values` are the settings, as far as they are
     known."""
-    from pbs_policy.address import AddressError
-    from pbs_policy.demo.daemons import DaemonError
-    from pbs_policy.postfix.listener import ListenError
-    from pbs_policy.settings.sources import SettingsError
-    from pbs_policy.store.errors import StoreUnavailable
-
     if isinstance(error, SettingsError):
         return "\n".join(map(_with_advice, error.faults)), os.EX_CONFIG
     if isinstance(error, StoreUnavailable):
@@ -78,10 +74,6 @@ def _with_advice(said: str) -> str:
 
 
 def _of_redis(error: StoreUnavailable, values: Mapping[str, Value]) -> str:
-    from pbs_policy.log import printable
-    from pbs_policy.store.errors import NotTheMaster, StoreRefused
-    from pbs_policy.store.replies import missing_right
-
     said = printable(str(error), _LONGEST).rstrip(".")
     places = {name: _place(name, values) for name in ("redis_url", "redis_user", "redis_password_file", "key_prefix")}
     prefix = values["key_prefix"].text if "key_prefix" in values else ""

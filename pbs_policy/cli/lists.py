@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import TYPE_CHECKING
+from ipaddress import ip_network
+from itertools import chain, islice
 
 import click
 
 from pbs_policy.cli.completion import suggest_who
 from pbs_policy.cli.output import FORMATS, Column, Output, Row, ago, format_options, left
 from pbs_policy.cli.session import Session
-from pbs_policy.cli.who import parse_who
-
-if TYPE_CHECKING:
-    from pbs_policy.cli.who import Who
-    from pbs_policy.table.login_table import Entry, LoginTable
+from pbs_policy.cli.who import Who, parse_who
+from pbs_policy.table.login_table import Entry, LoginTable
+from pbs_policy.table.records import WAYS
+from pbs_policy.table.rows import entry_row
 
 NO = 1
 """Exit status of `show` where there is nothing to show."""
@@ -31,8 +31,6 @@ def _left(row: Row) -> str:
 
 def _service(row: Row) -> str:
     """`imap-report`, as the table has it: without a blank, which is none of a column's."""
-    from pbs_policy.table.records import WAYS
-
     return f"{row['service']}-{row['recorded_by']}" if row["recorded_by"] in WAYS else row["service"] or ""
 
 
@@ -110,8 +108,6 @@ def show(session: Session, who: str, format_name: str, sort: str | None) -> int:
 
 
 def _entries(table: LoginTable, whom: Who, output: Output) -> Iterator[Entry]:
-    from ipaddress import ip_network
-
     target, progress = whom.target, output.progress.add
     if target is None:
         return table.entries(user=whom.user, progress=progress)
@@ -123,17 +119,11 @@ def _entries(table: LoginTable, whom: Who, output: Output) -> Iterator[Entry]:
 
 
 def _write(output: Output, entries: Iterable[Entry], sort: str | None) -> None:
-    import time
-
-    from pbs_policy.table.rows import entry_row
-
     for entry in _sorted(entries, sort) if sort else entries:
         output.write(entry_row(entry, time.time()))
 
 
 def _sorted(entries: Iterable[Entry], by: str) -> list[Entry]:
-    from itertools import islice
-
     found = list(islice(entries, SORT_LIMIT + 1))
     if len(found) > SORT_LIMIT:
         message = f"more than {SORT_LIMIT:,} entries are too many for --sort: leave it out, or use -o tsv | sort"
@@ -147,8 +137,6 @@ def _sorted(entries: Iterable[Entry], by: str) -> list[Entry]:
 
 def _address_order(entry: Entry) -> tuple[int, int, int, str]:
     """IPv4 first, by number; a network before what lies in it; last what is no address."""
-    from ipaddress import ip_network
-
     try:
         network = ip_network(entry.target)
     except ValueError:

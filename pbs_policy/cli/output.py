@@ -21,7 +21,9 @@ import click
 
 from pbs_policy.bars import lines_of, widths_of
 from pbs_policy.cli.sink import output_errors
+from pbs_policy.duration import ago_at, left_until
 from pbs_policy.log import printable
+from pbs_policy.table.rows import read_time
 
 Row = Mapping[str, Any]
 
@@ -243,17 +245,11 @@ def _control(text: str) -> None:
 
 def ago(since: str) -> str:
     """How long ago that time of a row was, and when, for people."""
-    from pbs_policy.duration import ago_at
-    from pbs_policy.table.rows import read_time
-
     return ago_at(read_time(since), time.time())
 
 
 def left(expires_at: str | None) -> str:
     """How long it is until that time of a row, and when that is; nothing where it has none."""
-    from pbs_policy.duration import left_until
-    from pbs_policy.table.rows import read_time
-
     return left_until(read_time(expires_at), time.time()) if expires_at else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from pbs_policy.log import printable
 from pbs_policy.shipped import SHIPPED, shipped
 
 
@@ -31,7 +32,5 @@ def path(name: str | None) -> None:
     try:
         place = shipped(name)
     except FileNotFoundError:
-        from pbs_policy.log import printable
-
         raise click.BadParameter(f"there is no {printable(name)!r}; there are {', '.join(SHIPPED)}") from None
     click.echo(place)

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
+from pbs_policy.address import Target
+from pbs_policy.cap import Cap
 from pbs_policy.cli.audit import audit
 from pbs_policy.cli.completion import suggest_target, suggest_user, suggest_who
+from pbs_policy.cli.connected import SessionLogins
 from pbs_policy.cli.denies import denies_against, warn_of_crash
 from pbs_policy.cli.options import DURATION, TEXT, parsed_by
 from pbs_policy.cli.output import Progress
 from pbs_policy.cli.session import Session, say
 from pbs_policy.cli.who import Who, parse_all, parse_each, parse_who
+from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
-
-if TYPE_CHECKING:
-    from pbs_policy.address import Target
-    from pbs_policy.cap import Cap
-    from pbs_policy.settings import Settings
-    from pbs_policy.table.login_table import LoginTable, Seen
+from pbs_policy.settings import Settings
+from pbs_policy.table.login_table import LoginTable, Seen
+from pbs_policy.table.permits import refuse_permit
+from pbs_policy.table.records import Permit
 
 NOTHING = 1
 """Exit status of `revoke` where there was nothing to revoke for one of them."""
@@ -66,9 +67,6 @@ def permit(
       pbs-policy permit 192.0.2.7 --for 90d --note scanner
       pbs-policy permit 192.0.2.0/28 --user scanners@example.com --sender @example.com --cap 20/1h
     """
-    from pbs_policy.duration import format_duration
-    from pbs_policy.table.records import Permit
-
     settings, table = session.open_table()
     targets = parse_each(given, lambda text: _permissible(settings, text))
     senders, domains = tuple(dict.fromkeys(senders)), tuple(dict.fromkeys(domains))
@@ -92,8 +90,6 @@ def permit(
 
 def _permissible(settings: Settings, text: str) -> Target:
     """The address or network that `text` names, which may be permitted. Raises AddressError."""
-    from pbs_policy.table.permits import refuse_permit
-
     target = settings.addresses.parse_target(text)
     refuse_permit(target)
     return target
@@ -118,8 +114,6 @@ def revoke(session: Session, given: tuple[str, ...], is_all: bool, yes: bool) ->
       pbs-policy revoke 192.0.2.7
       pbs-policy revoke alice@example.com bob@example.com
     """
-    from pbs_policy.cli.connected import SessionLogins
-
     settings, table = session.open_table()
     of_file = settings.load_denies()
     whom = parse_all(given, lambda text: parse_who(settings, text), is_all=is_all)

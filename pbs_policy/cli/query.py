@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from pbs_policy.cli.completion import suggest_listener
 from pbs_policy.cli.options import parsed_by
 from pbs_policy.cli.session import Session
-
-if TYPE_CHECKING:
-    from pbs_policy.postfix.listener import Listener
+from pbs_policy.log import printable
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, ProtocolError, RequestParser
+from pbs_policy.postfix.query import ask_once, only_looking, serialise_request
 
 listener_option = click.option(
     "--listener", "address", metavar="ADDRESS", callback=parsed_by("postfix.listener:Listener.parse"),
@@ -49,8 +50,6 @@ def find_listener(session: Session, given: Listener | None) -> Listener:
 
 def unreachable(listener: Listener, error: OSError) -> ServiceUnreachable:
     """What to say where the service at `listener` gave no reply."""
-    from pbs_policy.log import printable
-
     why = printable(error.strerror or str(error))
     what_to_do = "see whether it runs (systemctl status pbs-policy), or correct listen or --listener"
     return ServiceUnreachable(f"no reply from the policy service at {listener}: {why}; {what_to_do}")
@@ -58,8 +57,6 @@ def unreachable(listener: Listener, error: OSError) -> ServiceUnreachable:
 
 def ask_running(listener: Listener, request: bytes) -> str:
     """The action that the service answers, where nothing is counted for it. Raises ServiceUnreachable."""
-    from pbs_policy.postfix.query import ask_once, only_looking
-
     try:
         return ask_once(listener, only_looking(request)).action
     except OSError as error:
@@ -85,8 +82,6 @@ def query(session: Session, address: Listener | None, attributes: tuple[str, ...
       pbs-policy query client_address=192.0.2.7 sender=alice@example.com recipient=bob@example.net
       pbs-policy query --listener unix:/var/spool/postfix/pbs-policy/policy - <request
     """
-    from pbs_policy.log import printable
-
     request = _read_request(sys.stdin.buffer) if attributes == ("-",) else _make_request(attributes)
     action = ask_running(find_listener(session, address), request)
     click.echo(printable(action))
@@ -94,9 +89,6 @@ def query(session: Session, address: Listener | None, attributes: tuple[str, ...
 
 
 def _make_request(attributes: tuple[str, ...]) -> bytes:
-    from pbs_policy.log import printable
-    from pbs_policy.postfix.query import serialise_request
-
     pairs: dict[str, str] = {}
     for attribute in attributes:
         name, equals, value = attribute.partition("=")
@@ -115,8 +107,6 @@ def _make_request(attributes: tuple[str, ...]) -> bytes:
 
 
 def _read_request(stream: BinaryIO) -> bytes:
-    from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, ProtocolError, RequestParser
-
     data = stream.read(MAX_REQUEST_SIZE + 1)
     # A request that was copied by hand often lacks the empty line at its end.
     data = data.rstrip(b"\n") + b"\n\n"

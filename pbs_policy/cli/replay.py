@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
+import re
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from io import BufferedReader
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, cast
+from typing import BinaryIO, NamedTuple, Self, cast
 
 import click
 
 from pbs_policy.cli.output import counted, whole
 from pbs_policy.cli.query import find_listener, listener_option, unreachable
 from pbs_policy.cli.session import Session
-
-if TYPE_CHECKING:
-    from io import BufferedReader
-
-    from pbs_policy.postfix.listener import Listener
-    from pbs_policy.postfix.protocol import Request
-    from pbs_policy.postfix.query import PolicyClient
-    from pbs_policy.postfix.smtpd_log import SmtpdLog
+from pbs_policy.log import printable, value
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.protocol import (
+    MAX_LINE_SIZE,
+    MAX_REQUEST_SIZE,
+    ProtocolError,
+    Request,
+    RequestParser,
+    first,
+    only,
+)
+from pbs_policy.postfix.query import PolicyClient, only_looking, serialise_request
+from pbs_policy.postfix.smtpd_log import SmtpdLog
 
 _GZIP = b"\x1f\x8b"
 
@@ -65,8 +76,6 @@ def replay(session: Session, address: Listener | None, as_json: bool, files: tup
       pbs-policy replay /var/log/mail.log.1.gz /var/log/mail.log
       journalctl -u 'postfix*' | pbs-policy replay --json - | jq 'select(.differs)'
     """
-    from pbs_policy.postfix.smtpd_log import SmtpdLog
-
     listener = find_listener(session, address)
     log, counts = SmtpdLog(), Counter[str]()
     with _Service(listener) as service:
@@ -96,9 +105,6 @@ class _Service:
 
     def ask(self, request: bytes) -> str:
         """The action of the reply. Raises ServiceUnreachable where there is none, on a new connection neither."""
-        from pbs_policy.log import printable
-        from pbs_policy.postfix.query import PolicyClient
-
         if self._connection:
             try:
                 return printable(self._connection.ask(request).action)
@@ -128,9 +134,6 @@ def _opened(name: str) -> Iterator[Iterable[bytes | None]]:
 
     Raises OSError where it cannot be read.
     """
-    import gzip
-    import zlib
-
     with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as stream:
         # Both are BufferedReaders; the type of standard input does not say so.
         is_packed = cast("BufferedReader", stream).peek(2).startswith(_GZIP)
@@ -142,8 +145,6 @@ def _opened(name: str) -> Iterator[Iterable[bytes | None]]:
 
 def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
     """Each line without its end; None for one that is longer than any of Postfix is."""
-    from pbs_policy.postfix.protocol import MAX_LINE_SIZE
-
     while line := stream.readline(MAX_LINE_SIZE):
         if len(line) < MAX_LINE_SIZE or line.endswith(b"\n"):
             yield line.removesuffix(b"\n")
@@ -158,9 +159,6 @@ def _read(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
 
     `log` goes on from one file to the next, and counts what is not understood of either kind.
     """
-    import re
-    from itertools import chain
-
     rest = iter(lines)
     first = next((line for line in rest if line != b""), b"")
     is_capture = first is not None and re.match(rb"\w+=", first)
@@ -168,8 +166,6 @@ def _read(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
 
 
 def _from_log(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
-    from pbs_policy.postfix.query import only_looking, serialise_request
-
     for line in lines:
         if line is None:
             log.unparseable += 1
@@ -189,11 +185,6 @@ def _from_log(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
 
 
 def _from_capture(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
-    from itertools import chain
-
-    from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE
-    from pbs_policy.postfix.query import only_looking
-
     kept: list[bytes] = []
     size = 0
     # The last request may lack the empty line at its end.
@@ -212,8 +203,6 @@ def _from_capture(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Ask
 
 def _sound_request(data: bytes) -> _Asked | None:
     """The request in these bytes, or None where the service would close the connection upon it."""
-    from pbs_policy.postfix.protocol import ProtocolError, RequestParser, first, only
-
     try:
         request: Request | None = RequestParser().next_request(data)
         if request is None:
@@ -237,8 +226,6 @@ def _differs(reply: str, action: str) -> bool:
 
 
 def _as_text(asked: _Asked, action: str, differs: bool) -> str:
-    from pbs_policy.log import value
-
     fields = {"client_address": asked.client_address, "sender": asked.sender, "recipient": asked.recipient}
     if asked.reply:
         fields["postfix"] = asked.reply[:3]
@@ -247,8 +234,6 @@ def _as_text(asked: _Asked, action: str, differs: bool) -> str:
 
 
 def _as_json(asked: _Asked, action: str, differs: bool) -> str:
-    import json
-
     shown = {
         "client_address": asked.client_address,
         "sender": asked.sender,
@@ -261,8 +246,6 @@ def _as_json(asked: _Asked, action: str, differs: bool) -> str:
 
 
 def _summary_as_json(counts: Counter[str], log: SmtpdLog) -> str:
-    import json
-
     answers = {action: count for action, count in counts.items() if action != "differs"}
     summary = {
         "requests": sum(answers.values()),

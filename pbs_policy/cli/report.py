@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import click
 
 from pbs_policy.cli.options import DURATION
 from pbs_policy.cli.output import FORMATS, Column, counted, show_table
 from pbs_policy.cli.session import Session
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from pbs_policy.table.usage import Use
+from pbs_policy.duration import ago_at, write_duration
+from pbs_policy.log import printable
+from pbs_policy.settings.sources import SettingsError
+from pbs_policy.table.rows import write_time
+from pbs_policy.table.usage import MOST_PAIRS, OTHERS, Use, read_uses
 
 SINCE = 7 * 86_400
 """Seconds that are looked back where --since is absent: who sends at all sends within a week."""
@@ -43,12 +45,6 @@ def report(session: Session, since: int | None, setting: str | None, by_address:
       pbs-policy report --since 4w --as address
       pbs-policy report --json | jq -r '.[].user // empty' | sort -u
     """
-    import time
-
-    from pbs_policy.duration import write_duration
-    from pbs_policy.settings.sources import SettingsError
-    from pbs_policy.table.usage import OTHERS, read_uses
-
     settings, table = session.open_table()
     kept = settings.usage_kept
     if not kept:
@@ -98,8 +94,6 @@ def _show_table(addresses: str, groups: Iterable[Sequence[Use]], now: float) -> 
 
 
 def _row(group: Sequence[Use], now: float) -> tuple[str, ...]:
-    from pbs_policy.log import printable
-
     more = f" and {len(group) - 1:,} more" if len(group) > 1 else ""
     return (
         printable(group[0].user) or "-",
@@ -111,8 +105,6 @@ def _row(group: Sequence[Use], now: float) -> tuple[str, ...]:
 
 
 def _summary_of_others(others: Sequence[Use], now: float) -> list[str]:
-    from pbs_policy.table.usage import MOST_PAIRS
-
     return [
         f"others, beyond {MOST_PAIRS:,} users and addresses on one day: {counted(use.recipients, 'recipient')}, "
         f"{use.foreign_senders} with a foreign sender, last {_ago([use], now)}"
@@ -134,8 +126,6 @@ def _summary(known: Sequence[Use], others: Sequence[Use], day: str) -> str:
 
 
 def _ago(group: Iterable[Use], now: float) -> str:
-    from pbs_policy.duration import ago_at
-
     return ago_at(max(use.last_use for use in group), now)
 
 
@@ -149,8 +139,6 @@ def _show_json(known: Sequence[Use], others: Sequence[Use]) -> None:
 
 
 def _as_row(use: Use) -> dict[str, Any]:
-    from pbs_policy.table.rows import write_time
-
     return {
         "user": use.user or None,
         "client_address": use.client_address,

@@ -6,15 +6,17 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pbs_policy.bars import has_blocks, plot
 from pbs_policy.cli.output import show_json, show_table
 from pbs_policy.cli.session import Session
-
-if TYPE_CHECKING:
-    from pbs_policy.service.stats import Minute, ServiceState
+from pbs_policy.duration import format_duration
+from pbs_policy.log import printable
+from pbs_policy.service.stats import Minute, ServiceState, read_minutes, read_services
+from pbs_policy.table.rows import write_time
 
 _HOUR = 60  # minutes
 _HALF_HOUR = 30  # minutes of a column in the plot of the day
@@ -37,8 +39,6 @@ def stats(session: Session, as_json: bool) -> int:
       pbs-policy stats
       pbs-policy stats --json | jq '.last_hour["OK login"]'
     """
-    from pbs_policy.service.stats import read_minutes, read_services
-
     _, table = session.open_table()
     minutes = read_minutes(table.redis, table.keys, table.now())
     services = read_services(table.redis, table.keys, minutes)
@@ -81,9 +81,6 @@ def _show(minutes: Sequence[Minute], services: Sequence[ServiceState], now: floa
 
 
 def _show_services(services: Sequence[ServiceState], now: float) -> None:
-    from pbs_policy.duration import format_duration
-    from pbs_policy.log import printable
-
     if not services:
         click.echo("no service has written its numbers in the last 15 s: none runs, or Redis does not allow it")
         return
@@ -115,16 +112,12 @@ def _rank(name: str) -> int:
 
 
 def _show_plot(title: str, numbers: Sequence[int]) -> None:
-    from pbs_policy.bars import has_blocks, plot
-
     click.echo(f"\n{title}")
     for line in plot(numbers, _HEIGHT, blocks=has_blocks(sys.stdout.encoding)):
         click.echo(f"  |{line}".rstrip())
 
 
 def _show_json(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> None:
-    from pbs_policy.table.rows import write_time
-
     since_start, last_hour, last_day = _totals(minutes, services)
     numbers: dict[str, Any] = {
         "services": [

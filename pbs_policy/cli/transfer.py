@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
 import stat
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import IO, TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, BinaryIO
 
 import click
 
+from pbs_policy.address import ClientAddresses, Target
+from pbs_policy.cli.audit import audit
+from pbs_policy.cli.output import Output, Progress, counted
 from pbs_policy.cli.session import Session, say
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from pbs_policy.address import ClientAddresses, Target
-    from pbs_policy.table.transfer import Item
+from pbs_policy.log import printable
+from pbs_policy.store.bulk import pieces
+from pbs_policy.table.importing import BATCH, Import
+from pbs_policy.table.transfer import Item, export_lines, parse_lines, read_lines
+from pbs_policy.trust import Untrusted, opened
 
 MOST_FAULTS = 20
 """Faults of a file that are shown."""
@@ -38,9 +45,6 @@ def export_table(session: Session, file: str) -> None:
       pbs-policy export /var/backups/pbs-policy.jsonl
       pbs-policy export | ssh mail2.example.com pbs-policy import
     """
-    from pbs_policy.cli.output import Output
-    from pbs_policy.table.transfer import export_lines
-
     settings, table = session.open_table()
     left_out: Counter[str] = Counter()
     with _replacing(file) as stream:
@@ -69,11 +73,6 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
       pbs-policy import --dry-run /var/backups/pbs-policy.jsonl
       pbs-policy import /var/backups/pbs-policy.jsonl
     """
-    from pbs_policy.cli.audit import audit
-    from pbs_policy.cli.output import Progress
-    from pbs_policy.store.bulk import pieces
-    from pbs_policy.table.importing import BATCH, Import
-
     settings, table = session.open_table()
     addresses = settings.addresses
     with _seekable(file) as stream:
@@ -113,9 +112,6 @@ class _Skipped:
 
 
 def _show_faults(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float) -> int:
-    from pbs_policy.log import printable
-    from pbs_policy.table.transfer import parse_lines, read_lines
-
     count = 0
     for number, found in parse_lines(read_lines(stream), addresses, now):
         if isinstance(found, ValueError):
@@ -130,8 +126,6 @@ def _show_faults(stream: IO[bytes], name: str, addresses: ClientAddresses, now: 
 
 
 def _items(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float) -> Iterator[Item]:
-    from pbs_policy.table.transfer import parse_lines, read_lines
-
     for number, found in parse_lines(read_lines(stream), addresses, now):
         if isinstance(found, ValueError):
             raise OSError(f"{name}:{number}: changed while it was read: {found}")
@@ -139,8 +133,6 @@ def _items(stream: IO[bytes], name: str, addresses: ClientAddresses, now: float)
 
 
 def _summary(counts: Counter[str], dry_run: bool) -> str:
-    from pbs_policy.cli.output import counted
-
     names = {"logins": ("login",), "permits": ("permit",), "denies": ("deny", "denies")}
     written = ", ".join(counted(counts[what], *name) for what, name in names.items())
     text = f"{'would write' if dry_run else 'written'}: {written}"
@@ -155,11 +147,6 @@ def _summary(counts: Counter[str], dry_run: bool) -> str:
 @contextmanager
 def _seekable(file: str) -> Iterator[IO[bytes]]:
     """The file, opened to be read twice: what is not one (a pipe) is copied into one first."""
-    import shutil
-    import sys
-    from pathlib import Path
-    from tempfile import TemporaryFile
-
     with Path(file).open("rb") if file != "-" else _borrowed(sys.stdin.buffer) as stream:
         if stream.seekable():
             yield stream
@@ -180,8 +167,6 @@ def _borrowed(stream: BinaryIO) -> Iterator[BinaryIO]:
 def _replacing(file: str) -> Iterator[BinaryIO | None]:
     """A stream that becomes `file` when all is written; None for standard output. The file is its owner's alone to
     read: it says who has a mailbox here."""
-    from pathlib import Path
-
     path = Path(file)
     if file == "-":
         yield None
@@ -196,8 +181,6 @@ def _replacing(file: str) -> Iterator[BinaryIO | None]:
 @contextmanager
 def _device(path: Path) -> Iterator[BinaryIO]:
     """A stream to what is there and is no file. Nobody else can have it be another thing."""
-    from pbs_policy.trust import opened
-
     with opened(path, os.O_PATH, for_root=True) as found:
         if stat.S_ISREG(found.status.st_mode):
             raise FileExistsError(errno.EEXIST, "has become a file in this moment", str(path))
@@ -210,10 +193,6 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
     """A stream to a new file that takes the place of the old one at the end, all in the folder that is there now,
     whatever somebody makes of its path meanwhile. Root goes by no link and below no folder of another user: it would
     write where only root can."""
-    import secrets
-
-    from pbs_policy.trust import Untrusted, opened
-
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(opened(path.parent, os.O_RDONLY | os.O_DIRECTORY, for_root=True)).number

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+import time
 
 import click
 
+from pbs_policy.bars import has_blocks
 from pbs_policy.cli.session import Session
-
-if TYPE_CHECKING:
-    from pbs_policy.watch.live import Feed
-    from pbs_policy.watch.state import State
+from pbs_policy.watch.live import Feed, show_screen, write_lines
+from pbs_policy.watch.source import Source
+from pbs_policy.watch.state import State
+from pbs_policy.watch.terminal import Ended, Terminal
 
 
 @click.command()
@@ -36,12 +37,6 @@ def watch(session: Session, lines: bool, pattern: str) -> int:
       pbs-policy watch --filter 192.0.2.7
       pbs-policy watch --lines --filter action=OK >> relayed.log
     """
-    import time
-
-    from pbs_policy.watch.live import Feed
-    from pbs_policy.watch.source import Source
-    from pbs_policy.watch.state import State
-
     settings, table = session.open_table()
     state = State(settings.key_prefix, time.monotonic(), pattern)
     source = Source(table)
@@ -55,8 +50,6 @@ def watch(session: Session, lines: bool, pattern: str) -> int:
 
 
 def _watch_lines(feed: Feed, state: State) -> int:
-    from pbs_policy.watch.live import write_lines
-
     def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -66,10 +59,6 @@ def _watch_lines(feed: Feed, state: State) -> int:
 
 
 def _watch_screen(feed: Feed, state: State) -> int:
-    from pbs_policy.bars import has_blocks
-    from pbs_policy.watch.live import show_screen
-    from pbs_policy.watch.terminal import Ended, Terminal
-
     try:
         with Terminal() as terminal:
             show_screen(feed, state, terminal, blocks=has_blocks(sys.stdout.encoding))

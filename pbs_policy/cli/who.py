@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from pbs_policy.address import Target
-    from pbs_policy.settings import Settings
+from pbs_policy.address import Target
+from pbs_policy.log import printable
+from pbs_policy.settings import Settings
+from pbs_policy.table.keys import EVERYBODY
+from pbs_policy.table.users import means_everybody, parse_user_name
 
 T = TypeVar("T", bound=Hashable)
 
@@ -28,24 +30,18 @@ class Who(NamedTuple):
     @property
     def fields(self) -> dict[str, str]:
         """In the names that listings have."""
-        from pbs_policy.table.keys import EVERYBODY
-
         if self.user:
             return {"user": self.user}
         return {"client_address": self.target.text if self.target else EVERYBODY}
 
     def __str__(self) -> str:
         """As it is shown."""
-        from pbs_policy.log import printable
-
         return printable(self.target.text if self.target else self.user or "everybody")
 
 
 def parse_who(settings: Settings, text: str) -> Who:
     """Whom `text` names. Raises AddressError for what looks like an address or network and is none, and for what
     cannot be a user's name; UsageError for what names nobody. A whole domain (`@example.com`) passes."""
-    from pbs_policy.table.users import means_everybody, parse_user_name
-
     if not text.strip():
         raise click.UsageError("expected an address, a network or a user, not an empty argument")
     if means_everybody(text):  # a deny of a user of that name would hold for nobody
