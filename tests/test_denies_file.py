@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pbs_policy.address import ClientAddress, ClientAddresses
 from pbs_policy.changing_file import FileFault
 from pbs_policy.decision.denies import Denies
-from pbs_policy.service.reload import Configuration, Renewal
+from pbs_policy.service.reload import Configuration
 from pbs_policy.settings import load
 from pbs_policy.settings.sources import SettingsError
 
@@ -257,12 +257,12 @@ def test_a_reload_with_another_ipv6_prefix_or_user_domain_reads_the_file_for_it(
     before, file = configuration(tmp_path, "2001:db8:1:2::7\nalice\n")
     assert before.denies
     file.write_text(file.read_text() + "ipv6_prefix = 64\nuser_domain = example.com\n")
-    after = Renewal.read(before, lambda: load(file)).configuration
+    after = before.read_anew(lambda: load(file)).configuration
     assert after.denies
     assert after.denies.of_address(ClientAddress("2001:db8:1:2::8"))
     assert after.denies.of_users([b"alice@example.com"])
     file.write_text(file.read_text() + "ttl = 8h\n")
-    assert Renewal.read(after, lambda: load(file)).configuration.denies is after.denies
+    assert after.read_anew(lambda: load(file)).configuration.denies is after.denies
 
 
 def test_a_reload_to_a_faulty_file_changes_nothing(tmp_path: Path) -> None:
@@ -270,4 +270,4 @@ def test_a_reload_to_a_faulty_file_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("!192.0.2.7\n")
     file.write_text(f"denies = {tmp_path}/other\nttl = 8h\n")
     with pytest.raises(SettingsError, match=f"denies: {tmp_path}/other:1: "):
-        Renewal.read(before, lambda: load(file))
+        before.read_anew(lambda: load(file))

@@ -12,7 +12,7 @@ import pytest
 
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.service.reload import CHANGEABLE, Configuration, Renewal
+from pbs_policy.service.reload import CHANGEABLE, Configuration
 from pbs_policy.settings import defaults, load
 from pbs_policy.settings.sources import SettingsError
 from pbs_policy.store.redis_url import RedisUrl
@@ -179,8 +179,8 @@ def test_a_setting_that_nobody_listed_waits_for_a_restart(tmp_path: Path) -> Non
     file.write_text("")
     before = Configuration.begin(*load(file))
     file.write_text("redis_password_file = /other\nttl = 8h\n")
-    renewal = Renewal.read(before, lambda: load(file))
-    assert (renewal.changed, renewal.waiting) == (("ttl",), ("redis_password_file",))
+    renewal = before.read_anew(lambda: load(file))
+    assert (renewal.changed, renewal.waiting) == (["ttl"], ["redis_password_file"])
     assert renewal.configuration.settings.ttl == 8 * 3600
     assert renewal.configuration.settings.redis_password_file == ""
 
@@ -191,4 +191,4 @@ def test_a_file_with_a_fault_changes_nothing(tmp_path: Path) -> None:
     before = Configuration.begin(*load(file))
     file.write_text("ttl = 8h\nipv6_prefix = many\n")
     with pytest.raises(SettingsError, match=f"{file}:2: ipv6_prefix = many"):
-        Renewal.read(before, lambda: load(file))
+        before.read_anew(lambda: load(file))

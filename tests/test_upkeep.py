@@ -15,7 +15,7 @@ from pbs_policy.service import upkeep as module
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.upkeep import Upkeep
 from pbs_policy.store.lookups import Lookups
-from pbs_policy.store.question import Command
+from pbs_policy.store.question import Answer, Command, Question
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.usage import PAIRS_AT_ONCE, Usage
@@ -51,6 +51,10 @@ class FakeLookups(Lookups):
         self.reply: Callable[[Command], int | None] = lambda command: 0 if command[0] == b"HLEN" else 1
         self.rounds: list[list[Command]] = []
         self._open = False
+
+    def put(self, question: Question) -> asyncio.Future[Answer | None]:
+        self._loop = asyncio.get_running_loop()
+        return super().put(question)
 
     def ask_further(self, keys: Sequence[bytes], commands: Sequence[Command], answered: Any) -> None:
         loop = asyncio.get_running_loop()

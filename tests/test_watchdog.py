@@ -11,11 +11,7 @@ from pathlib import Path
 import pytest
 
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.log import Log
 from pbs_policy.service.notify import Notify
-from pbs_policy.service.reload import Configuration
-from pbs_policy.service.service import Service
-from pbs_policy.settings import defaults, load, parse_values
 from tests.manager import Manager
 
 WATCHDOG = 0.8
@@ -79,9 +75,7 @@ def test_the_watchdog_hears_of_a_service_that_lives(start_watched: StartWatched)
 
 def test_signs_of_life_come_four_times_in_the_time_of_the_watchdog_and_once_a_second_at_least() -> None:
     def beats(**environment: str) -> float:
-        values = defaults()
-        configuration = Configuration.begin(parse_values(values), values)
-        return Service(configuration, load, (), Notify.from_environment(environment), Log()).beats
+        return Notify.from_environment(environment).beats
 
     assert beats(NOTIFY_SOCKET="/run/n", WATCHDOG_USEC="800000") == pytest.approx(0.2)
     assert beats(NOTIFY_SOCKET="/run/n", WATCHDOG_USEC="30000000") == 1

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pbs_policy.dovecot.doveadm import is_installed
-from pbs_policy.event_loop import logging_to, loop_factory
 from pbs_policy.extras import why_no_metrics, why_no_reports
 from pbs_policy.log import Log
 from pbs_policy.recorder.logins import USUAL_SERVICES, LoginRules
 from pbs_policy.recorder.sessions import SessionKeeper
 from pbs_policy.recorder.writer import LoginWriter
-from pbs_policy.service.notify import Notify
 from pbs_policy.service.reload import Configuration, Load
 from pbs_policy.service.service import Service
 from pbs_policy.service.sockets import open_listeners, remove_paths
 from pbs_policy.settings import Settings
 from pbs_policy.settings.conflicts import find_reports_faults
 from pbs_policy.settings.sources import SettingsError, Value
-from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.question import Command
-from pbs_policy.store.redis_url import Login
 from pbs_policy.table.keys import Keys
 
 if TYPE_CHECKING:
@@ -43,20 +37,14 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
 
     Raises ListenError, and SettingsError for a part that must not run like this, or where there is none to run.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits until somebody can obey it
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    secret = settings.reports_secret(credentials)
+    secret = settings.reports_secret(os.environ.get("CREDENTIALS_DIRECTORY", ""))
     refuse_faults(settings, values, has_secret=bool(secret))
-    configuration = Configuration.begin(settings, values)
-    logins = settings.redis_password(credentials), settings.sentinel_login(credentials)
-    listening = open_listeners(settings.reports_listen, settings)
-    notify = Notify.from_environment(os.environ)
-    service = Service(configuration, load, listening, notify, log)
-    recorder = Recorder(service, logins, listening, secret)
+    service = Service(settings, values, log, load, probe(Keys(settings.key_prefix)))
+    service.listening = open_listeners(settings.reports_listen, settings)
+    recorder = Recorder(service, secret)
     pages = _open_pages(settings, log) if settings.recorder_metrics_listen else None
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(recorder.run(pages))
+        service.run(lambda stopping: recorder.run(pages, stopping))
     finally:
         remove_paths(settings.recorder_metrics_listen if pages else ())
         log.info("stopped")
@@ -97,38 +85,17 @@ def probe(keys: Keys) -> Command:
 
 
 class Recorder:
-    """The parts in one event loop. `logins` are the password for Redis, and who to log in to Sentinels as; `secret`
-    is that of reports."""
+    """The parts in one event loop. `secret` is that of reports."""
 
-    def __init__(
-        self, service: Service, logins: tuple[str, Login], listening: Sequence[socket.socket], secret: str
-    ) -> None:
-        settings = service.configuration.settings
+    def __init__(self, service: Service, secret: str) -> None:
         self._service = service
-        self._listening = listening
         self._secret = secret
-        keys = Keys(settings.key_prefix)
-        self._probe = probe(keys)
-        password, sentinel = logins
-        self._lookups = Lookups(
-            settings.redis_url, settings.redis_user, password, keys.probe, service.log, settings.redis_tls, sentinel,
-            self._probe,
-        )  # fmt: skip
+        self._lookups = service.lookups
 
-    async def run(self, pages: Pages | None) -> None:
-        """Record until SIGTERM or SIGINT. `pages` where they are asked for."""
-        with logging_to(self._service.log):
-            await self._record(pages)
-
-    async def _record(self, pages: Pages | None) -> None:
-        loop = asyncio.get_running_loop()
+    async def run(self, pages: Pages | None, stopping: asyncio.Event) -> None:
+        """Record until `stopping`. `pages` where they are asked for."""
         service, log = self._service, self._service.log
-        stopping, hangup = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, hangup.set)
         await self._lookups.open()
-        service.has_redis = lambda: self._lookups.is_connected
         self._writer = LoginWriter(LoginRules(service.configuration.values), self._lookups, log)
         self._keeper = SessionKeeper(self._writer, self._lookups, log)
         self._reports = self._open_reports()
@@ -141,13 +108,8 @@ class Recorder:
 
             numbers = RecorderNumbers(self._writer, self._reports, self._keeper, self._lookups, log)
             pages.start_pages(numbers, self._has_redis)
-        for listener in service.listeners:
-            if not listener.is_local:
-                log.warning(f"reports are heard on {listener}: whoever reaches it with the secret may permit anybody")
-        service.announce()
-        service.say_ready()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
-        work = [service.beat(), service.reload_at(hangup, self._follow), self._keep_log()]
+        service.announce("reports are heard on {}: whoever reaches it with the secret may permit anybody")
+        work = [service.beat(), service.reload_at_hangup(self._follow), self._keep_log()]
         if _renews(service.configuration.settings):
             work.append(self._keeper.run())
         tasks = [asyncio.create_task(each) for each in work]
@@ -175,11 +137,12 @@ class Recorder:
             self._reports.services = configuration.settings.services or USUAL_SERVICES
 
     def _open_reports(self) -> ReportServer | None:
-        if not self._listening:
+        listening = self._service.listening
+        if not listening:
             return None
         from pbs_policy.recorder.reports import ReportServer  # aiohttp, which who has sessions alone may lack
 
-        return ReportServer(self._listening, self._writer, self._service.log, self._secret)
+        return ReportServer(listening, self._writer, self._service.log, self._secret)
 
     async def _keep_log(self) -> None:
         log = self._service.log

@@ -1,3 +1,3 @@
-"""The running service. `serve` is its inventory, `process` what answers, `server` and `connection` are the policy
-server in it; `sockets`, `passed` and `notify` are where it meets the system.
+"""The running service. `serve` is its inventory, `server` and `connection` are the policy server in it; `sockets`,
+`passed` and `notify` are where it meets the system.
 """

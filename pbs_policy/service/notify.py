@@ -12,6 +12,9 @@ import socket
 import time
 from collections.abc import Mapping
 
+_BEAT = 1.0
+"""Seconds between two signs of life, at most."""
+
 SEND_TIME = 0.5
 """Seconds that one message may wait for a manager that does not read."""
 
@@ -37,8 +40,12 @@ class Notify:
         is_ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         return cls(address, int(usec) / 1e6 if is_ours and re.fullmatch("[0-9]{1,18}", usec) else 0.0)
 
-    def __bool__(self) -> bool:
-        return bool(self._address)
+    @property
+    def beats(self) -> float:
+        """Seconds between two signs of life that the manager wants, 0 for none."""
+        if not self._address:
+            return 0.0
+        return min(_BEAT, self.watchdog / 4) if self.watchdog else _BEAT
 
     def ready(self, status: str) -> bool:
         """The service serves, or its reload is done, well or not."""

@@ -1,26 +1,43 @@
-"""The policy service, from its start to its end: an inventory of its parts. What happens in between is `process`."""
+"""The policy service, from its start to its end: an inventory of its parts, and the event loop that they share."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
-import signal
+import resource
 import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pbs_policy.extras import why_no_metrics
 from pbs_policy.log import Log
-from pbs_policy.service.notify import Notify
 from pbs_policy.service.passed import compare, take
-from pbs_policy.service.process import Process, raise_descriptor_limit
 from pbs_policy.service.reload import Configuration, Load
+from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.service import Service
-from pbs_policy.service.sockets import open_listeners, remove_paths
+from pbs_policy.service.sockets import BACKLOG, open_listeners, remove_paths
+from pbs_policy.service.upkeep import Upkeep
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import Value
+from pbs_policy.table.usage import Usage
 
 if TYPE_CHECKING:
     from pbs_policy.metrics import Metrics
+
+DRAIN_TIME = 0.8
+"""Seconds for requests in flight after SIGTERM: longer than a lookup may take, and the whole ends within 1 s."""
+
+_WRITE_TIME = 0.6
+"""Seconds, after that, for what is still to be written to Redis: a lookup and a little more."""
+
+_OWN_DESCRIPTORS = 64
+"""Descriptors that are not Postfix': listeners, Redis and its Sentinels, name servers, files; under 30 in all."""
+
+_OPEN = (
+    "listening on {}: whoever can reach it may ask who may relay; "
+    "127.0.0.1, [::1] or a unix socket keep it to this machine"
+)
 
 
 def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -> None:
@@ -28,18 +45,13 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
 
     Raises ListenError, and SettingsError for an unreadable password, or what is wrong in sender_maps.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits until somebody can obey it
-    configuration = Configuration.begin(settings, values)
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    logins = settings.redis_password(credentials), settings.sentinel_login(credentials)
-    notify = Notify.from_environment(os.environ)
-    raise_descriptor_limit()
+    service = Service(settings, values, log, load)
+    _raise_descriptor_limit()
     passed = take(os.environ)
-    listening = _listen(settings, values, passed, log)
+    service.listening = _listen(settings, values, passed, log)
     metrics = _open_metrics(settings, log) if settings.metrics_listen else None
-    service = Service(configuration, load, listening, notify, log)
     try:
-        Process(service, logins, listening, metrics).run()
+        service.run(lambda stopping: _serve(service, metrics, stopping))
     finally:
         remove_paths((*(() if passed else settings.listen), *(settings.metrics_listen if metrics else ())))
         log.info("stopped")
@@ -66,3 +78,65 @@ def _open_metrics(settings: Settings, log: Log) -> Metrics | None:
     from pbs_policy.metrics import Metrics  # 0.4 s, and 20 MB
 
     return Metrics(settings, log)
+
+
+async def _serve(service: Service, metrics: Metrics | None, stopping: asyncio.Event) -> None:
+    configuration, lookups = service.configuration, service.lookups
+    settings = configuration.settings
+    server = PolicyServer(
+        settings.rules, settings.addresses, service.keys, lookups, service.log, settings.log_decisions,
+        configuration.maps, Usage.following(None, settings.key_prefix, settings.usage_kept), configuration.denies,
+        metrics.waits.note if metrics else None,
+    )  # fmt: skip
+    server.most_connections = _descriptors_for_peers() - (metrics.most_open if metrics else 0)
+
+    def follow(configuration: Configuration) -> None:
+        settings = configuration.settings
+        server.follow(
+            settings.rules, settings.addresses, settings.log_decisions, configuration.maps, configuration.denies
+        )
+        server.usage = Usage.following(server.usage, settings.key_prefix, settings.usage_kept)
+
+    await lookups.open()
+    upkeep = Upkeep(server)
+    await upkeep.look()
+    keeping_up = asyncio.create_task(upkeep.run())
+    loop = asyncio.get_running_loop()
+    # Not create_unix_server: from Python 3.13 on it removes the path at its end, uvloop's as well, and the path
+    # may belong to the service manager; where it is ours, `remove_paths` removes it.
+    accepting = [
+        await loop.create_server(server.connection, sock=each, backlog=BACKLOG) for each in service.listening
+    ]
+    if metrics:
+        metrics.start(server, lambda: upkeep.watchers)
+    service.announce(_OPEN)
+    work = server.sweep(), service.beat(), service.reload_at_hangup(follow)
+    tasks = [asyncio.create_task(each) for each in work]
+    # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    await stopping.wait()
+    service.notify.stopping()
+    for each in accepting:
+        each.close()
+    await server.stop(DRAIN_TIME)
+    for task in tasks:
+        task.cancel()
+    upkeep.stop()
+    await asyncio.wait([keeping_up], timeout=_WRITE_TIME)
+    if metrics:
+        await metrics.stop()
+    await lookups.close()
+
+
+def _raise_descriptor_limit() -> None:
+    """One descriptor per smtpd of each Postfix: take what the administrator allows, not the shell's default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # in a unit they are equal, and the call is filtered
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _descriptors_for_peers() -> int:
+    """How many connections there may be, so that one to Redis can always be opened, and a log be written."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft - _OWN_DESCRIPTORS, soft // 2)

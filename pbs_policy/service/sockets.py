@@ -1,9 +1,7 @@
-"""The listening sockets: opened as `listen` says, given to the event loop, and the paths of unix sockets removed
-at the end."""
+"""The listening sockets: opened as `listen` says, and the paths of unix sockets removed at the end."""
 
 from __future__ import annotations
 
-import asyncio
 import grp
 import os
 import socket
@@ -14,11 +12,10 @@ from pathlib import Path
 
 from pbs_policy.command_line import command_line
 from pbs_policy.postfix.listener import Listener, ListenError
-from pbs_policy.service.server import PolicyServer
 from pbs_policy.settings import Settings
 from pbs_policy.trust import Opened, Untrusted, give_to_group, opened
 
-_BACKLOG = 4_096
+BACKLOG = 4_096
 """Connections the kernel may hold for us: after a restart every smtpd of a busy Postfix comes back at once."""
 
 
@@ -40,13 +37,6 @@ def open_listeners(listeners: Iterable[Listener], settings: Settings) -> list[so
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ListenError(f"cannot listen on {listener}: {reason}") from error
     return sockets
-
-
-async def accept(server: PolicyServer, listening: socket.socket) -> asyncio.Server:
-    """Accept connections to `server` on a listening socket, in the running event loop."""
-    # Not create_unix_server: from Python 3.13 on it removes the path at its end, uvloop's as well, and the path
-    # may belong to the service manager; where it is ours, `remove_paths` removes it.
-    return await asyncio.get_running_loop().create_server(server.connection, sock=listening, backlog=_BACKLOG)
 
 
 def remove_paths(listeners: Iterable[Listener]) -> None:
@@ -85,7 +75,7 @@ def _open_inet(listener: Listener, sockets: list[socket.socket]) -> None:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
-        opened.listen(_BACKLOG)
+        opened.listen(BACKLOG)
         opened.setblocking(False)
 
 
@@ -102,7 +92,7 @@ def _open_unix(path: str, sockets: list[socket.socket], mode: int, group: str) -
             os.umask(umask)
         if group_id is not None:
             _give_to_group(folder, Path(path), group, group_id)
-    bound.listen(_BACKLOG)
+    bound.listen(BACKLOG)
     bound.setblocking(False)
 
 

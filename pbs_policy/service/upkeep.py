@@ -12,7 +12,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from pbs_policy import __version__
@@ -125,32 +124,10 @@ class Upkeep:
 
     async def _asked(self) -> None:
         """Wait until what was asked before is answered: whose the last recipients were (`uses`)."""
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def settle(*_: object) -> None:
-            if not answered.done():
-                answered.set_result(None)
-
-        self._server.lookups.ask_further([self._server.keys.probe], (), settle)
-        await answered
+        await self._server.lookups.put(Question([self._server.keys.probe]))
 
     async def _each(self, commands: Sequence[Command]) -> list[Any]:
         """The reply to each command, None for one that was not carried out."""
-        replies: list[Any] = [None] * len(commands)
-        unanswered = len(commands)
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def settle(number: int, values: Sequence[bytes | None] | None, own: Sequence[Any]) -> None:
-            nonlocal unanswered
-            if values is not None:
-                replies[number] = own[0]
-            unanswered -= 1
-            if not unanswered and not answered.done():
-                answered.set_result(None)
-
         # A question each, all in one round: one that Redis refuses must not make the others be counted again.
-        for number, command in enumerate(commands):
-            self._server.lookups.ask_further((), (command,), partial(settle, number))
-        if commands:
-            await answered
-        return replies
+        asked = [self._server.lookups.put(Question((), (command,))) for command in commands]
+        return [answer and answer.replies[0] for answer in await asyncio.gather(*asked)]

@@ -111,7 +111,7 @@ def run(data: bytes) -> None:
 def _manage(environment: dict[str, str]) -> None:
     notify = Notify.from_environment(environment)
     assert 0 <= notify.watchdog < 10**12
-    assert bool(notify) <= (environment.get("NOTIFY_SOCKET", "")[:1] in ("/", "@"))
+    assert (notify.beats > 0) <= (environment.get("NOTIFY_SOCKET", "")[:1] in ("/", "@"))
 
 
 def _text(supply: Supply) -> str:
