@@ -15,7 +15,7 @@ help:
 	@echo 'make demo-real  the same through a private Postfix and Dovecot (installed, as root)'
 	@echo 'make test       ruff, mypy --strict and the tests, but for those that take long by their nature'
 	@echo 'make test-all   the same with those'
-	@echo 'make fuzz       each place where bytes of others come in, a minute each; streams; the decision against its model'
+	@echo 'make fuzz       each place where bytes of others come in, a minute each; the decision against its model'
 	@echo 'make bench      speed, memory, cost of a login, consistency: benchmarks/RESULTS.md (half an hour)'
 	@echo 'make faults     every fault, through Postfix and Dovecot, at length: docs/faults.md (20 minutes, as root)'
 	@echo 'make man        write the manual pages anew: docs/man'
@@ -43,7 +43,6 @@ test-all: check
 fuzz: $(FOR_TEST)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.run $(FUZZ)
-	$(BIN)/python -m tests.fuzz.streams 1000000
 	$(BIN)/python -m tests.fuzz.reports 1000000
 	PBS_MODEL_EXAMPLES=500 $(BIN)/python -m pytest -q --timeout=0 tests/test_decision_model.py
 

@@ -24,7 +24,8 @@ from redis import Redis
 
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import DaemonError, PrivateRedis, wait_until
-from pbs_policy.postfix.listener import Listener, listener_of
+from pbs_policy.postfix.listener import Listener, ListenError, listener_of
+from pbs_policy.service.passed import take
 from tests.manager import Manager
 from tests.service import CLI, SERVE, Client, Service, request
 
@@ -176,6 +177,14 @@ def test_what_is_no_listening_socket_is_refused_by_its_name(
         service.close()
     assert ended.returncode == os.EX_OSERR
     assert f"pbs-policy: descriptor 3, passed as 'odd.socket', {said}" in ended.stderr
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "+1", "1_0", "\u0663", "9" * 5000, "\x1b[2J"])
+def test_a_number_of_sockets_that_is_none_is_one_printable_sentence(number: str) -> None:
+    with pytest.raises(ListenError) as error:
+        take({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": number})
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600
 
 
 # --- restarts -----------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 It begins with the corpus in the repository, and keeps what it finds in `.fuzz/`; an input that breaks the invariant
 is kept there as `TARGET-crash-...`. With `--keep` the corpus becomes the named inputs and as few others, old and new,
-as reach all that was reached; `--report` writes the outcome into docs/fuzzing.md. 0 SECONDS: no run, but these of the
-last one. Needs atheris (the extra `fuzz`), which is not to be had for every Python.
+as reach all that was reached. What came of each target is printed as a row of the table in docs/fuzzing.md. Needs
+atheris (the extra `fuzz`), which is not to be had for every Python.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import report
 from tests.fuzz.targets import TARGETS, load
 
 TOP = Path(__file__).parents[2]
@@ -38,30 +37,34 @@ def main(arguments: list[str]) -> int:
     rest = [each for each in arguments if each not in options]
     names = [each for each in rest if not each.isdigit()] or list(TARGETS)
     seconds = next((int(each) for each in rest if each.isdigit()), 60)
+    faults = 0
     for name in names:
-        if seconds:
-            fuzz(name, seconds)
+        faults += fuzz(name, seconds)
         if "--keep" in options:
             keep(name)
-    outcomes = {name: report.read((WORK / f"{name}.log").read_text()) for name in names}
-    if "--report" in options:
-        inputs = {name: len(list((CORPUS / name).iterdir())) for name in names}
-        report.write({name: report.row(name, outcomes[name], inputs[name]) for name in names})
-    return int(any(outcome.is_fault for outcome in outcomes.values()))
+    return int(faults > 0)
 
 
-def fuzz(name: str, seconds: int) -> None:
-    """Run one target for so long, keep the log, and print a line of what came of it."""
+def fuzz(name: str, seconds: int) -> bool:
+    """Run one target for so long, keep the log, and print a row of what came of it. Whether a fault did."""
     corpus, found, words = CORPUS / name, WORK / name, WORK / f"{name}.words"
-    corpus.mkdir(parents=True, exist_ok=True)
     found.mkdir(parents=True, exist_ok=True)
     lines = (f'"{"".join(f"{chr(92)}x{byte:02x}" for byte in word)}"\n' for word in load(name).WORDS)
     words.write_text("".join(lines))
     options = [f"-max_total_time={seconds}", f"-runs={RUNS}", "-max_len=2048", "-timeout=60", "-print_final_stats=1"]
     options += [f"-dict={words}", f"-artifact_prefix={WORK}/{name}-", "-rss_limit_mb=1024"]
-    log = WORK / f"{name}.log"
-    log.write_text(_run(name, [*options, str(found), str(corpus)]).stdout)
-    print(f"{name}: {report.read(log.read_text())} ({log.relative_to(TOP)})", flush=True)
+    done = _run(name, [*options, str(found), str(corpus)])
+    (WORK / f"{name}.log").write_text(done.stdout)
+    runs = re.findall(r"^(?:#|Done )(\d+)", done.stdout, re.MULTILINE)
+    edges = re.findall(r" cov: (\d+) ", done.stdout)
+    inputs = len(list(corpus.iterdir()))
+    verdict = f"**a fault**: .fuzz/{name}.log" if done.returncode else "0"
+    print(f"| `{name}` | {_most(runs):,} | {seconds} s | {_most(edges)} | {inputs} | {verdict} |", flush=True)
+    return done.returncode != 0
+
+
+def _most(numbers: list[str]) -> int:
+    return max(map(int, numbers), default=0)
 
 
 def keep(name: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pbs_policy.postfix import protocol
 from pbs_policy.table import records
-from tests.fuzz.run import CORPUS
+from tests.fuzz.run import CORPUS, TOP
 from tests.fuzz.targets import TARGETS, load
 
 
@@ -57,3 +57,10 @@ def test_a_record_that_loses_its_users_last_letter_is_caught(monkeypatch: pytest
     monkeypatch.setattr(records, "user_of_record", lambda _: b"alic")
     with pytest.raises(AssertionError):
         replay("table")
+
+
+def test_each_target_is_in_the_page_with_what_must_hold_and_its_last_run() -> None:
+    text = (TOP / "docs" / "fuzzing.md").read_text()
+    for name in TARGETS:
+        assert f"\n| {name} | " in text
+        assert f"\n| `{name}` | " in text

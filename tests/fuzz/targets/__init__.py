@@ -17,7 +17,7 @@ from unittest import mock
 from pbs_policy.settings import Settings, sources
 from pbs_policy.settings import load as load_file
 
-TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log", "activation")
+TARGETS = ("protocol", "table", "service", "settings", "script", "smtpd_log")
 
 TOO_MANY = re.compile(rb"[*%~>|]\+?[0-9]{7}")
 """A list announced with so many items costs hiredis its memory, and seconds: that is known, and not looked for."""
