@@ -470,7 +470,7 @@ class Machine(RuleBasedStateMachine):
         if name in USERS:
             self.admin.revoke_user(name)
         elif "/" in name:
-            self.admin.revoke_network(name)
+            self.admin.revoke_all(within=ip_network(name))
         else:
             self.admin.revoke_address(name)
 

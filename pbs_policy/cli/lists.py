@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from ipaddress import ip_network
 from itertools import chain, islice
 
@@ -14,6 +15,7 @@ from pbs_policy.cli.completion import suggest_who
 from pbs_policy.cli.output import FORMATS, Column, Output, Row, ago, format_options, left
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import Who, parse_who
+from pbs_policy.table.listing import is_within
 from pbs_policy.table.login_table import Entry, LoginTable
 from pbs_policy.table.records import WAYS
 from pbs_policy.table.rows import entry_row
@@ -114,7 +116,7 @@ def _entries(table: LoginTable, whom: Who, output: Output) -> Iterator[Entry]:
     if target.length is None:
         entries = table.entries(target.text, progress=progress)
     else:
-        entries = table.entries(within=ip_network(target.text), progress=progress)
+        entries = table.entries(is_meant=partial(is_within, outer=ip_network(target.text)), progress=progress)
     return chain(table.permits_around(target), entries)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_network
 
 import click
 
@@ -149,7 +150,7 @@ def _revoke(table: LoginTable, who: Who, seen: Seen) -> list[str]:
     elif target is None:
         gone = table.revoke_all(progress.add, seen)
     elif target.length:
-        gone = table.revoke_network(target.text, progress.add, seen)
+        gone = table.revoke_all(progress.add, seen, within=ip_network(target.text))
     else:
         gone = table.revoke_address(target.text, progress.add, seen)
     progress.clear()

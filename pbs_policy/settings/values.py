@@ -59,13 +59,6 @@ def parse_ipv6_prefix(text: str) -> int:
     return int(text)
 
 
-def parse_key_prefix(text: str) -> str:
-    """What keys begin with."""
-    if not re.fullmatch(r"[\x21-\x7e]{1,64}", text):
-        raise ValueError("expected 1 to 64 printable ASCII characters without blanks")
-    return text
-
-
 def parse_mode(text: str) -> int:
     """An octal access mode."""
     if not re.fullmatch(r"0?[0-7]{3}", text):
@@ -77,13 +70,6 @@ def parse_path(text: str) -> str:
     """An absolute path without blanks, or nothing: a blank is more often a line that was swallowed than a name."""
     if text and not (text.startswith("/") and text.isprintable() and " " not in text):
         raise ValueError("expected an absolute path without blanks")
-    return text
-
-
-def parse_word(text: str) -> str:
-    """One word, or nothing."""
-    if re.search(r"\s", text):
-        raise ValueError("expected one word")
     return text
 
 
@@ -105,18 +91,21 @@ def parse_duration_or_0(text: str) -> int:
     return 0 if text == "0" else parse_duration(text)
 
 
-def parse_log_to(text: str) -> str:
-    """Where the log goes."""
-    if text not in ("stderr", "syslog") and not re.fullmatch(r"syslog:/[^\s\0]+", text):
-        raise ValueError("expected stderr, syslog or syslog:/PATH")
-    return text
-
-
 def choice(*choices: str) -> Callable[[str], str]:
     """A parser of one of these words."""
+    return matching("|".join(choices), f"{', '.join(choices[:-1])} or {choices[-1]}")
+
+
+def matching(pattern: str, expected: str) -> Callable[[str], str]:
+    """A parser of text that the whole of a pattern matches."""
     def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"expected {', '.join(choices[:-1])} or {choices[-1]}")
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {expected}")
         return text
 
     return parse
+
+
+parse_key_prefix = matching(r"[\x21-\x7e]{1,64}", "1 to 64 printable ASCII characters without blanks")
+parse_word = matching(r"\S*", "one word")
+parse_log_to = matching(r"stderr|syslog(:/[^\s\0]+)?", "stderr, syslog or syslog:/PATH")

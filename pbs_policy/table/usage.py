@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,7 +101,7 @@ class _Day:
 
 
 class Usage:
-    """The sums of one process. Each list of `commands` is followed by one call of `written` or `not_written`."""
+    """The sums of one process. Each list of `commands` is followed by one call of `written`."""
 
     def __init__(self, prefix: str, kept: int, now: Callable[[], float] = time.time) -> None:
         """`kept`: seconds that a use is kept at least, more than 0; at most two days more: a day ends as one."""
@@ -169,7 +169,7 @@ class Usage:
 
     def written(self, replies: Sequence[Any]) -> None:
         """The replies to the last `commands`, in order. A command whose reply is an error (an exception), or None
-        for want of one, was not carried out, and is put back."""
+        for want of one, is put back. One that was carried out all the same will count twice."""
         commands, self._in_flight = self._in_flight, []
         failed = []
         for command, reply in zip(commands, replies, strict=True):
@@ -179,13 +179,13 @@ class Usage:
                 self._day(command[1]).size = reply // 3
             elif command[0] == b"HINCRBY" and command[2].startswith(_FOREIGN):
                 self._day(command[1]).known.add(_parse_field(command[2])[1])
-        self._put_back(failed)
-
-    def not_written(self, commands: Iterable[Command]) -> None:
-        """Put back those of the last `commands` that were not carried out. One that was, without our knowledge, will
-        count twice: pass none whose reply is known."""
-        self._in_flight = []
-        self._put_back(commands)
+        for name, key, *arguments in failed:
+            if name not in (b"HSET", b"HINCRBY"):
+                continue
+            day = self._day(key)
+            for field, value in zip(arguments[::2], arguments[1::2], strict=True):
+                kind, pair = _parse_field(field)
+                self._begin(day, pair).add_field(kind, int(value))
 
     def _turn(self, at: float) -> None:
         """Go over to the day of `at`."""
@@ -230,15 +230,6 @@ class Usage:
         if last:
             writes.insert(0, (b"HSET", key, *last))
         return [*writes[:1], (b"EXPIRE", key, self._end), *writes[1:], (b"HLEN", key)]
-
-    def _put_back(self, commands: Iterable[Command]) -> None:
-        for name, key, *arguments in commands:
-            if name not in (b"HSET", b"HINCRBY"):
-                continue
-            day = self._day(key)
-            for field, value in zip(arguments[::2], arguments[1::2], strict=True):
-                kind, pair = _parse_field(field)
-                self._begin(day, pair).add_field(kind, int(value))
 
 
 def read_uses(redis: RedisClient, prefix: str, since: float, until: float) -> Iterator[Use]:
