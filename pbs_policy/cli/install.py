@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from pbs_policy import settings as effective
 from pbs_policy.cli.session import Session, say
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pbs_policy.install.files import Tree
-    from pbs_policy.install.plan import Plan
-    from pbs_policy.install.record import InstallRecord
-    from pbs_policy.install.undo import Removal
-    from pbs_policy.settings import Settings
+from pbs_policy.install import dovecot, postfix
+from pbs_policy.install.dovecot_removal import plan_hook_removal
+from pbs_policy.install.files import InstallError, Tree
+from pbs_policy.install.last_login import plan_last_login
+from pbs_policy.install.plan import Plan, apply
+from pbs_policy.install.postfix_removal import plan_postfix_removal
+from pbs_policy.install.record import DEFAULT_FOLDER, InstallRecord
+from pbs_policy.install.reports import plan_reports
+from pbs_policy.install.undo import Removal, remove
+from pbs_policy.settings import Settings
+from pbs_policy.settings.sources import DEFAULT_FILE, SettingsError
 
 LEFT = 1
 """Exit status of `--remove` where something is left to be done by hand."""
@@ -30,7 +34,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _SHARED = (
     click.option("--root", default="/", type=click.Path(path_type=Path), metavar="DIR",
                  help="Take DIR for the root of the system: all other paths are looked for in it."),
-    click.option("--record-dir", default="/var/lib/pbs-policy/installed", metavar="DIR", show_default=True,
+    click.option("--record-dir", default=DEFAULT_FOLDER, metavar="DIR", show_default=True,
                  help="Where copies of changed files are kept, with a manifest."),
     click.option("--user", default="pbs-policy", metavar="USER", show_default=True,
                  help="System user of the post-login script and the service."),
@@ -84,24 +88,20 @@ def install_hook(
       pbs-policy install-hook --reports
       pbs-policy install-hook --remove --apply
     """
-    from pbs_policy.install import dovecot, dovecot_removal
-    from pbs_policy.install.reports import plan_reports
-
     with _errors():
-        tree, record = _open(root, record_dir, dovecot.COMMAND)
+        tree = Tree(root)
+        record = InstallRecord(tree, record_dir, dovecot.COMMAND)
         if removing:
             prefix = _settings_or_defaults(session, tree).key_prefix
-            removal = dovecot_removal.plan_hook_removal(tree, record, dovecot_config, prefix)
-            return _remove_hook(tree, record, removal, applying)
-        file = settings_file or (str(session.file.absolute()) if session.file else dovecot.DEFAULT_SETTINGS)
-        placement = dovecot.Placement(user, lib_dir, file, dovecot_config)
+            removal = plan_hook_removal(tree, record, dovecot_config, prefix)
+            return _remove(tree, record, removal, applying, dovecot.AFTERWARDS)
         if last_login and reports:
             raise click.UsageError("--last-login or --reports, not both")
+        file = settings_file or (str(session.file.absolute()) if session.file else dovecot.DEFAULT_SETTINGS)
+        placement, way = dovecot.Placement(user, lib_dir, file, dovecot_config), dovecot.plan_script
         if last_login or reports:
-            settings = _settings(session, tree, Path(file))
-            plan = plan_reports if reports else dovecot.plan_last_login
-            return _install(tree, plan(tree, record, placement, settings), record, applying)
-        return _install(tree, dovecot.plan_script(tree, record, placement), record, applying)
+            way = partial(plan_reports if reports else plan_last_login, _settings(session, tree, Path(file)))
+        return _install(tree, dovecot.plan_hook(tree, record, placement, way), record, applying)
 
 
 @click.command("install-postfix", context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,35 +126,18 @@ def install_postfix(
       pbs-policy install-postfix --apply && postfix reload
       pbs-policy install-postfix --remove --apply
     """
-    from pbs_policy.install import postfix
-    from pbs_policy.install.postfix_removal import plan_postfix_removal
-    from pbs_policy.install.undo import remove
-
     with _errors():
-        tree, record = _open(root, record_dir, postfix.COMMAND)
-        if not removing:
-            listeners = _settings(session, tree, session.file).listen
-            plan = postfix.plan_postfix(tree, record, postfix_config, listeners, user)
-            return _install(tree, plan, record, applying)
-        removal = plan_postfix_removal(tree, record, postfix_config, _settings_or_defaults(session, tree).listen)
-        if not _is_to_be_removed(tree, record, removal, applying):
-            return os.EX_OK
-        left = remove(tree, record, removal)
-        return _tell_removed(tree, record, removal, left, postfix.AFTERWARDS)
-
-
-def _open(root: Path, record_dir: str, command: str) -> tuple[Tree, InstallRecord]:
-    from pbs_policy.install.files import Tree
-    from pbs_policy.install.record import InstallRecord
-
-    tree = Tree(root)
-    return tree, InstallRecord(tree, record_dir, command)
+        tree = Tree(root)
+        record = InstallRecord(tree, record_dir, postfix.COMMAND)
+        if removing:
+            removal = plan_postfix_removal(tree, record, postfix_config, _settings_or_defaults(session, tree).listen)
+            return _remove(tree, record, removal, applying, postfix.AFTERWARDS)
+        listeners = _settings(session, tree, session.file).listen
+        return _install(tree, postfix.plan_postfix(tree, record, postfix_config, listeners, user), record, applying)
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    from pbs_policy.install.files import InstallError
-
     try:
         yield
     except InstallError as error:
@@ -166,32 +149,24 @@ def _errors() -> Iterator[None]:
 
 def _settings(session: Session, tree: Tree, file: Path | None) -> Settings:
     """The settings as they are in the tree. Without a file there, the defaults."""
-    from pbs_policy import settings
-    from pbs_policy.settings.sources import DEFAULT_FILE
-
     place = tree.place(str((file or DEFAULT_FILE).absolute()))
     if not place.exists() and (file is None or file == DEFAULT_FILE):
         place = Path(os.devnull)
-    return settings.load(place, os.environ, session.overrides)[0]
+    return effective.load(place, os.environ, session.overrides)[0]
 
 
 def _settings_or_defaults(session: Session, tree: Tree) -> Settings:
     """The settings of the tree; faults in them, which are said, do not keep anything from being removed."""
-    from pbs_policy import settings
-    from pbs_policy.settings.sources import SettingsError
-
     try:
         return _settings(session, tree, session.file)
     except SettingsError as error:
         for line in str(error).splitlines():
             click.echo(f"note: {line}", err=True)
         click.echo("note: so what the settings have by default is looked for", err=True)
-        return settings.load(Path(os.devnull), {}, ())[0]
+        return effective.load(Path(os.devnull), {}, ())[0]
 
 
 def _install(tree: Tree, plan: Plan, record: InstallRecord, applying: bool) -> int:
-    from pbs_policy.install.plan import apply
-
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
     if not plan:
@@ -215,22 +190,26 @@ def _install(tree: Tree, plan: Plan, record: InstallRecord, applying: bool) -> i
     return os.EX_OK
 
 
-def _is_to_be_removed(tree: Tree, record: InstallRecord, removal: Removal, applying: bool) -> bool:
-    """Whether there is something to remove, and it is not only to be shown."""
+def _remove(tree: Tree, record: InstallRecord, removal: Removal, applying: bool, afterwards: str) -> int:
     if not record.entries and not record.folders and not removal.restorations:
         click.echo(f"Nothing to remove: no installation in {record.folder}, and nothing of ours is configured.")
-        return False
-    if applying:
-        return True
-    click.echo(removal.shown(tree), nl=False)
-    for folder in reversed(record.folders):
-        click.echo(f"{tree.place(folder)}/: removed, if it is empty then")
-    click.echo(removal.by_hand(tree, record), nl=False)
-    click.echo("Nothing was changed; --remove --apply does it.")
-    return False
-
-
-def _tell_removed(tree: Tree, record: InstallRecord, removal: Removal, left: list[str], afterwards: str) -> int:
+        return os.EX_OK
+    if not applying:
+        click.echo(removal.shown(tree), nl=False)
+        for folder in reversed(record.folders):
+            click.echo(f"{tree.place(folder)}/: removed, if it is empty then")
+        click.echo(removal.by_hand(tree, record), nl=False)
+        click.echo("Nothing was changed; --remove --apply does it.")
+        return os.EX_OK
+    left = remove(tree, record, removal)
+    for note in removal.notes:
+        click.echo(f"note: {note}", err=True)
+    if left is None:
+        click.echo(
+            "The script stays for now: Dovecot is not reloaded yet, and without it, it would refuse every login.\n"
+            f"Now: {afterwards}, and then the same command once more"
+        )
+        return LEFT
     for each in removal.restorations:
         click.echo(f"{each.done}: {tree.place(each.path)}")
     for path in removal.theirs:
@@ -241,23 +220,3 @@ def _tell_removed(tree: Tree, record: InstallRecord, removal: Removal, left: lis
     if removal.restorations:
         click.echo(f"Now: {afterwards}")
     return LEFT if removal.left else os.EX_OK
-
-
-def _remove_hook(tree: Tree, record: InstallRecord, removal: Removal, applying: bool) -> int:
-    from pbs_policy.install import dovecot, dovecot_removal
-    from pbs_policy.install.undo import plan_removal, remove
-
-    if not _is_to_be_removed(tree, record, removal, applying):
-        return os.EX_OK
-    later = dovecot_removal.script_files(tree, record)
-    remove(tree, record, removal, keep=later)
-    for note in removal.notes:
-        click.echo(f"note: {note}", err=True)
-    if later and dovecot_removal.needs_script(tree, record, removal):
-        click.echo(
-            "The script stays for now: Dovecot is not reloaded yet, and without it, it would refuse every login.\n"
-            f"Now: {dovecot.AFTERWARDS}, and then the same command once more"
-        )
-        return LEFT
-    left = remove(tree, record, plan_removal(tree, record))
-    return _tell_removed(tree, record, removal, left, dovecot.AFTERWARDS)

@@ -1,5 +1,5 @@
-"""The hook in Dovecot: the post-login script with its module and settings, and the drop-in that has Dovecot run it;
-or, for busy sites, the drop-in alone that has Dovecot's last_login plugin write the login table.
+"""The hook in Dovecot, whichever way it records logins; and the first of the three ways, the post-login script with
+its module and settings, and the drop-in that has Dovecot run it.
 
 Dovecot refuses every login while its configuration names a script that is missing. So the drop-in is the last file
 to be written and the first to go, and the script stays for as long as a running Dovecot asks for it.
@@ -10,30 +10,27 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pbs_policy.command_line import command_line, useradd
-from pbs_policy.dovecot.auth import lets_everybody_in, one_for_all, passdbs
+from pbs_policy.dovecot.auth import Unchecked, lets_everybody_in, one_for_all, passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
-from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.install.files import InstallError, Tree, read_state
-from pbs_policy.install.last_login import denied_users, fill_in, last_login_drop_in, refuse_in_the_way
 from pbs_policy.install.own_scripts import chained_by_hand
 from pbs_policy.install.plan import Plan, Wanted
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.log import printable
 from pbs_policy.programs import find_program, missing
-from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import DEFAULT_FILE
 from pbs_policy.shipped import shipped
 from pbs_policy.trust import temporary_folder
 
 DEFAULT_SETTINGS = str(DEFAULT_FILE)
 COMMAND = "install-hook"
-DEFAULT_FOLDER = "/etc/dovecot"
 DEFAULT_LIB = "/usr/local/lib/pbs-policy"
 DROP_IN = "99-pbs-policy.conf"
 AFTERWARDS = "doveadm reload"
@@ -58,7 +55,7 @@ class Placement:
     user: str
     lib: str = DEFAULT_LIB
     settings_file: str = DEFAULT_SETTINGS
-    dovecot: str = DEFAULT_FOLDER
+    dovecot: str = "/etc/dovecot"
 
     def __post_init__(self) -> None:
         """Raises InstallError for what dovecot.conf cannot hold as one word."""
@@ -81,34 +78,72 @@ class Placement:
         return chain((), *self.words(service))
 
 
-def plan_script(tree: Tree, record: InstallRecord, placement: Placement) -> Plan:
-    """What has Dovecot run the post-login script. Raises InstallError where another one stands in its place."""
-    file = configuration_file(tree, placement)
-    config = read_config(file)
+@dataclass(frozen=True)
+class Hooking:
+    """What a way of recording logins works with: a Dovecot as it is configured now, and the plan for it."""
+
+    tree: Tree
+    placement: Placement
+    file: Path
+    config: DovecotConfig
+    plan: Plan
+
+    def is_replaced(self, place: str) -> bool:
+        """Whether a line stands in the drop-in, and so in nobody's way."""
+        return place.rpartition(":")[0] == str(self.tree.place(self.placement.drop_in))
+
+    def confirm(self, found: Iterable[Unchecked]) -> None:
+        """Have the administrator look at databases that take one password of everybody."""
+        self.plan.notes += [f"{each}: whoever knows it logs in as anybody, and may relay" for each in found]
+
+    def expect(self, name: str, value: str, expected: str) -> None:
+        """Raise InstallError unless doveconf reads what the drop-in has set."""
+        if value != expected:
+            raise InstallError(
+                f"{self.file}: doveconf reads {name} = {printable(value) or 'nothing'}, not {expected}: either a "
+                f"file that comes later sets it again, or {self.placement.drop_in} is not included (!include "
+                "conf.d/*.conf)"
+            )
+
+
+Way = Callable[[Hooking], list[Wanted]]
+"""What has Dovecot record its logins: the files for it. Raises InstallError where something stands in its way."""
+
+
+def plan_hook(tree: Tree, record: InstallRecord, placement: Placement, way: Way) -> Plan:
+    """What has Dovecot record its logins in this way. Raises InstallError, and SettingsError for a secret that cannot
+    be read."""
+    file = tree.place(placement.dovecot) / "dovecot.conf"
+    if not file.exists():
+        raise InstallError(f"{file}: there is no such file. Where is Dovecot? --dovecot-config DIR")
+    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
+    plan.want(tree, record, way(Hooking(tree, placement, file, read_config(file), plan)))
+    plan.commands.append(command_line("doveconf", "-c", str(file), "-n"))
+    return plan
+
+
+def plan_script(hooking: Hooking) -> list[Wanted]:
+    """The post-login script, its settings, and the drop-in for the protocols that run no other script."""
+    placement, config, plan = hooking.placement, hooking.config, hooking.plan
     chained = chained_by_hand(config, {each: placement.words(each) for each in _SERVICES})
-    wanted = [*_script(tree, placement), Wanted(placement.settings_file, _NEW_SETTINGS, if_missing=True)]
     left = [each for each in _SERVICES if each not in [hook.protocol for hook in chained]]
-    drop_in = str(tree.place(placement.drop_in))
-    if any(hook.place.rpartition(":")[0] == drop_in for hook in chained):
+    if any(hooking.is_replaced(hook.place) for hook in chained):
         if any(find_hook(config, each) is None for each in left):
+            drop_in = hooking.tree.place(placement.drop_in)
             raise InstallError(f"{drop_in}: has a script of your own in it. Move that service to another file")
         left = []
-    if left:
-        wanted.append(Wanted(placement.drop_in, _drop_in_text(placement, left).encode()))
-    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
-    plan.want(tree, record, wanted)
     for hook in chained:
         plan.notes.append(f"{hook.place}: {hook.protocol} logins run your own script and then ours; left as it is")
     databases = passdbs(config)
     if found := lets_everybody_in(config, databases):
         plan.notes.append(f"{found}: whoever asks logs in, and may relay")
-    plan.notes += [f"{each}: whoever knows it logs in as anybody, and may relay" for each in one_for_all(databases)]
-    _look_at_users(plan, tree, placement, [*chained, *([None] if left else [])])
-    if not _is_packaged(tree, placement):
+    hooking.confirm(one_for_all(databases))
+    _look_at_users(hooking, [*chained, *([None] if left else [])])
+    if not _is_packaged(hooking.tree, placement):
         plan.commands.append(command_line(*_COMPILE, f"{placement.lib}/pbs_postlogin.py"))
-    plan.commands.append(look(file))
-    plan.check = lambda: _check_script(file, placement, left, chained)
-    return plan
+    plan.check = lambda: _check_script(hooking, left, chained)
+    wanted = [*_script(hooking.tree, placement), Wanted(placement.settings_file, _NEW_SETTINGS, if_missing=True)]
+    return [*wanted, Wanted(placement.drop_in, _drop_in_text(placement, left).encode())] if left else wanted
 
 
 def _drop_in_text(placement: Placement, protocols: list[str]) -> str:
@@ -126,8 +161,9 @@ def _drop_in_text(placement: Placement, protocols: list[str]) -> str:
     return text
 
 
-def _look_at_users(plan: Plan, tree: Tree, placement: Placement, hooks: list[Hook | None]) -> None:
+def _look_at_users(hooking: Hooking, hooks: list[Hook | None]) -> None:
     """Whether those who run the script may read its settings. None is a service of ours."""
+    tree, placement, plan = hooking.tree, hooking.placement, hooking.plan
     file = tree.place(placement.settings_file)
     state = read_state(file)
     for user in dict.fromkeys((hook.user or "root") if hook else placement.user for hook in hooks):
@@ -156,33 +192,6 @@ def _script(tree: Tree, placement: Placement) -> list[Wanted]:
     ]
 
 
-def plan_last_login(tree: Tree, record: InstallRecord, placement: Placement, settings: Settings) -> Plan:
-    """What has Dovecot's last_login plugin write the login table.
-
-    Raises InstallError for settings that the plugin cannot follow.
-    """
-    file = configuration_file(tree, placement)
-    config = read_config(file)
-    drop_in = last_login_drop_in(config.version, settings)
-    refuse_in_the_way(config, settings, str(tree.place(placement.drop_in)))
-    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
-    shared = one_for_all(passdbs(config))
-    plan.notes += [f"{each}: whoever knows it logs in as anybody, and may relay" for each in shared]
-    denied, unknown = denied_users(settings)
-    if denied:
-        undeny = command_line("pbs-policy", "undeny", about=denied)
-        plan.obstacles.append(
-            f"{printable(denied)} is denied, and last_login records no user: the service would refuse all its "
-            f"logins. Use the script (without --last-login), or first: {undeny}"
-        )
-    if unknown:
-        plan.notes.append(f"whether users are denied, whom last_login does not know, is unknown: {unknown}")
-    plan.want(tree, record, [Wanted(placement.drop_in, drop_in.encode(), 0o644)])
-    plan.commands = [look(file)]
-    plan.check = lambda: _check_last_login(file, placement, settings.key_prefix)
-    return plan
-
-
 def read_config(file: Path) -> DovecotConfig:
     """The configuration that begins in `file`. Raises InstallError where doveconf refuses it, or is not there."""
     if find_program("doveconf") is None:
@@ -195,17 +204,13 @@ def read_config(file: Path) -> DovecotConfig:
         raise InstallError(f"doveconf does not accept {file}: {printable(str(error), 2000)}") from None
 
 
-def configuration_file(tree: Tree, placement: Placement) -> Path:
-    """Where Dovecot's configuration begins. Raises InstallError where there is none."""
-    file = tree.place(placement.dovecot) / "dovecot.conf"
-    if not file.exists():
-        raise InstallError(f"{file}: there is no such file. Where is Dovecot? --dovecot-config DIR")
-    return file
-
-
-def look(file: Path) -> str:
-    """The command that shows the configuration, and that Dovecot accepts it."""
-    return command_line("doveconf", "-c", str(file), "-n")
+def fill_in(example: str, places: dict[str, str]) -> str:
+    """The example with our places instead of its own. Raises ValueError where it does not have one of them."""
+    for theirs, ours in places.items():
+        if theirs not in example:
+            raise ValueError(f"the example no longer says {theirs!r}")
+        example = example.replace(theirs, ours)
+    return example
 
 
 def _compile(module: bytes, lib: str) -> tuple[bytes, str]:
@@ -220,8 +225,8 @@ def _compile(module: bytes, lib: str) -> tuple[bytes, str]:
         return compiled.read_bytes(), compiled.name
 
 
-def _check_script(file: Path, placement: Placement, services: list[str], chained: list[Hook]) -> None:
-    config = read_config(file)
+def _check_script(hooking: Hooking, services: list[str], chained: list[Hook]) -> None:
+    config, placement = read_config(hooking.file), hooking.placement
     for service in services:
         hook = f"service {service}-postlogin"
         for block, name, value, expected in (
@@ -229,24 +234,7 @@ def _check_script(file: Path, placement: Placement, services: list[str], chained
             (hook, "executable", config.value((hook,), "executable"), placement.executable(service)),
             (hook, "user", config.value((hook,), "user"), placement.user),
         ):
-            expect(file, placement, f"{block.replace(' ', '/')}/{name}", value, expected)
+            hooking.expect(f"{block.replace(' ', '/')}/{name}", value, expected)
     for before in chained:
         if find_hook(config, before.protocol) != before:
             raise InstallError(f"{before.place}: {before.protocol} logins would not run your own script any more")
-
-
-def _check_last_login(file: Path, placement: Placement, key_prefix: str) -> None:
-    config = read_config(file)
-    for service in _SERVICES:
-        if service not in plugin_protocols(config, key_prefix):
-            plugins = config.value((f"protocol {service}",), "mail_plugins")
-            expect(file, placement, f"protocol/{service}/mail_plugins", plugins, "... last_login")
-
-
-def expect(file: Path, placement: Placement, name: str, value: str, expected: str) -> None:
-    """Raise InstallError unless doveconf reads what the drop-in has set."""
-    if value != expected:
-        raise InstallError(
-            f"{file}: doveconf reads {name} = {printable(value) or 'nothing'}, not {expected}: either a file "
-            f"that comes later sets it again, or {placement.drop_in} is not included (!include conf.d/*.conf)"
-        )

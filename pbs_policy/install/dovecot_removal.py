@@ -33,6 +33,9 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
     Raises InstallError where Dovecot does not accept the configuration, and OSError.
     """
     removal = plan_removal(tree, record)
+    conf_d = tree.name(f"{record.configuration}/conf.d") + "/"
+    removal.later = [path for path in record.entries if not path.startswith(conf_d)]  # what Dovecot's files name
+    removal.waits = partial(_needs_script, tree, record, removal)
     file = tree.place(record.configuration or folder) / "dovecot.conf"
     if not file.exists() or not find_program("doveconf"):
         return removal
@@ -55,7 +58,7 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
         name = tree.name(f"/{Path(path).relative_to(tree.root)}")
         state = read_state(tree.place(name))
         removal.take_out(tree, name, partial(_edit, of_file, state.data if state else b""))
-    removal.check = partial(_check_left, tree, removal, file, set(_listeners(config)))
+    removal.checks.append(partial(_check_left, tree, removal, file, set(_listeners(config))))
     return removal
 
 
@@ -128,12 +131,7 @@ def _report_changes(config: DovecotConfig) -> Iterator[tuple[str, str | None]]:
             yield each.place, None
 
 
-def script_files(tree: Tree, record: InstallRecord) -> list[str]:
-    """Everything in the record that has to outlive Dovecot's configuration: what that names."""
-    return [path for path in record.entries if not path.startswith(tree.name(f"{record.configuration}/conf.d") + "/")]
-
-
-def needs_script(tree: Tree, record: InstallRecord, removal: Removal) -> bool:
+def _needs_script(tree: Tree, record: InstallRecord, removal: Removal) -> bool:
     """Whether Dovecot, running as it was configured before, needs the script at the next login.
 
     Until it is reloaded, it listens for logins on `BASE_DIR/pop3-postlogin`; /proc/net/unix lists that (proc(5)).

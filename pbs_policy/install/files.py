@@ -7,11 +7,15 @@ of as they are inside the tree: `/etc/postfix/main.cf`, wherever the tree itself
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
+import pwd
 import stat
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pbs_policy.trust import Untrusted, judge_way
 
@@ -88,35 +92,26 @@ class Tree:
 
     def find_user(self, name: str) -> Owner | None:
         """The user of that name in the tree's /etc/passwd, or, on the running system, of any source it has."""
-        if self.is_running_system:
-            import pwd
-
-            try:
-                entry = pwd.getpwnam(name)
-            except KeyError:
-                return None
-            return Owner(entry.pw_uid, entry.pw_gid)
-        with contextlib.suppress(FileNotFoundError):
-            for line in self.place("/etc/passwd").read_text(errors="replace").splitlines():
-                fields = line.split(":")  # passwd(5)
-                if fields[0] == name and len(fields) > 3 and fields[2].isdecimal() and fields[3].isdecimal():
-                    return Owner(int(fields[2]), int(fields[3]))
-        return None
+        entry = self._find("passwd", pwd.getpwnam, name)  # passwd(5)
+        numbers = [str(each) for each in entry[2:4]] if entry else []
+        return Owner(*map(int, numbers)) if numbers and all(map(str.isdecimal, numbers)) else None
 
     def has_group(self, name: str) -> bool:
         """Whether there is a group of that name, looked for in the same way."""
-        if self.is_running_system:
-            import grp
+        return self._find("group", grp.getgrnam, name) is not None
 
+    def _find(self, file: str, of_system: Callable[[str], Sequence[Any]], name: str) -> Sequence[Any] | None:
+        """The fields of an entry: the system's own has them in the same order as the file."""
+        if self.is_running_system:
             try:
-                grp.getgrnam(name)
+                return of_system(name)
             except KeyError:
-                return False
-            return True
-        with contextlib.suppress(FileNotFoundError):
-            lines = self.place("/etc/group").read_text(errors="replace").splitlines()
-            return any(line.split(":")[0] == name for line in lines)  # group(5)
-        return False
+                return None
+        try:
+            lines = self.place(f"/etc/{file}").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return None
+        return next((fields for line in lines if (fields := line.split(":"))[0] == name and len(fields) > 3), None)
 
 
 def _judge(path: Path) -> None:

@@ -7,11 +7,13 @@ import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from pbs_policy.dovecot.auth import lets_everybody_in, mechanism, passdbs
-from pbs_policy.dovecot.doveconf import DovecotConfig
-from pbs_policy.dovecot.last_login import read_plugin
+from pbs_policy.command_line import command_line
+from pbs_policy.dovecot.auth import lets_everybody_in, mechanism, one_for_all, passdbs
+from pbs_policy.dovecot.last_login import plugin_protocols, read_plugin
 from pbs_policy.dovecot.logins import SCRIPT, find_hooks
+from pbs_policy.install.dovecot import Hooking, fill_in, read_config
 from pbs_policy.install.files import InstallError
+from pbs_policy.install.plan import Wanted
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import SettingsError
@@ -23,7 +25,34 @@ if TYPE_CHECKING:
     from pbs_policy.store.connect import RedisClient
 
 
-def last_login_drop_in(version: tuple[int, int], settings: Settings) -> str:
+def plan_last_login(settings: Settings, hooking: Hooking) -> list[Wanted]:
+    """The drop-in that has Dovecot's last_login plugin write the login table. Raises InstallError for settings that
+    the plugin cannot follow, and where it would record what it must not."""
+    drop_in = _drop_in_text(hooking.config.version, settings)
+    _refuse_in_the_way(hooking, settings)
+    hooking.confirm(one_for_all(passdbs(hooking.config)))
+    denied, unknown = _denied_user(settings)
+    if denied:
+        undeny = command_line("pbs-policy", "undeny", about=denied)
+        hooking.plan.obstacles.append(
+            f"{printable(denied)} is denied, and last_login records no user: the service would refuse all its "
+            f"logins. Use the script (without --last-login), or first: {undeny}"
+        )
+    if unknown:
+        hooking.plan.notes.append(f"whether users are denied, whom last_login does not know, is unknown: {unknown}")
+    hooking.plan.check = lambda: _check(hooking, settings.key_prefix)
+    return [Wanted(hooking.placement.drop_in, drop_in.encode())]
+
+
+def _check(hooking: Hooking, key_prefix: str) -> None:
+    config = read_config(hooking.file)
+    for service in ("pop3", "imap"):
+        if service not in plugin_protocols(config, key_prefix):
+            plugins = config.value((f"protocol {service}",), "mail_plugins")
+            hooking.expect(f"protocol/{service}/mail_plugins", plugins, "... last_login")
+
+
+def _drop_in_text(version: tuple[int, int], settings: Settings) -> str:
     """The text for Dovecot of this version. Raises InstallError for settings that the plugin cannot follow."""
     example = shipped(f"dovecot-hooks/last-login-{'2.3' if version < (2, 4) else '2.4'}.conf")
     host, port = settings.redis_url.server or ("", 0)
@@ -51,9 +80,10 @@ def last_login_drop_in(version: tuple[int, int], settings: Settings) -> str:
     return fill_in(example.read_text(), places)
 
 
-def refuse_in_the_way(config: DovecotConfig, settings: Settings, drop_in: str) -> None:
+def _refuse_in_the_way(hooking: Hooking, settings: Settings) -> None:
     """Raise InstallError where the site uses the plugin for itself, or the script records already, or anybody could
-    have a login recorded. What is in `drop_in` is replaced, and stands in nobody's way."""
+    have a login recorded."""
+    config = hooking.config
     plugin = read_plugin(config)
     if plugin and not plugin.is_ours(settings.key_prefix):
         raise InstallError(
@@ -61,7 +91,7 @@ def refuse_in_the_way(config: DovecotConfig, settings: Settings, drop_in: str) -
             "the drop-in would replace. Use the script (without --last-login), which runs beside it"
         )
     for hook in find_hooks(config):
-        if hook.place.rpartition(":")[0] != drop_in:
+        if not hooking.is_replaced(hook.place):
             raise InstallError(
                 f"{hook.place}: service {printable(hook.service)} runs {SCRIPT}, and last_login would write over "
                 "what it records. Keep the script, or take it out of executable first"
@@ -76,7 +106,7 @@ def refuse_in_the_way(config: DovecotConfig, settings: Settings, drop_in: str) -
         raise InstallError(f"{found}: whoever asks could relay. Take it out")
 
 
-def denied_users(settings: Settings) -> tuple[str, str]:
+def _denied_user(settings: Settings) -> tuple[str, str]:
     """One user who is denied in Redis, or ""; and why that is not known, or ""."""
     try:
         table = LoginTable(connect(settings), settings.key_prefix, user_domain=settings.user_domain)
@@ -90,15 +120,6 @@ def connect(settings: Settings) -> RedisClient:
     from pbs_policy.store.connect import connect_by
 
     return connect_by(settings, even_replica=True)
-
-
-def fill_in(example: str, places: dict[str, str]) -> str:
-    """The example with our places instead of its own. Raises ValueError where it does not have one of them."""
-    for theirs, ours in places.items():
-        if theirs not in example:
-            raise ValueError(f"the example no longer says {theirs!r}")
-        example = example.replace(theirs, ours)
-    return example
 
 
 def _faults(settings: Settings, host: str, *, ipv6: bool) -> list[str]:

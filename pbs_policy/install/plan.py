@@ -21,7 +21,7 @@ class Wanted:
     """A file as it is to be. The owner and, with `mode` None, the mode stay those of the file that is there.
 
     `if_missing`: a file that is there is left alone, whatever it says. `is_program`: what is in it is ours to know,
-    and is not shown.
+    and is not shown. `note`: what to say where it is written.
     """
 
     path: str
@@ -29,6 +29,7 @@ class Wanted:
     mode: int | None = 0o644
     if_missing: bool = False
     is_program: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Plan:
                 )
             self.make_folders(tree, path)
             self.changes.append(Change(path, current, after, each.is_program))
+            self.notes += filter(None, [each.note])
 
     def make_folders(self, tree: Tree, path: str) -> None:
         """Add the folders that `path` needs above it and that are not there."""

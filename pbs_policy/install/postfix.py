@@ -34,7 +34,6 @@ from pbs_policy.programs import find_program, missing
 from pbs_policy.trust import temporary_folder
 
 COMMAND = "install-postfix"
-DEFAULT_FOLDER = "/etc/postfix"
 AFTERWARDS = "postfix reload"
 
 

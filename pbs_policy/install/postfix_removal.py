@@ -6,8 +6,7 @@ looked at as they are, and what they say about the policy service goes; all else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from string import Template
@@ -18,7 +17,7 @@ from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.undo import Removal, plan_removal
 from pbs_policy.log import printable
 from pbs_policy.postfix.configuration import PostfixConfig
-from pbs_policy.postfix.editing import restriction_names, take_out
+from pbs_policy.postfix.editing import IsOurs, restriction_names, take_out
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.main_cf import logical_lines
 from pbs_policy.postfix.restrictions import (
@@ -45,65 +44,38 @@ def plan_postfix_removal(tree: Tree, record: InstallRecord, folder: str, listene
     Raises InstallError where what would be left is not certain, with what to do by hand.
     """
     removal = plan_removal(tree, record)
-    removed = _Removed(tree, record, removal, listeners)
     todo = list(dict.fromkeys(tree.name(each) for each in (record.configuration or folder, folder)))
     for each in todo:
-        config = removed.take_out_of(each)
-        others = words(config.value("multi_instance_directories")) if config else []
-        todo += [name for other in others if (name := tree.name(other)) not in todo]
-    removal.check = removed.check
-    return removal
-
-
-@dataclass
-class _Ours:
-    """Which checks are for our service, in one configuration."""
-
-    values: dict[str, str]
-    listeners: Sequence[Listener]
-    endpoints: frozenset[str]
-
-    def __call__(self, restriction: Restriction) -> bool:
-        queue = self.values.get("queue_directory") or _QUEUE
-        endpoint = parse_policy_check(Template(restriction.argument).safe_substitute(self.values)).endpoint
-        ours = (*self.listeners, Listener(path=str(PurePosixPath(queue, _SOCKET))))
-        return endpoint in self.endpoints or any(is_at(endpoint, each, queue) for each in ours)
-
-
-class _Removed:
-    """What has been planned, folder by folder, and how to check it once it was done."""
-
-    def __init__(self, tree: Tree, record: InstallRecord, removal: Removal, listeners: Sequence[Listener]) -> None:
-        self._tree, self._record, self._removal, self._listeners = tree, record, removal, listeners
-        self._checks: list[Callable[[], None]] = []
-
-    def take_out_of(self, folder: str) -> PostfixConfig | None:
-        """Plan it for one folder. Returns its configuration, None where Postfix is not there or does not read it."""
-        main_cf = f"{folder}/main.cf"
-        place = self._tree.place(main_cf)
-        if not place.exists():
-            return None
+        files = [tree.place(f"{each}/{name}") for name in ("main.cf", "master.cf")]
+        if not files[0].exists():
+            continue
         try:
-            config = read_config(place.parent)
+            config = read_config(files[0].parent)
         except InstallError:
             config = None  # it is as broken afterwards, and our words are found all the same
-        added, permit_local = _added(self._record, self._tree.name(main_cf))
-        ours = _Ours(config.values if config else {}, self._listeners, added)
-        files = [self._tree.place(f"{folder}/{name}") for name in ("main.cf", "master.cf")]
+        added, permit_local = _added(record, tree.name(f"{each}/main.cf"))
+        ours = partial(_is_ours, config.values if config else {}, listeners, added)
         names = restriction_names(*map(_read, files))
-        self._checks.append(partial(_check_theirs, files, names, _theirs(files, names)))
+        removal.checks.append(partial(_check_theirs, files, names, _theirs(files, names)))
         for file in files:
             edit = partial(take_out, is_ours=ours, names=names, permit_local=permit_local)
             edit = partial(edit, options=file.name == "master.cf")
-            self._removal.take_out(self._tree, self._tree.name(f"{folder}/{file.name}"), edit)
+            removal.take_out(tree, tree.name(f"{each}/{file.name}"), edit)
         if config:
-            self._checks.append(partial(_check_left, place.parent, ours, config))
-        return config
+            removal.checks.append(partial(_check_left, files[0].parent, ours, config))
+            others = map(tree.name, words(config.value("multi_instance_directories")))
+            todo += [other for other in others if other not in todo]
+    return removal
 
-    def check(self) -> None:
-        """Raise InstallError unless Postfix accepts what is left, and asks us nowhere."""
-        for each in self._checks:
-            each()
+
+def _is_ours(
+    values: dict[str, str], listeners: Sequence[Listener], added: frozenset[str], restriction: Restriction
+) -> bool:
+    """Whether a check is for our service, in a configuration with these values."""
+    queue = values.get("queue_directory") or _QUEUE
+    endpoint = parse_policy_check(Template(restriction.argument).safe_substitute(values)).endpoint
+    ours = (*listeners, Listener(path=str(PurePosixPath(queue, _SOCKET))))
+    return endpoint in added or any(is_at(endpoint, each, queue) for each in ours)
 
 
 def _read(file: Path) -> bytes:
@@ -149,7 +121,7 @@ def _relay_list(data: bytes) -> list[Restriction]:
     return parse_restrictions(next((value for name, _, value in reversed(lines) if name.strip() == RELAY), ""))
 
 
-def _check_left(folder: Path, ours: _Ours, before: PostfixConfig) -> None:
+def _check_left(folder: Path, ours: IsOurs, before: PostfixConfig) -> None:
     config = read_config(folder)
     for where, name in _asking(config, ours):
         raise InstallError(f"{where}: {name} still asks the policy service. By hand: remove {CHECK} there")
@@ -162,7 +134,7 @@ def _check_left(folder: Path, ours: _Ours, before: PostfixConfig) -> None:
             )
 
 
-def _asking(config: PostfixConfig, ours: _Ours) -> Iterator[tuple[str, str]]:
+def _asking(config: PostfixConfig, ours: IsOurs) -> Iterator[tuple[str, str]]:
     """Where a list or class still has a check of ours: the place, and the parameter's name."""
     for service in (None, *config.services):
         for name in (*LISTS, *config.classes(service)):

@@ -4,19 +4,15 @@ has the reports, or a success that Dovecot reports proves no password."""
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from pbs_policy.dovecot.auth import EMPTY, ONE_FOR_ALL, PROXY, Unchecked, passdbs, unchecked
-from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.dovecot.last_login import plugin_protocols, read_plugin
 from pbs_policy.dovecot.logins import SCRIPT, find_hooks
 from pbs_policy.dovecot.reports import read_reports, report_url
 from pbs_policy.host import Host, NotLookedAt
-from pbs_policy.install.dovecot import AFTERWARDS, Placement, configuration_file, expect, look, read_config
-from pbs_policy.install.files import InstallError, Tree
-from pbs_policy.install.last_login import fill_in
-from pbs_policy.install.plan import Plan, Wanted
-from pbs_policy.install.record import InstallRecord
+from pbs_policy.install.dovecot import Hooking, fill_in, read_config
+from pbs_policy.install.files import InstallError
+from pbs_policy.install.plan import Wanted
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
@@ -27,40 +23,31 @@ _SESSIONS = "99-pbs-policy-sessions.conf"
 BESIDE = "pbs-policy-secret.conf.ext"  # the drop-in includes it
 
 
-def plan_reports(tree: Tree, record: InstallRecord, placement: Placement, settings: Settings) -> Plan:
-    """What has Dovecot report its logins. Raises InstallError where that would be wrong, SettingsError for a secret
-    that cannot be read."""
-    file = configuration_file(tree, placement)
-    config = read_config(file)
-    secret, drop_in = secret_line(settings), reports_drop_in(config.version, settings)
-    plan = Plan(tree.name(placement.dovecot), afterwards=AFTERWARDS)
-    plan.notes += refuse_unproven(config, settings, str(tree.place(placement.drop_in)), Host())
+def plan_reports(settings: Settings, hooking: Hooking) -> list[Wanted]:
+    """The drop-in that has Dovecot report its logins, and what it includes. Raises InstallError where that would be
+    wrong, SettingsError for a secret that cannot be read."""
+    placement, plan = hooking.placement, hooking.plan
+    secret, drop_in = secret_line(settings), reports_drop_in(hooking.config.version, settings)
+    plan.notes += _refuse_unproven(hooking, settings)
+    plan.check = lambda: _check(hooking, settings)
     folder, wanted = f"{placement.dovecot}/conf.d", []
     if secret:
         wanted.append(Wanted(f"{folder}/{BESIDE}", secret.encode(), 0o600))
     else:
         plan.notes.append("reports_secret_file is not set: every user of this host can report a login, and so permit")
-    if settings.renew_sessions and tree.has_group(placement.user):
+    if settings.renew_sessions and hooking.tree.has_group(placement.user):
         text = fill_in(shipped("dovecot-hooks/sessions.conf").read_text(), {_GROUP: f"group = {placement.user}\n"})
-        wanted.append(Wanted(f"{folder}/{_SESSIONS}", text.encode()))
+        note = "the recorder may ask who is connected once Dovecot is restarted: a reload is not enough for it"
+        wanted.append(Wanted(f"{folder}/{_SESSIONS}", text.encode(), note=note))
     elif settings.renew_sessions:  # Dovecot does not start with a group that there is not
         lack = f"there is no group {placement.user}, so the recorder may not ask who is connected"
         plan.notes.append(f"{lack}, and renews no login of users who stay connected (renew_sessions)")
-    wanted.append(Wanted(placement.drop_in, drop_in.encode()))  # last, since it includes the first
-    plan.want(tree, record, wanted)
-    if any(change.path.endswith(_SESSIONS) for change in plan.changes):
-        plan.notes.append(
-            "the recorder may ask who is connected once Dovecot is restarted: a reload is not enough for it"
-        )
-    plan.commands = [look(file)]
-    plan.check = lambda: _check(file, placement, settings)
-    return plan
+    return [*wanted, Wanted(placement.drop_in, drop_in.encode())]  # last, since it includes the first
 
 
-def _check(file: Path, placement: Placement, settings: Settings) -> None:
-    reports = read_reports(read_config(file))
-    url = report_url(*settings.reports_places[0])
-    expect(file, placement, "auth_policy_server_url", reports.url if reports else "", url)
+def _check(hooking: Hooking, settings: Settings) -> None:
+    reports = read_reports(read_config(hooking.file))
+    hooking.expect("auth_policy_server_url", reports.url if reports else "", report_url(*settings.reports_places[0]))
 
 
 def reports_drop_in(version: tuple[int, int], settings: Settings) -> str:
@@ -87,25 +74,25 @@ def secret_line(settings: Settings) -> str:
     return f"auth_policy_server_api_header = {header}\n"
 
 
-def refuse_unproven(config: DovecotConfig, settings: Settings, drop_in: str, host: Host) -> list[str]:
-    """Raise InstallError where reports must not be recorded, or do not reach us. Returns what has to be confirmed.
-    What is in `drop_in` is replaced, and stands in nobody's way."""
+def _refuse_unproven(hooking: Hooking, settings: Settings) -> list[str]:
+    """Raise InstallError where reports must not be recorded, or do not reach us. Returns what has to be confirmed."""
+    config = hooking.config
     reports = read_reports(config)
-    if reports and reports.place.rpartition(":")[0] != drop_in:
+    if reports and not hooking.is_replaced(reports.place):
         raise InstallError(
             f"{reports.place}: auth_policy_server_url is {printable(reports.server)}, and Dovecot reports to one "
             "server alone. Use the script (without --reports), which runs beside it; or take that line out"
         )
     plugin = read_plugin(config)
-    if plugin and plugin_protocols(config, settings.key_prefix) and plugin.dict_place.rpartition(":")[0] != drop_in:
+    if plugin and plugin_protocols(config, settings.key_prefix) and not hooking.is_replaced(plugin.dict_place):
         raise InstallError(
             f"{plugin.dict_place}: the last_login plugin records logins without their user, over what is reported. "
             "Take it out of mail_plugins first"
         )
     notes = [f"{hook.place}: {hook.protocol} logins run {SCRIPT}, too, and are recorded twice: that is harmless"
-             for hook in find_hooks(config) if hook.place.rpartition(":")[0] != drop_in]  # fmt: skip
+             for hook in find_hooks(config) if not hooking.is_replaced(hook.place)]  # fmt: skip
     try:
-        found = list(unchecked(passdbs(config), host))
+        found = list(unchecked(passdbs(config), Host()))
     except NotLookedAt as error:
         return [*notes, f"whether a password database answers nopassword or proxy is not known: {error}"]
     for each in found:

@@ -39,13 +39,16 @@ class Restoration:
 
 @dataclass
 class Removal:
-    """What it takes to undo an installation. `edited` are the files that somebody changed since. `check` raises
-    InstallError where what is left is not accepted, and may add `notes` on what is left."""
+    """What it takes to undo an installation. `edited` are the files that somebody changed since. `checks` raise
+    InstallError where what is left is not accepted, and may add `notes` on what is left. The files in `later` go when
+    all others have gone, and stay for as long as something `waits` that needs them."""
 
     restorations: list[Restoration] = field(default_factory=list)
     edited: dict[str, RecordedChange] = field(default_factory=dict)
-    check: Callable[[], None] = lambda: None
+    checks: list[Callable[[], None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    later: Collection[str] = ()
+    waits: Callable[[], bool] = lambda: False
 
     @property
     def left(self) -> dict[str, RecordedChange]:
@@ -139,24 +142,29 @@ def plan_removal(tree: Tree, record: InstallRecord) -> Removal:
     return removal
 
 
-def remove(tree: Tree, record: InstallRecord, removal: Removal, *, keep: Collection[str] = ()) -> list[str]:
-    """Restore what can be restored but for the files in `keep`, and, where there are none of those, forget it.
+def remove(tree: Tree, record: InstallRecord, removal: Removal) -> list[str] | None:
+    """Restore what can be restored, and forget it. Where the result is not accepted, everything is put back.
 
-    Where the result is not accepted, everything is put back. Returns the folders of ours that stay because there is
-    something in them. Raises InstallError where a file cannot be written; the same again, later, goes on from there.
+    Returns the folders of ours that stay because there is something in them; None where files have to stay for now,
+    and nothing is forgotten. Raises InstallError where a file cannot be written; the same again, later, goes on from
+    there.
     """
-    restorations = [each for each in removal.restorations if each.path not in keep]
+    first = [each for each in removal.restorations if each.path not in removal.later]
     try:
-        for each in restorations:
+        for each in first:
             restore(tree, each.path, each.before)
         try:
-            removal.check()
+            for check in removal.checks:
+                check()
         except InstallError as error:
-            for each in restorations:
+            for each in first:
                 restore(tree, each.path, each.current)
             raise InstallError(f"{error}\nEverything was put back.", error.status) from None
-        if keep:
-            return []
+        if removal.later and removal.waits():
+            return None
+        for each in removal.restorations:
+            if each not in first:
+                restore(tree, each.path, each.before)
         record.entries = removal.left
         left = [] if record.entries else _remove_folders(tree, record.folders)
         record.folders = record.folders if record.entries else []

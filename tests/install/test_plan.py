@@ -252,7 +252,7 @@ def test_a_removal_that_is_not_accepted_is_taken_back(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     record = InstallRecord(tree, RECORDS, ONE)
     removal = plan_removal(tree, record)
-    removal.check = refuse
+    removal.checks.append(refuse)
     with pytest.raises(InstallError, match="Everything was put back"):
         remove(tree, record, removal)
     assert snapshot(tmp_path) == before
