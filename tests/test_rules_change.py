@@ -76,7 +76,7 @@ def test_what_is_being_decided_goes_on_by_the_rules_it_began_with(before: Rules,
     for _ in range(rounds):
         redis.answer()
     assert transport.written == b""
-    server.follow(after, server.addresses, "none", None, None)
+    server.follow(after, server.addresses, "none", None, None, None)
     while redis.answer():
         pass
     assert transport.written == b"action=OK\n\n"

@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from pbs_policy.address import ClientAddresses
-from pbs_policy.decision.rules import Rules
+from pbs_policy.decision.candidate import login_under
+from pbs_policy.decision.rules import OK, Decision, Rules
 from pbs_policy.log import Log
 from pbs_policy.service import upkeep as module
 from pbs_policy.service.server import PolicyServer
@@ -160,7 +161,8 @@ async def test_what_is_noted_while_sums_are_written_is_written_before_the_end(
 
 async def test_at_the_end_it_is_waited_for_whose_the_last_recipients_were(site: Site) -> None:
     await site.upkeep.write_usage()
-    site.lookups.ask_further([b"t:login:192.0.2.7,user0@example.com"], (), lambda *_: site.note(1))
+    login = login_under("192.0.2.7", b"t:login:192.0.2.7", b"1763881234 imap alice@example.com", "")
+    site.server.uses.note("192.0.2.7", b"\nsender=bob@example.com\n\n", Decision(OK, "login", login))
     site.upkeep.stop()
     await site.upkeep.write_usage()
     assert site.lookups.recipients == PAIRS + 1

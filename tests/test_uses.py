@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 from redis import Redis
@@ -13,10 +14,10 @@ from pbs_policy.decision.rules import OK, Decision
 from pbs_policy.decision.sender import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.postfix.protocol import RequestParser
-from pbs_policy.service.uses import note_use
-from pbs_policy.store.batch import Answered
+from pbs_policy.service.uses import Uses
+from pbs_policy.store.question import Answer, Question
 from pbs_policy.table.keys import Keys
-from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, Usage, Use, read_uses
+from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, PAIRS_AT_ONCE, PAIRS_IN_MEMORY, Usage, Use, read_uses
 from tests.service import Service
 from tests.stores import client_on
 
@@ -30,26 +31,32 @@ class Site:
 
     def __init__(self, *users: str, rules: SenderRules | None = None, away: bool = False) -> None:
         self.usage = Usage("t:", 86_400)
-        self.rules = rules or SenderRules()
+        self.uses = Uses(KEYS)
+        self.uses.follow(self.usage, rules or SenderRules(), None)
         self.last = b"1763881234 imap " + users[-1].encode()
         self.logins = {KEYS.login(CLIENT, each.encode()): b"1763881234 imap " + each.encode() for each in users}
         self.away = away
         self.asked = 0
+        self.pauses = 0
 
-    def ask(self, keys: Sequence[bytes], answered: Answered) -> None:
+    async def _put(self, question: Question) -> Answer | None:
         self.asked += 1
-        answered(None if self.away else [self.logins.get(key) for key in keys], ())
+        return None if self.away else Answer([self.logins.get(key) for key in question.keys])
 
-    def relay(self, sender: str, by: Candidate | None = None, more: str = "") -> None:
+    async def _pause(self) -> None:
+        self.pauses += 1
+
+    def relay(self, sender: str, by: Candidate | None = None, more: str = "", client: str = CLIENT) -> None:
         request = RequestParser().next_request(
-            f"request=smtpd_access_policy\nclient_address={CLIENT}\nsender={sender}\n{more}\n".encode()
+            f"request=smtpd_access_policy\nclient_address={client}\nsender={sender}\n{more}\n".encode()
         )
         assert request is not None
         by = by or login_under(CLIENT, KEYS.login(CLIENT), self.last, "")
-        note_use(self.usage, CLIENT, request, Decision(OK, "login", by), self.rules, None, KEYS, self.ask)
+        self.uses.note(client, request, Decision(OK, "login", by))
 
     def credited(self) -> list[tuple[str, int, int, int]]:
         """User, recipients, and foreign senders by domain and by address alone."""
+        asyncio.run(self.uses.credit(self._put, self._pause))
         sums = self.usage._today.sums
         return sorted(
             (user, each.number, *divmod(each.foreign, BY_ADDRESS_ALONE)[::-1]) for (_, user), each in sums.items()
@@ -83,12 +90,14 @@ def test_a_sender_is_credited_where_it_names_one_who_is_logged_in_there_else_the
 def test_nobody_is_asked_for_where_the_sender_is_the_users_own() -> None:
     site = Site(ALICE)
     site.relay(ALICE)
+    assert site.credited() == [(ALICE, 1, 0, 0)]
     assert site.asked == 0
 
 
 def test_behind_an_address_where_another_logged_in_today_the_address_is_credited() -> None:
     site = Site(ALICE)
     site.relay(ALICE)
+    site.credited()
     site.last = b"1763881234 imap " + CAROL.encode()
     site.relay(DAVE)
     assert site.credited() == [("", 1, 1, 0), (ALICE, 1, 0, 0)]
@@ -132,6 +141,39 @@ def test_what_a_permit_let_through_is_of_the_permits_user() -> None:
 def test_a_trial_and_a_question_are_no_use(user: str) -> None:
     site = Site(user)
     site.relay(BOB, more="pbs_only_looks=yes\n" if user == ALICE else "")
+    assert site.credited() == []
+
+
+def test_recipients_that_are_alike_are_judged_once_and_counted_each() -> None:
+    site = Site(ALICE, CAROL)
+    for _ in range(7):
+        site.relay(ALICE)
+    assert site.credited() == [(ALICE, 7, 0, 0)]
+    assert site.asked == 1
+
+
+def test_many_notes_are_credited_in_pieces_with_a_pause_behind_each() -> None:
+    site = Site(ALICE)
+    for number in range(2 * PAIRS_AT_ONCE + 1):
+        site.relay(f"{number}@example.com")
+    assert site.credited() == [(ALICE, 2 * PAIRS_AT_ONCE + 1, 0, 2 * PAIRS_AT_ONCE + 1)]
+    assert (site.asked, site.pauses) == (3, 3)
+
+
+def test_where_there_is_no_room_for_a_note_the_login_that_decided_is_credited_at_once() -> None:
+    site = Site(ALICE, CAROL)
+    for number in range(PAIRS_IN_MEMORY):
+        site.relay(CAROL, client=f"192.0.2.{number}")
+    site.relay(ALICE)
+    assert [each.foreign for each in site.usage._today.sums.values()] == [BY_DOMAIN]
+
+
+def test_nothing_is_noted_while_nothing_is_to_be_counted() -> None:
+    site = Site(ALICE)
+    site.relay(ALICE)
+    site.uses.follow(None, SenderRules(), None)
+    site.relay(ALICE)
+    site.uses.follow(site.usage, SenderRules(), None)
     assert site.credited() == []
 
 

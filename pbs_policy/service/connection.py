@@ -248,8 +248,8 @@ class Connection(asyncio.BufferedProtocol):
         if decision.warning:
             server.log.warning(printable(decision.warning))
         permitted = rules.OK in (action, decision.would_be)
-        if permitted and server.usage is not None:
-            server.note_use(server.usage, self._client.text, self._request, decision)
+        if permitted:
+            server.uses.note(self._client.text, self._request, decision)
         if server.log_decisions == "all" or (permitted and server.log_decisions == "permitted"):
             server.log.decision(server.decision_line(decision, self._client.text, self._request))
         return True

@@ -92,10 +92,11 @@ async def _serve(service: Service, metrics: Metrics | None, stopping: asyncio.Ev
 
     def follow(configuration: Configuration) -> None:
         settings = configuration.settings
+        usage = Usage.following(server.uses.usage, settings.key_prefix, settings.usage_kept)
         server.follow(
-            settings.rules, settings.addresses, settings.log_decisions, configuration.maps, configuration.denies
-        )
-        server.usage = Usage.following(server.usage, settings.key_prefix, settings.usage_kept)
+            settings.rules, settings.addresses, settings.log_decisions, configuration.maps, configuration.denies,
+            usage,
+        )  # fmt: skip
 
     await lookups.open()
     upkeep = Upkeep(server)

@@ -15,7 +15,7 @@ from typing import Literal
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.denies import Denies
-from pbs_policy.decision.rules import Decision, Rules
+from pbs_policy.decision.rules import Rules
 from pbs_policy.decision.sender_maps import SenderMaps
 from pbs_policy.log import Log, printable
 from pbs_policy.postfix.protocol import Request
@@ -24,7 +24,7 @@ from pbs_policy.service.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.service.events import Events
 from pbs_policy.service.stats import no_counts
 from pbs_policy.service.turns import Turns
-from pbs_policy.service.uses import note_use
+from pbs_policy.service.uses import Uses
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.networks import Lengths
@@ -60,15 +60,16 @@ class PolicyServer:
         note_wait: Callable[[float], None] | None = None,
     ) -> None:
         """`maps`, `denies`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to
-        date by `upkeep`, which writes `usage` and `counts` too. `note_wait` is told for how many
-        seconds each request waited for its decision."""
+        date by `upkeep`, which writes `counts` and what `uses` notes for `usage`, too. `note_wait` is told for how
+        many seconds each request waited for its decision."""
         self.rules = rules
         self.keys = keys
         self.lookups = lookups
         self.maps = maps
         self.denies = denies
         self.permit_lengths: Lengths = frozenset()
-        self.usage = usage
+        self.uses = Uses(keys)
+        self.uses.follow(usage, rules.senders, maps)
         self.note_wait = note_wait
         self.counts = no_counts()
         self.events: Events | None = None
@@ -93,10 +94,12 @@ class PolicyServer:
         log_decisions: Literal["permitted", "all", "none"],
         maps: SenderMaps | None,
         denies: Denies | None,
+        usage: Usage | None,
     ) -> None:
         """Decide by other rules from the next request on; what is being decided goes on by those it began with."""
         self.rules, self.addresses, self.log_decisions = rules, addresses, log_decisions
         self.maps, self.denies = maps, denies
+        self.uses.follow(usage, rules.senders, maps)
 
     def connection(self) -> Connection:
         """The protocol of one new connection."""
@@ -106,11 +109,6 @@ class PolicyServer:
         """What is to be decided on `request`. Raises ProtocolError (`case.Case`)."""
         networks = networks_of(client.text, self.permit_lengths) if self.permit_lengths else ()
         return Case(client, request, self.rules, self.keys, self.maps, networks, denies=self.denies)
-
-    def note_use(self, usage: Usage, client: str, request: Request, decision: Decision) -> None:
-        """Count for the report a recipient that was let through."""
-        rules = self.rules.senders
-        note_use(usage, client, request, decision, rules, self.maps, self.keys, self.lookups.ask)
 
     def add(self, connection: Connection) -> None:
         """A connection is open. Where it is one too many, those that have been silent for the longest make room."""

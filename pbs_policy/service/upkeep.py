@@ -109,22 +109,23 @@ class Upkeep:
     async def write_usage(self) -> None:
         """Write what was relayed since the last time, in pieces, and no faster than the loop has time for. Where
         nothing of a piece can be written, the others wait for the next time as well."""
-        usage = self._server.usage
-        if usage is not None and self._stopping.is_set():
-            await self._asked()
-        for _ in range(usage.writes if usage is not None else 0):
-            if usage is None or not (commands := usage.commands()):
+        usage = self._server.uses.usage
+        if usage is None:
+            return
+        await self._server.uses.credit(self._server.lookups.put, self._pause)
+        for _ in range(usage.writes):
+            if not (commands := usage.commands()):
                 return
             replies = await self._each(commands)
             usage.written(replies)
             if replies.count(None) == len(replies):
                 return
-            if not self._stopping.is_set():
-                await asyncio.sleep(WRITE_PAUSE)
+            await self._pause()
 
-    async def _asked(self) -> None:
-        """Wait until what was asked before is answered: whose the last recipients were (`uses`)."""
-        await self._server.lookups.put(Question([self._server.keys.probe]))
+    async def _pause(self) -> None:
+        """Leave the loop to the requests for a while; not where all is to be written before the end."""
+        if not self._stopping.is_set():
+            await asyncio.sleep(WRITE_PAUSE)
 
     async def _each(self, commands: Sequence[Command]) -> list[Any]:
         """The reply to each command, None for one that was not carried out."""

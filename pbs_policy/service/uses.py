@@ -1,4 +1,7 @@
-"""Who is credited with a recipient that was let through, for the report; asked only after the answer was given.
+"""Who is credited with the recipients that were let through, for the report.
+
+A request leaves a note after its answer (`Uses.note`), and no more. Whose the recipients were is judged every few
+seconds in the background (`Uses.credit`), once for all that are alike, a few notes at a time.
 
 The login that let a client relay is often the last one from its address, which is not always whose mail it is. So
 where the sender names somebody else, their login from there is looked for. Where there is none, the mail is the only
@@ -7,61 +10,95 @@ user's who is known from that address, or, where several are, nobody's: the addr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 
 from pbs_policy.decision.candidate import login_under
 from pbs_policy.decision.case import only_asks
 from pbs_policy.decision.rules import Decision
 from pbs_policy.decision.sender import Maps, SenderRules, justifies, names_under
 from pbs_policy.postfix.protocol import Request, first
-from pbs_policy.store.batch import Answered
+from pbs_policy.store.question import Answer, Question
 from pbs_policy.table.keys import Keys
-from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, Usage
+from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, PAIRS_AT_ONCE, PAIRS_IN_MEMORY, Usage
 
-Ask = Callable[[Sequence[bytes], Answered], None]
-
-
-def note_use(
-    usage: Usage, client: str, request: Request, decision: Decision, rules: SenderRules, maps: Maps | None,
-    keys: Keys, ask: Ask,
-) -> None:  # fmt: skip
-    """Count a recipient that was let through, unless somebody only asked."""
-    by = decision.by
-    user = by.recorded_user if by else b""
-    if user.endswith(b".invalid") or only_asks(request):  # a trial of the doctor's: no such domain (RFC 2606)
-        return
-    sender = first(request, b"sender")
-    names = names_under(sender, rules, False, maps)
-    if names and justifies(names, user, rules):
-        usage.note(client, _text(user), 0)
-        usage.is_shared(client, user)
-        return
-    in_domain = justifies(names_under(sender, rules, True, maps), user, rules)
-    foreign = 0 if names is None else BY_ADDRESS_ALONE if in_domain else BY_DOMAIN
-    if by is None or by.permit:
-        usage.note(client, _text(user), foreign)
-    elif names:
-        asked = [keys.login(client, name) for name in names]
-        ask(asked, partial(_credit, usage, client, user, foreign, asked, rules.user_domain))
-    else:
-        _credit(usage, client, user, foreign, (), "", (), ())
+_Sent = tuple[str, bytes, bool, bytes]
+"""What is alike of recipients: the client, the user whose login or permit decided, whether it was a permit, and the
+envelope sender."""
 
 
-def _credit(
-    usage: Usage, client: str, user: bytes, foreign: int, keys: Sequence[bytes], user_domain: str,
-    values: Sequence[bytes | None] | None, _: Sequence[Any],
-) -> None:  # fmt: skip
-    """`values` are the logins from there of those whom the sender names, None where Redis is away."""
-    for key, value in zip(keys, values or (), strict=False):
-        login = login_under(client, key, value, user_domain)
-        if login and login.recorded_user:
-            usage.is_shared(client, user)
-            usage.is_shared(client, login.recorded_user)
-            usage.note(client, _text(login.recorded_user), 0)
+class Uses:
+    """The notes that `usage` has not been told yet; it is None where nothing is to be counted."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.usage: Usage | None = None
+        self._keys = keys
+        self._noted: dict[_Sent, list[float]] = {}  # how many, and when the last one was
+
+    def follow(self, usage: Usage | None, rules: SenderRules, maps: Maps | None) -> None:
+        """Credit by these rules from now on, also what is noted already."""
+        self.usage, self._rules, self._maps = usage, rules, maps
+        if usage is None:
+            self._noted.clear()
+
+    def note(self, client: str, request: Request, decision: Decision) -> None:
+        """Note a recipient that was let through, unless somebody only asked. On the hot path."""
+        by = decision.by
+        if self.usage is None or by is None or only_asks(request):
             return
-    usage.note(client, "" if usage.is_shared(client, user) else _text(user), foreign)
+        sent = client, by.recorded_user, by.permit is not None, first(request, b"sender")
+        if noted := self._noted.get(sent):
+            noted[0] += 1
+            noted[1] = time.time()
+        elif len(self._noted) < PAIRS_IN_MEMORY:
+            self._noted[sent] = [1, time.time()]
+        else:
+            self._credit(self.usage, sent, 1, time.time(), ())  # without asking who else is logged in there
+
+    async def credit(
+        self, put: Callable[[Question], Awaitable[Answer | None]], pause: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Tell `usage` what is noted by now, `PAIRS_AT_ONCE` notes in a piece, with a `pause` behind each."""
+        for _ in range(-(-len(self._noted) // PAIRS_AT_ONCE)):
+            piece = [(sent, self._noted.pop(sent)) for sent in list(islice(self._noted, PAIRS_AT_ONCE))]
+            asked = [self._logins_of_sender(sent) for sent, _ in piece]
+            keys = list({key for each in asked for key in each})
+            answer = await put(Question(keys)) if keys else None
+            found = dict(zip(keys, answer.values, strict=True)) if answer is not None else {}
+            if self.usage is None:
+                return
+            for (sent, (number, at)), own in zip(piece, asked, strict=True):
+                there = [login_under(sent[0], key, found.get(key), self._rules.user_domain) for key in own]
+                self._credit(self.usage, sent, int(number), at, [login.recorded_user for login in there if login])
+            await pause()
+
+    def _logins_of_sender(self, sent: _Sent) -> Sequence[bytes]:
+        """The keys under which the sender's own logins from there would be, where another's login decided."""
+        client, user, is_by_permit, sender = sent
+        names = names_under(sender, self._rules, False, self._maps)
+        if not names or is_by_permit or justifies(names, user, self._rules):
+            return ()
+        return [self._keys.login(client, name) for name in names]
+
+    def _credit(self, usage: Usage, sent: _Sent, number: int, at: float, there: Sequence[bytes]) -> None:
+        """`there` are the users whom the sender names, of those who are logged in at the client's address."""
+        client, user, is_by_permit, sender = sent
+        if user.endswith(b".invalid"):  # a trial of the doctor's: no such domain (RFC 2606)
+            return
+        rules = self._rules
+        names = names_under(sender, rules, False, self._maps)
+        is_own = bool(names) and justifies(names, user, rules)
+        credited = user if is_own else next(filter(None, there), None)
+        if credited is not None:
+            usage.is_shared(client, user)
+            usage.is_shared(client, credited)
+            usage.note(client, _text(credited), 0, number, at)
+            return
+        in_domain = justifies(names_under(sender, rules, True, self._maps), user, rules)
+        foreign = 0 if names is None else BY_ADDRESS_ALONE if in_domain else BY_DOMAIN
+        is_nobodys = not is_by_permit and usage.is_shared(client, user)
+        usage.note(client, "" if is_nobodys else _text(user), foreign, number, at)
 
 
 def _text(user: bytes) -> str:

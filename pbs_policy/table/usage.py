@@ -132,17 +132,18 @@ class Usage:
         self._users[client_address] = None
         return True
 
-    def note(self, client_address: str, user: str, foreign_sender: int) -> None:
-        """Count one recipient that was relayed, or would have been under observe_only: with a sender that is foreign
-        BY_DOMAIN, BY_ADDRESS_ALONE, or (0) not foreign. On the hot path."""
-        at = self._now()
+    def note(
+        self, client_address: str, user: str, foreign_sender: int, number: int = 1, at: float | None = None
+    ) -> None:
+        """Count recipients that were relayed, or would have been under observe_only, the last of them `at` (Unix
+        seconds; now): with a sender that is foreign BY_DOMAIN, BY_ADDRESS_ALONE, or (0) not foreign."""
+        at = self._now() if at is None else at
         if not self._begins <= at < self._ends:
             self._turn(at)
-        pair = (client_address, user)
-        total = self._today.sums.get(pair) or self._begin(self._today, pair)
-        total.number += 1
-        total.foreign += foreign_sender
-        total.last = at
+        total = self._begin(self._today, (client_address, user))
+        total.number += number
+        total.foreign += number * foreign_sender
+        total.last = max(total.last, at)
 
     @property
     def writes(self) -> int:
