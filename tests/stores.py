@@ -35,7 +35,7 @@ _opened: deque[RedisClient] = deque()
 
 def client_on(redis: Redis) -> RedisClient:
     """The program's client of the Redis that `redis` asks, as the same user. It is closed when the test ends."""
-    client = _FakeClient(redis) if isinstance(redis, fakeredis.FakeRedis) else _client_on(redis)
+    client = _FakeClient(_FakeFinder(redis)) if isinstance(redis, fakeredis.FakeRedis) else _client_on(redis)
     _opened.append(client)
     if len(_opened) > _MOST_OPEN:
         _opened.popleft().close()
@@ -53,7 +53,7 @@ def _client_on(redis: Redis) -> RedisClient:
     places = ((place["host"], place["port"]),) if place.get("host") else ()
     url = RedisUrl(places, place.get("path") or "", place["db"])
     login = Login(place.get("username") or "", place.get("password") or "")
-    return RedisClient(url, login, even_replica=True)
+    return RedisClient(MasterFinder(url, login, even_replica=True))
 
 
 def table_on(redis: Redis, prefix: str, **options: Any) -> LoginTable:
@@ -82,10 +82,6 @@ def resume(server: PrivateDaemon) -> None:
 class _FakeClient(RedisClient):
     """Asks inside the process."""
 
-    def __init__(self, redis: fakeredis.FakeRedis) -> None:
-        super().__init__(RedisUrl.parse("redis://127.0.0.1"), NOBODY)
-        self._finder = _FakeFinder(redis)
-
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """fakeredis makes a dict of what stands on the wire as a list."""
         return [sum(each.items(), ()) if isinstance(each, dict) else each for each in super().ask(commands)]
@@ -93,6 +89,7 @@ class _FakeClient(RedisClient):
 
 class _FakeFinder(MasterFinder):
     def __init__(self, redis: fakeredis.FakeRedis) -> None:
+        super().__init__(RedisUrl.parse("redis://127.0.0.1"), NOBODY)
         self._fake = redis
 
     def client_of(self, _: Place) -> Redis:

@@ -15,24 +15,17 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Self
-
-# isort: off
-import pbs_policy.store.resp  # noqa: F401 - it keeps redis-py, which comes after it, from a hiredis that is not safe
-
-# isort: on
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import AskError, AuthenticationError, MovedError, RedisError, ResponseError
-from redis.retry import Retry
 
 from pbs_policy.store.errors import NotTheMaster, StoreRefused, StoreUnavailable, errors_of, said
 from pbs_policy.store.in_time import TcpConnection, TlsConnection, UnixConnection, expect
 from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl, TlsFiles, written
 from pbs_policy.store.replies import is_elsewhere
+from pbs_policy.store.resp import redis
 from pbs_policy.table.keys import Keys
 
 if TYPE_CHECKING:
@@ -58,7 +51,7 @@ _SAYS_NOTHING: dict[str, Any] = {name: value for name, value in {**_SILENT, "pro
 
 def connect(url: RedisUrl, user: str, password: str) -> RedisClient:
     """A client of the Redis at `url`. Nothing is sent before the first command."""
-    return RedisClient(url, Login(user, password))
+    return RedisClient(MasterFinder(url, Login(user, password)))
 
 
 def connect_by(
@@ -68,10 +61,11 @@ def connect_by(
     seconds from now everything must be done, if that is given. `probe` is for a user who may not GET
     (`MasterFinder`). Raises SettingsError for an unreadable password."""
     login = Login(settings.redis_user, settings.redis_password())
-    return RedisClient(
+    finder = MasterFinder(
         settings.redis_url, login, settings.redis_tls, settings.sentinel_login(),
-        probe=probe or (b"GET", Keys(settings.key_prefix).probe), within=within, even_replica=even_replica,
+        probe or (b"GET", Keys(settings.key_prefix).probe), even_replica=even_replica,
     )  # fmt: skip
+    return RedisClient(finder, within)
 
 
 class RedisClient:
@@ -81,22 +75,12 @@ class RedisClient:
     twice. Not to be shared between threads.
     """
 
-    def __init__(
-        self,
-        url: RedisUrl,
-        login: Login,
-        tls: TlsFiles | None = None,
-        sentinel: Login = NOBODY,
-        *,
-        probe: Command = (b"GET", b""),
-        within: float | None = None,
-        even_replica: bool = False,
-    ) -> None:
-        self._url = url
-        self._finder = MasterFinder(url, login, tls, sentinel, probe, even_replica=even_replica)
+    def __init__(self, finder: MasterFinder, within: float | None = None) -> None:
+        self._url = finder.url
+        self._finder = finder
         self._ends_at = None if within is None else time.monotonic() + within
         self._redis: redis.Redis | None = None
-        self._where = str(url)
+        self._where = str(self._url)
 
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, sent in one go. The first error among them is raised when all are read."""
@@ -139,8 +123,8 @@ class RedisClient:
 
     def another(self) -> RedisClient:
         """A client of the same Redis with a connection of its own."""
-        another = object.__new__(type(self))
-        another.__dict__.update(self.__dict__, _redis=None)
+        another = copy(self)
+        another._redis = None
         return another
 
     def close(self) -> None:
@@ -157,7 +141,7 @@ class RedisClient:
                 pipe.execute_command(*command)
             replies = pipe.execute(raise_on_error=False)
             for reply in replies:
-                if isinstance(reply, RedisError):
+                if isinstance(reply, redis.RedisError):
                     raise reply
             return list(replies)
 
@@ -201,7 +185,7 @@ class Subscription:
 
     def close(self) -> None:
         """Close its connection."""
-        with suppress(RedisError):
+        with suppress(redis.RedisError):
             self._pubsub.close()
 
 
@@ -215,10 +199,10 @@ class MasterFinder:
     """
 
     def __init__(
-        self, url: RedisUrl, login: Login, tls: TlsFiles | None, sentinel: Login, probe: Command,
-        *, even_replica: bool = False,
+        self, url: RedisUrl, login: Login, tls: TlsFiles | None = None, sentinel: Login = NOBODY,
+        probe: Command = (b"GET", b""), *, even_replica: bool = False,
     ) -> None:  # fmt: skip
-        self._url = url
+        self.url = url
         self._login = login
         self._sentinel = sentinel
         self._probe = probe
@@ -230,7 +214,7 @@ class MasterFinder:
     def client_of(self, place: Place) -> redis.Redis:
         """A client of redis-py for the server there, which logs in and refuses a replica at each connection."""
         return self._client(
-            place, self._login, TIMEOUT, self._url.db, within=_ANSWER * TIMEOUT, must_be_master=not self._even_replica
+            place, self._login, TIMEOUT, self.url.db, within=_ANSWER * TIMEOUT, must_be_master=not self._even_replica
         )
 
     def find(self) -> Place:
@@ -246,7 +230,7 @@ class MasterFinder:
                 continue
             self._places.sort(key=lambda each: each != place)  # who answered is asked first the next time
             return master
-        whose = f"no Sentinel names the master {self._url.master}: Sentinel " if self._url.master else ""
+        whose = f"no Sentinel names the master {self.url.master}: Sentinel " if self.url.master else ""
         raise type(trouble or StoreUnavailable())(f"{whose}{trouble}") from trouble
 
     def close(self) -> None:
@@ -257,7 +241,7 @@ class MasterFinder:
 
     def _ask(self, place: Place) -> Place:
         """The master that one place names, or is."""
-        url = self._url
+        url = self.url
         share = TIMEOUT / (len(self._places) + 1)  # the first may be the one that is gone, the master wants its own
         if place not in self._asked:
             login = self._sentinel if url.master else self._login
@@ -273,7 +257,7 @@ class MasterFinder:
             if url.cluster:
                 try:
                     client.execute_command(*self._probe)
-                except (MovedError, AskError) as moved:
+                except (redis.exceptions.MovedError, redis.exceptions.AskError) as moved:
                     return moved.host or place[0], moved.port
             elif is_replica(client.execute_command(b"HELLO", b"2")):
                 raise NotTheMaster(f"{where}: {REPLICA}")
@@ -290,20 +274,17 @@ class MasterFinder:
         must_be_master: bool = False,
     ) -> redis.Redis:
         options: dict[str, Any] = {
-            "within": within or seconds,
+            "connection_class": TcpConnection, "within": within or seconds,
             "db": db, "username": login.user or None, "password": login.password or None,
-            "socket_timeout": seconds, "retry": Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+            "socket_timeout": seconds,
+            "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 1, (redis.ConnectionError,)),
             "redis_connect_func": partial(_greet, login=login, must_be_master=must_be_master), **_SAYS_NOTHING,
         }  # fmt: skip
-        if self._url.path:
-            options |= {"connection_class": UnixConnection, "path": self._url.path}
+        if self.url.path:
+            options |= {"connection_class": UnixConnection, "path": self.url.path}
         else:
             options |= {"host": place[0], "port": place[1], "socket_connect_timeout": seconds}
-            options |= (
-                {"connection_class": TlsConnection, "context": self._tls}
-                if self._tls is not None
-                else {"connection_class": TcpConnection}
-            )
+            options |= {"connection_class": TlsConnection, "context": self._tls} if self._tls else {}
         client = redis.Redis(connection_pool=redis.ConnectionPool(**options))
         client.response_callbacks.clear()  # replies as they were sent: each caller knows its command
         return client
@@ -358,12 +339,12 @@ def is_replica(hello: Any) -> bool:
 def _greet(connection: Any, *, login: Login, must_be_master: bool) -> None:
     try:
         connection.on_connect()
-    except (ResponseError, AuthenticationError) as error:
+    except (redis.ResponseError, redis.AuthenticationError) as error:
         raise StoreRefused(without_password(said(error), log_in(login)[0] if login.password else (b"",))) from None
     # Before its first reply a server's TLS sends tickets, which redis-py takes for data that nobody asked for.
     if must_be_master or isinstance(connection, TlsConnection):
         connection.send_command(b"HELLO", b"2")
-        with suppress(ResponseError):  # what is no Redis and yet speaks its protocol may not know the command
+        with suppress(redis.ResponseError):  # what is no Redis and yet speaks its protocol may not know the command
             hello = connection.read_response()
             if must_be_master and is_replica(hello):
                 raise NotTheMaster(REPLICA)

@@ -6,28 +6,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# isort: off
-import pbs_policy.store.resp  # noqa: F401 - it keeps redis-py, which comes after it, from a hiredis that is not safe
+from pbs_policy.store.resp import redis
 
-# isort: on
-import redis
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    MovedError,
-    NoPermissionError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+errors = redis.exceptions
 
 # redis-py takes the code off a server's error. From 7.1 on it keeps it in `status_code`.
 _CODES: dict[type[Exception], str] = {
-    AskError: "ASK", BusyLoadingError: "LOADING", ClusterDownError: "CLUSTERDOWN", MasterDownError: "MASTERDOWN",
-    MovedError: "MOVED", NoPermissionError: "NOPERM", ReadOnlyError: "READONLY",
+    errors.AskError: "ASK", errors.BusyLoadingError: "LOADING", errors.ClusterDownError: "CLUSTERDOWN",
+    errors.MasterDownError: "MASTERDOWN", errors.MovedError: "MOVED", errors.NoPermissionError: "NOPERM",
+    errors.ReadOnlyError: "READONLY",
 }  # fmt: skip
 
 
@@ -50,7 +37,7 @@ def errors_of(where: str, within: float) -> Iterator[None]:
     """What redis-py raises becomes StoreUnavailable, which names the server, and the seconds that there were."""
     try:
         yield
-    except (ResponseError, AuthenticationError, BusyLoadingError, StoreRefused) as error:
+    except (errors.ResponseError, errors.AuthenticationError, errors.BusyLoadingError, StoreRefused) as error:
         refused = StoreRefused(said(error))
         refused.where = where
         raise refused from error
@@ -58,7 +45,7 @@ def errors_of(where: str, within: float) -> Iterator[None]:
         raise StoreUnavailable(f"{where}: no answer within {within} s") from error
     except (redis.InvalidResponse, TypeError, MemoryError) as error:  # the latter two are hiredis'
         raise StoreUnavailable(f"{where}: what answers there does not speak Redis' protocol") from error
-    except RedisError as error:
+    except errors.RedisError as error:
         raise StoreUnavailable(f"{where}: {_reason(error)}") from error
     except NotTheMaster as error:
         raise NotTheMaster(f"{where}: {error}") from error
@@ -73,7 +60,7 @@ def said(error: Exception) -> str:
     return f"{code} {text}" if code and code != "ERR" else text
 
 
-def _reason(error: RedisError) -> str:
+def _reason(error: errors.RedisError) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OSError):
         return cause.strerror or str(cause)

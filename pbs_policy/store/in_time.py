@@ -14,11 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-# isort: off
-import pbs_policy.store.resp  # noqa: F401 - it keeps redis-py, which comes after it, from a hiredis that is not safe
-
-# isort: on
-import redis
+from pbs_policy.store.resp import redis
 
 
 class InTimeSocket(socket.socket):
@@ -70,26 +66,28 @@ class InTimeTlsSocket(InTimeSocket, ssl.SSLSocket):
     """The same with TLS."""
 
 
-class TcpConnection(redis.Connection):
+class _InTime:
+    """In front of a connection of redis-py."""
+
+    def __init__(self, *, within: float, **options: Any) -> None:
+        self._within = within
+        super().__init__(**options)
+
+    def _connect(self) -> InTimeSocket:
+        plain: socket.socket = super()._connect()  # type: ignore[misc]  # redis-py's, which is untyped
+        timeout, kind = plain.gettimeout(), (plain.family, plain.type, plain.proto)
+        made = InTimeSocket(*kind, fileno=plain.detach())
+        made.settimeout(timeout)
+        made.within = self._within
+        return made
+
+
+class TcpConnection(_InTime, redis.Connection):
     """A connection by TCP."""
 
-    def __init__(self, *, within: float, **options: Any) -> None:
-        self.within = within
-        super().__init__(**options)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
 
-    def _connect(self) -> InTimeSocket:
-        return _in_time(super()._connect(), self.within)  # type: ignore[no-untyped-call]  # as above
-
-
-class UnixConnection(redis.UnixDomainSocketConnection):
+class UnixConnection(_InTime, redis.UnixDomainSocketConnection):
     """A connection by a unix socket."""
-
-    def __init__(self, *, within: float, **options: Any) -> None:
-        self.within = within
-        super().__init__(**options)  # type: ignore[no-untyped-call]  # as above
-
-    def _connect(self) -> InTimeSocket:
-        return _in_time(super()._connect(), self.within)  # type: ignore[no-untyped-call]  # as above
 
 
 class TlsConnection(TcpConnection):
@@ -107,7 +105,7 @@ class TlsConnection(TcpConnection):
         except BaseException:
             connection.close()
             raise
-        secured.within = self.within
+        secured.within = self._within
         return secured
 
 
@@ -115,12 +113,3 @@ def expect(connection: Any) -> None:
     """Begin the time for what a server sends unasked."""
     if isinstance(connection._sock, InTimeSocket):
         connection._sock.expect()
-
-
-def _in_time(plain: socket.socket, within: float) -> InTimeSocket:
-    timeout = plain.gettimeout()
-    kind = plain.family, plain.type, plain.proto
-    made = InTimeSocket(*kind, fileno=plain.detach())
-    made.settimeout(timeout)
-    made.within = within
-    return made

@@ -124,7 +124,7 @@ class Writer:
         self._replies = hiredis.Reader()
 
     async def __call__(self, *command: str | bytes | int) -> Any:
-        packed = pack(tuple(str(part) if isinstance(part, int) else part for part in command))
+        packed = pack(tuple(part if isinstance(part, bytes) else str(part).encode() for part in command))
         self._writer.write(packed)
         while (reply := self._replies.gets()) is False:
             data = await self._reader.read(65536)
