@@ -11,7 +11,7 @@ import click
 from pbs_policy.address import ClientAddress
 from pbs_policy.cli.completion import suggest_address
 from pbs_policy.cli.output import show_json
-from pbs_policy.cli.query import NOT_OK, STATUSES, ask_running
+from pbs_policy.cli.query import NOT_OK, STATUSES, ask_running, make_request
 from pbs_policy.cli.session import Session
 from pbs_policy.cli.who import parse_each
 from pbs_policy.decision.check import Enquiry
@@ -21,8 +21,7 @@ from pbs_policy.decision.sender import unquote_sender
 from pbs_policy.decision.words import ORDER, Explanation, explain
 from pbs_policy.duration import ago_at, format_duration
 from pbs_policy.log import printable
-from pbs_policy.postfix.protocol import ProtocolError, RequestParser, as_request
-from pbs_policy.postfix.query import serialise_request
+from pbs_policy.postfix.protocol import as_request
 from pbs_policy.table.listing import encode
 from pbs_policy.table.rows import entry_row, write_time
 
@@ -73,7 +72,7 @@ def check(
     attributes = {name: text for name, text in options.items() if text is not None}
 
     def parse(text: str) -> tuple[ClientAddress, bytes]:
-        return settings.addresses.parse(text), _make_request(client_address=text, **attributes)
+        return settings.addresses.parse(text), make_request({"client_address": text, **attributes})
 
     actions, rows = set(), []
     for client, request in parse_each(given, parse):
@@ -117,15 +116,6 @@ def _compared(decision: Decision, live_action: str) -> str:
         f"the running service answers {printable(kind)}: it has other settings or another Redis; reload it, and look "
         "at its log"
     )
-
-
-def _make_request(**attributes: str) -> bytes:
-    try:
-        request = serialise_request(attributes)
-        RequestParser().next_request(request)
-    except (ValueError, ProtocolError) as error:
-        raise click.UsageError(str(error)) from None
-    return request
 
 
 def _answer_as_text(explanation: Explanation, *, is_sender_given: bool) -> str:

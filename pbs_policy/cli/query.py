@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import BinaryIO
 
@@ -42,17 +43,15 @@ class ServiceUnreachable(click.ClickException):
 
     exit_code = os.EX_UNAVAILABLE
 
+    def __init__(self, listener: Listener, error: OSError) -> None:
+        why = printable(error.strerror or str(error))
+        what_to_do = "see whether it runs (systemctl status pbs-policy), or correct listen or --listener"
+        super().__init__(f"no reply from the policy service at {listener}: {why}; {what_to_do}")
+
 
 def find_listener(session: Session, given: Listener | None) -> Listener:
     """The listener that `--listener` names, else the first of the settings. Raises SettingsError."""
     return given or session.load()[0].listen[0]
-
-
-def unreachable(listener: Listener, error: OSError) -> ServiceUnreachable:
-    """What to say where the service at `listener` gave no reply."""
-    why = printable(error.strerror or str(error))
-    what_to_do = "see whether it runs (systemctl status pbs-policy), or correct listen or --listener"
-    return ServiceUnreachable(f"no reply from the policy service at {listener}: {why}; {what_to_do}")
 
 
 def ask_running(listener: Listener, request: bytes) -> str:
@@ -60,7 +59,7 @@ def ask_running(listener: Listener, request: bytes) -> str:
     try:
         return ask_once(listener, only_looking(request)).action
     except OSError as error:
-        raise unreachable(listener, error) from None
+        raise ServiceUnreachable(listener, error) from None
 
 
 @click.command()
@@ -82,13 +81,13 @@ def query(session: Session, address: Listener | None, attributes: tuple[str, ...
       pbs-policy query client_address=192.0.2.7 sender=alice@example.com recipient=bob@example.net
       pbs-policy query --listener unix:/var/spool/postfix/pbs-policy/policy - <request
     """
-    request = _read_request(sys.stdin.buffer) if attributes == ("-",) else _make_request(attributes)
+    request = _read_request(sys.stdin.buffer) if attributes == ("-",) else _parse_request(attributes)
     action = ask_running(find_listener(session, address), request)
     click.echo(printable(action))
     return STATUSES.get(action.partition(" ")[0], NOT_OK)
 
 
-def _make_request(attributes: tuple[str, ...]) -> bytes:
+def _parse_request(attributes: tuple[str, ...]) -> bytes:
     pairs: dict[str, str] = {}
     for attribute in attributes:
         name, equals, value = attribute.partition("=")
@@ -100,10 +99,17 @@ def _make_request(attributes: tuple[str, ...]) -> bytes:
             alike = "".join(f", did you mean {each}?" for each in get_close_matches(name, _ATTRIBUTES, 1))
             raise click.UsageError(f"Postfix sends no attribute {printable(name)!r}{alike}")
         pairs[name] = value
+    return make_request(pairs)
+
+
+def make_request(attributes: Mapping[str, str]) -> bytes:
+    """A request that the service understands. Raises UsageError."""
     try:
-        return serialise_request(pairs)
-    except ValueError as error:
+        request = serialise_request(attributes)
+        RequestParser().next_request(request)
+    except (ValueError, ProtocolError) as error:
         raise click.UsageError(str(error)) from None
+    return request
 
 
 def _read_request(stream: BinaryIO) -> bytes:

@@ -10,17 +10,17 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import click
 
 from pbs_policy.cli.output import counted, whole
-from pbs_policy.cli.query import find_listener, listener_option, unreachable
-from pbs_policy.cli.session import Session
+from pbs_policy.cli.query import ServiceUnreachable, find_listener, listener_option
+from pbs_policy.cli.session import Session, say
 from pbs_policy.log import printable, value
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.protocol import (
@@ -76,24 +76,23 @@ def replay(session: Session, address: Listener | None, as_json: bool, files: tup
       pbs-policy replay /var/log/mail.log.1.gz /var/log/mail.log
       journalctl -u 'postfix*' | pbs-policy replay --json - | jq 'select(.differs)'
     """
-    listener = find_listener(session, address)
-    log, counts = SmtpdLog(), Counter[str]()
-    with _Service(listener) as service:
+    log, answers, differ = SmtpdLog(), Counter[str](), 0
+    with closing(_Service(find_listener(session, address))) as service:
         for name in files:
             with _opened(name) as stream:
                 for asked in _read(stream, log):
                     action = service.ask(asked.request)
                     differs = asked.comparable and _differs(asked.reply, action)
-                    counts[action.partition(" ")[0]] += 1
-                    counts["differs"] += differs
-                    click.echo((_as_json if as_json else _as_text)(asked, action, differs))
-    click.echo((_summary_as_json if as_json else _summary_as_text)(counts, log))
-    if not counts and not log.lines:
-        click.echo(f"pbs-policy: {', '.join(files)}: no line of Postfix's and no request was understood", err=True)
+                    answers[action.partition(" ")[0]] += 1
+                    differ += differs
+                    click.echo(_line(asked, action, differs, as_json=as_json))
+    click.echo((_summary_as_json if as_json else _summary_as_text)(answers, differ, log))
+    if not answers and not log.lines:
+        say(f"{', '.join(files)}: no line of Postfix's and no request was understood")
         return os.EX_DATAERR
-    if counts["differs"] and log.lines:
+    if differ and log.lines:
         click.echo("note: a log is asked of the logins, permits and denies as they are now", err=True)
-    return DIFFERS if counts["differs"] else os.EX_OK
+    return DIFFERS if differ else os.EX_OK
 
 
 class _Service:
@@ -105,27 +104,20 @@ class _Service:
 
     def ask(self, request: bytes) -> str:
         """The action of the reply. Raises ServiceUnreachable where there is none, on a new connection neither."""
-        if self._connection:
-            try:
-                return printable(self._connection.ask(request).action)
-            except OSError:
-                self.close()  # the service was started anew, perhaps
+        is_new = self._connection is None
         try:
-            self._connection = PolicyClient(self._listener)
+            self._connection = self._connection or PolicyClient(self._listener)
             return printable(self._connection.ask(request).action)
         except OSError as error:
-            raise unreachable(self._listener, error) from None
+            self.close()
+            if is_new:
+                raise ServiceUnreachable(self._listener, error) from None
+            return self.ask(request)  # the service was started anew, perhaps
 
     def close(self) -> None:
         if self._connection:
             self._connection.close()
         self._connection = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @contextmanager
@@ -171,15 +163,8 @@ def _from_log(lines: Iterable[bytes | None], log: SmtpdLog) -> Iterator[_Asked]:
             log.unparseable += 1
             continue
         for found in log.read(line.removesuffix(b"\r").decode("utf-8", "surrogateescape")):
-            request = serialise_request(
-                {
-                    "client_address": found.client_address,
-                    "client_name": found.client_name,
-                    "helo_name": found.helo_name,
-                    "sender": found.sender,
-                    "recipient": found.recipient,
-                }
-            )
+            names = ("client_address", "client_name", "helo_name", "sender", "recipient")
+            request = serialise_request({name: getattr(found, name) for name in names})
             who = found.client_address, found.sender, found.recipient
             yield _Asked(only_looking(request), *who, found.reply, found.about_relaying)
 
@@ -225,44 +210,25 @@ def _differs(reply: str, action: str) -> bool:
     return not as_before.get(action.partition(" ")[0], False)
 
 
-def _as_text(asked: _Asked, action: str, differs: bool) -> str:
-    fields = {"client_address": asked.client_address, "sender": asked.sender, "recipient": asked.recipient}
-    if asked.reply:
-        fields["postfix"] = asked.reply[:3]
-    fields["action"] = action.partition(" ")[0]
-    return " ".join(f"{name}={value(text)}" for name, text in fields.items()) + (" differs" if differs else "")
+def _line(asked: _Asked, action: str, differs: bool, *, as_json: bool) -> str:
+    row = {"client_address": asked.client_address, "sender": asked.sender, "recipient": asked.recipient}
+    if as_json:
+        told = {**row, "postfix": asked.reply or None, "action": action, "differs": differs}
+        return whole(json.dumps(told, ensure_ascii=False))
+    row |= {"postfix": asked.reply[:3]} if asked.reply else {}
+    row["action"] = action.partition(" ")[0]
+    return " ".join(f"{name}={value(text)}" for name, text in row.items()) + (" differs" if differs else "")
 
 
-def _as_json(asked: _Asked, action: str, differs: bool) -> str:
-    shown = {
-        "client_address": asked.client_address,
-        "sender": asked.sender,
-        "recipient": asked.recipient,
-        "postfix": asked.reply or None,
-        "action": action,
-        "differs": differs,
-    }
-    return whole(json.dumps(shown, ensure_ascii=False))
+def _summary_as_json(answers: Counter[str], differ: int, log: SmtpdLog) -> str:
+    left_out = {"with_smtp_auth": log.authenticated, "unparseable": log.unparseable, "forgotten": log.forgotten}
+    return json.dumps({"summary": {"requests": answers.total(), "answers": answers, "differ": differ, **left_out}})
 
 
-def _summary_as_json(counts: Counter[str], log: SmtpdLog) -> str:
-    answers = {action: count for action, count in counts.items() if action != "differs"}
-    summary = {
-        "requests": sum(answers.values()),
-        "answers": answers,
-        "differ": counts["differs"],
-        "with_smtp_auth": log.authenticated,
-        "unparseable": log.unparseable,
-        "forgotten": log.forgotten,
-    }
-    return json.dumps({"summary": summary})
-
-
-def _summary_as_text(counts: Counter[str], log: SmtpdLog) -> str:
-    answers = {"OK": 0, "DUNNO": 0, "DEFER_IF_REJECT": 0, **counts}
-    differ = answers.pop("differs", 0)
-    asked = counted(sum(answers.values()), "request")
-    text = f"{asked}: " + ", ".join(f"{count:,} {action}" for action, count in answers.items())
+def _summary_as_text(answers: Counter[str], differ: int, log: SmtpdLog) -> str:
+    asked = {"OK": 0, "DUNNO": 0, "DEFER_IF_REJECT": 0, **answers}
+    text = f"{counted(answers.total(), 'request')}: "
+    text += ", ".join(f"{count:,} {action}" for action, count in asked.items())
     text += f"; {differ:,} differ{'s' * (differ == 1)} from what Postfix did"
     left_out = (
         (log.authenticated, "message with SMTP AUTH", "messages with SMTP AUTH"),

@@ -20,6 +20,7 @@ from pbs_policy.table.usage import MOST_PAIRS, OTHERS, Use, read_uses
 SINCE = 7 * 86_400
 """Seconds that are looked back where --since is absent: who sends at all sends within a week."""
 
+_NUMBERS = ("RECIPIENTS", "FOREIGN SENDERS", "LAST USE")
 _NAMES = ("user", "client_address", "recipients", "foreign_senders", "last_use_at")
 
 
@@ -63,19 +64,24 @@ def report(session: Session, since: int | None, setting: str | None, by_address:
     others = [use for use in uses if (use.client_address, use.user) == OTHERS]
     known = [use for use in uses if use not in others]
     if as_json:
-        _show_json(known, others)
+        with FORMATS["json"]([Column(name) for name in _NAMES]) as output:
+            for use in (*known, *others):
+                output.write(_as_row(use, is_known=use not in others))
         return
     day = time.strftime("%Y-%m-%d 00:00 UTC", time.gmtime(now - since))
     if not uses:
         click.echo(f"nobody has relayed by POP-before-SMTP since {day}")
         return
     if known:
-        if by_address:
-            _show_table("CLIENT ADDRESS", [[use] for use in known], now)
-        else:
-            _show_table("ADDRESSES", _by_user(known), now)
-    for line in (*_summary_of_others(others, now), _summary(known, others, day)):
-        click.echo(line)
+        headings = ("USER", "CLIENT ADDRESS" if by_address else "ADDRESSES", *_NUMBERS)
+        groups = [[use] for use in known] if by_address else _by_user(known)
+        show_table([headings, *(_row(group, now) for group in groups)], numbers=(2, 3))
+    for use in others:
+        click.echo(
+            f"others, beyond {MOST_PAIRS:,} users and addresses on one day: {counted(use.recipients, 'recipient')}, "
+            f"{use.foreign_senders} with a foreign sender, last {ago_at(use.last_use, now)}"
+        )
+    click.echo(_summary(known, others, day))
     if any(use.foreign_senders for use in uses):
         click.echo(f"foreign senders: those that sender_match = {setting} would refuse")
 
@@ -88,11 +94,6 @@ def _by_user(uses: Iterable[Use]) -> list[list[Use]]:
     return sorted(groups.values(), key=lambda group: -sum(use.recipients for use in group))
 
 
-def _show_table(addresses: str, groups: Iterable[Sequence[Use]], now: float) -> None:
-    headings = ("USER", addresses, "RECIPIENTS", "FOREIGN SENDERS", "LAST USE")
-    show_table([headings, *(_row(group, now) for group in groups)], numbers=(2, 3))
-
-
 def _row(group: Sequence[Use], now: float) -> tuple[str, ...]:
     more = f" and {len(group) - 1:,} more" if len(group) > 1 else ""
     return (
@@ -100,16 +101,8 @@ def _row(group: Sequence[Use], now: float) -> tuple[str, ...]:
         printable(group[0].client_address) + more,
         f"{sum(use.recipients for use in group):,}",
         f"{sum(use.foreign_senders for use in group):,}",
-        _ago(group, now),
+        ago_at(max(use.last_use for use in group), now),
     )
-
-
-def _summary_of_others(others: Sequence[Use], now: float) -> list[str]:
-    return [
-        f"others, beyond {MOST_PAIRS:,} users and addresses on one day: {counted(use.recipients, 'recipient')}, "
-        f"{use.foreign_senders} with a foreign sender, last {_ago([use], now)}"
-        for use in others
-    ]
 
 
 def _summary(known: Sequence[Use], others: Sequence[Use], day: str) -> str:
@@ -125,23 +118,11 @@ def _summary(known: Sequence[Use], others: Sequence[Use], day: str) -> str:
     return f"{line}: {counted(recipients, 'recipient')} since {day}"
 
 
-def _ago(group: Iterable[Use], now: float) -> str:
-    return ago_at(max(use.last_use for use in group), now)
-
-
-def _show_json(known: Sequence[Use], others: Sequence[Use]) -> None:
-    """An array as the other commands' is; what was summed as others has null for the address too."""
-    with FORMATS["json"]([Column(name) for name in _NAMES]) as output:
-        for use in known:
-            output.write(_as_row(use))
-        for use in others:
-            output.write(_as_row(use) | {"client_address": None})
-
-
-def _as_row(use: Use) -> dict[str, Any]:
+def _as_row(use: Use, *, is_known: bool) -> dict[str, Any]:
+    """What was summed as others has null for the address too."""
     return {
         "user": use.user or None,
-        "client_address": use.client_address,
+        "client_address": use.client_address if is_known else None,
         "recipients": use.recipients,
         "foreign_senders": use.foreign_senders,
         "last_use_at": write_time(use.last_use),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -28,7 +27,7 @@ _NUMBERS = ("since start", "last hour", "last day")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of text, with every minute that had a decision.")
 @click.pass_obj
-def stats(session: Session, as_json: bool) -> int:
+def stats(session: Session, as_json: bool) -> None:
     """How often the services decided what, and which of them run: since they started, in the last hour, the last day.
 
     Numbers of all services that share this Redis are summed; they write them every 5 seconds. "Since start" is what
@@ -46,23 +45,12 @@ def stats(session: Session, as_json: bool) -> int:
         _show_json(minutes, services)
     else:
         _show(minutes, services, table.now())
-    return os.EX_OK
-
-
-def _sum(counts: Iterable[Counter[str]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return total
 
 
 def _totals(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> tuple[Counter[str], ...]:
     """In the order of _NUMBERS."""
-    return (
-        _sum(service.counts for service in services),
-        _sum(minute.counts for minute in minutes[-_HOUR:]),
-        _sum(minute.counts for minute in minutes),
-    )
+    counted = (services, minutes[-_HOUR:], minutes)
+    return tuple(sum((each.counts for each in some), Counter()) for some in counted)
 
 
 def _show(minutes: Sequence[Minute], services: Sequence[ServiceState], now: float) -> None:
@@ -118,7 +106,6 @@ def _show_plot(title: str, numbers: Sequence[int]) -> None:
 
 
 def _show_json(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> None:
-    since_start, last_hour, last_day = _totals(minutes, services)
     numbers: dict[str, Any] = {
         "services": [
             {
@@ -132,9 +119,7 @@ def _show_json(minutes: Sequence[Minute], services: Sequence[ServiceState]) -> N
             }
             for each in services
         ],
-        "since_start": since_start,
-        "last_hour": last_hour,
-        "last_day": last_day,
+        **{name.replace(" ", "_"): total for name, total in zip(_NUMBERS, _totals(minutes, services), strict=True)},
         "minutes": [
             {"since": write_time(each.begins), "counts": each.counts} for each in minutes if each.counts
         ],

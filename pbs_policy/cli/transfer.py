@@ -10,7 +10,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, BinaryIO
@@ -74,10 +74,9 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
       pbs-policy import /var/backups/pbs-policy.jsonl
     """
     settings, table = session.open_table()
-    addresses = settings.addresses
     with _seekable(file) as stream:
         name = "standard input" if file == "-" else file
-        if _show_faults(stream, name, addresses, table.now()):
+        if _show_faults(stream, name, settings.addresses, table.now()):
             return os.EX_DATAERR
         stream.seek(0)
         progress = Progress("lines")
@@ -85,7 +84,7 @@ def import_table(session: Session, file: str, replace: bool, dry_run: bool) -> i
         importing = Import(
             table, with_domain=with_domain, replaces=replace, only_looks=dry_run, skipped=_Skipped().tell
         )
-        for items in pieces(_items(stream, name, addresses, table.now()), BATCH):
+        for items in pieces(_items(stream, name, settings.addresses, table.now()), BATCH):
             importing.add(items)
             progress.add(len(items))
         progress.clear()
@@ -147,7 +146,7 @@ def _summary(counts: Counter[str], dry_run: bool) -> str:
 @contextmanager
 def _seekable(file: str) -> Iterator[IO[bytes]]:
     """The file, opened to be read twice: what is not one (a pipe) is copied into one first."""
-    with Path(file).open("rb") if file != "-" else _borrowed(sys.stdin.buffer) as stream:
+    with Path(file).open("rb") if file != "-" else nullcontext(sys.stdin.buffer) as stream:
         if stream.seekable():
             yield stream
             return
@@ -157,25 +156,13 @@ def _seekable(file: str) -> Iterator[IO[bytes]]:
             yield copy
 
 
-@contextmanager
-def _borrowed(stream: BinaryIO) -> Iterator[BinaryIO]:
-    """A stream that is not ours to close."""
-    yield stream
-
-
-@contextmanager
-def _replacing(file: str) -> Iterator[BinaryIO | None]:
+def _replacing(file: str) -> AbstractContextManager[BinaryIO | None]:
     """A stream that becomes `file` when all is written; None for standard output. The file is its owner's alone to
     read: it says who has a mailbox here."""
     path = Path(file)
     if file == "-":
-        yield None
-    elif path.exists() and not path.is_file():
-        with _device(path) as stream:
-            yield stream
-    else:
-        with _new_file(path) as stream:
-            yield stream
+        return nullcontext()
+    return _device(path) if path.exists() and not path.is_file() else _new_file(path)
 
 
 @contextmanager

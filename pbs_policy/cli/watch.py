@@ -44,24 +44,12 @@ def watch(session: Session, lines: bool, pattern: str) -> int:
         feed = Feed(source, state)
         feed.begin()
         is_screen = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        return _watch_lines(feed, state) if lines or not is_screen else _watch_screen(feed, state)
-    finally:
-        source.close()
-
-
-def _watch_lines(feed: Feed, state: State) -> int:
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    write_lines(feed, state, write)
-    return os.EX_OK
-
-
-def _watch_screen(feed: Feed, state: State) -> int:
-    try:
+        if lines or not is_screen:
+            write_lines(feed, state)
         with Terminal() as terminal:
             show_screen(feed, state, terminal, blocks=has_blocks(sys.stdout.encoding))
     except Ended as end:
         return 128 + end.signal_number if end.signal_number else os.EX_OK
+    finally:
+        source.close()
     return os.EX_OK

@@ -119,8 +119,11 @@ class Listing:
 
     def permits_around(self, target: Target) -> list[Entry]:
         """The permits of wider networks that hold `target`: they permit it too."""
-        keys = [self.keys.permit(network) for network in self._around(target, self.keys.permit_networks)]
-        return list(self._entries(self._read(keys), b""))
+        return self.entries_under(map(self.keys.permit, self._around(target, self.keys.permit_networks)))
+
+    def entries_under(self, keys: Iterable[bytes]) -> list[Entry]:
+        """The logins and permits under exactly these keys, each key by itself: an address' own key as well."""
+        return list(self._entries(self._read(list(keys)), b""))
 
     def is_denied(self, target: Target) -> bool:
         """Whether exactly this address or network is denied, by an administrator or auto_deny."""

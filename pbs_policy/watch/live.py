@@ -4,12 +4,14 @@ whoever reads them."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+import click
 
 from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.watch.screen import render
 from pbs_policy.watch.source import Source
-from pbs_policy.watch.state import Event, State
+from pbs_policy.watch.state import State
 from pbs_policy.watch.terminal import Terminal
 
 POLL = 0.1
@@ -70,17 +72,10 @@ def show_screen(feed: Feed, state: State, terminal: Terminal, *, blocks: bool) -
                 return
 
 
-def write_lines(
-    feed: Feed, state: State, write: Callable[[str], object], sleep: Callable[[float], object] = time.sleep
-) -> None:
+def write_lines(feed: Feed, state: State) -> NoReturn:
     """Write a line for each event, until an exception ends it."""
     while True:
         feed.step()
-        text = "".join(_lines(state.take_news()))
-        if text:
-            write(text)
-        sleep(POLL)
-
-
-def _lines(events: Iterable[Event]) -> Iterable[str]:
-    return (event.line() + "\n" for event in events)
+        if text := "".join(event.line() + "\n" for event in state.take_news()):
+            click.echo(text, nl=False)
+        time.sleep(POLL)
