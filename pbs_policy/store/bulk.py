@@ -7,9 +7,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pbs_policy.store.question import Command
 
@@ -51,15 +52,21 @@ def read_keys(
     keys: list[bytes] = []
     waiting: KeyBatch | None = None  # for its further values
     done: KeyBatch | None = None
-    # A connection of its own: whoever is given a batch may ask something himself.
-    with redis.another() as bulk, ThreadPoolExecutor(1, "bulk") as aside:
+    with ExitStack() as opened:
+        ask_aside: Callable[[Sequence[Command]], Future[list[Any]]] | None = None
         while True:
             commands = _commands(waiting.further if waiting else (), keys, pattern, cursor)
-            asked = aside.submit(bulk.ask, commands)
             asked_at = time.monotonic()
-            if done:
+            if done and commands:
+                # On a connection of its own: whoever is given a batch may ask something himself.
+                ask_aside = ask_aside or _aside(redis, opened)
+                asked = ask_aside(commands)
                 yield done
-            replies = iter(asked.result())
+                replies = iter(asked.result())
+            else:  # nobody works on a batch meanwhile, or nothing is left to be asked: so it is with a small table
+                if done:
+                    yield done
+                replies = iter(redis.ask(commands) if commands else ())
             if not commands:
                 if waiting:
                     yield waiting
@@ -77,6 +84,13 @@ def read_keys(
                 cursor = next_cursor(at, cursors)
                 keys = wanted(names)
                 progress(len(names))
+
+
+def _aside(redis: RedisClient, opened: ExitStack) -> Callable[[Sequence[Command]], Future[list[Any]]]:
+    """How to ask on a connection of its own, without waiting for the replies."""
+    ask = opened.enter_context(redis.another()).ask
+    submit = opened.enter_context(ThreadPoolExecutor(1, "bulk")).submit
+    return lambda commands: submit(ask, commands)
 
 
 def _commands(further: Sequence[bytes], keys: list[bytes], pattern: bytes, cursor: bytes | None) -> list[Command]:
