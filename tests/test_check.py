@@ -116,16 +116,6 @@ def test_a_refusal_says_what_to_change_and_what_was_not_asked(check: Check, redi
     )
 
 
-def test_who_else_is_behind_the_address_has_lines_of_their_own(check: Check, redis: Redis) -> None:
-    for user in ("bob@example.net", ALICE):
-        record_login(redis, "192.0.2.7", user)
-    assert (
-        f"  logins        pass       {ALICE} (pop3, by script) 3d 5h ago, {DAY}, 1h 30m left\n"
-        f"                           also bob@example.net (pop3, by script) 3d 5h ago, {DAY}, 1h 30m left\n"
-        "  senders  "
-    ) in check("192.0.2.7").out
-
-
 def test_quiet_prints_the_first_line_alone(check: Check, redis: Redis) -> None:
     record_login(redis, "192.0.2.7", ALICE)
     redis.set(KEYS.permit("192.0.2.8"), f"{DAYS_AGO} manual", ex=LEFT)

@@ -107,14 +107,25 @@ def ask(
 
 
 def assert_the_rows_say_so(explanation: Explanation, decision: Decision) -> None:
-    """An explanation has this decision, and its first refusal is the decision's."""
+    """An explanation has this decision; its first refusal is the decision's, with what to change; no rule behind that
+    was asked."""
     assert explanation.decision._replace(left=0) == decision._replace(left=0)
+    *rows, answer = explanation.rows
     assert tuple(row.rule for row in explanation.rows) == ORDER
     refusals = [row.reason for row in explanation.rows if row.verdict == "refuse"]
-    assert set(refusals) == ({decision.reason} if decision.action != "OK" else set()), explanation.rows
+    assert set(refusals) == ({decision.reason} if decision.action != "OK" else set()), rows
+    verdicts = [row.verdict for row in rows]
+    if refusals:
+        first = verdicts.index("refuse")
+        assert rows[first].change
+        assert set(verdicts[:first]) <= {"pass"}, rows
+        assert {(row.verdict, row.change, row.reason) for row in rows[first + 1 :]} <= {("not asked", "", "")}, rows
+    else:
+        assert set(verdicts) == {"pass"}, rows
+    assert (answer.verdict == "pass") == (decision.action == "OK")
     if decision.reason == "login":
         assert decision.record is not None
-        (login,) = (row for row in explanation.rows if row.rule == "logins")
+        (login,) = (row for row in rows if row.rule == "logins")
         assert login.saw.startswith(printable(decision.record.user) or "no user recorded")
 
 

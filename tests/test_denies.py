@@ -304,32 +304,25 @@ def deny(table: LoginTable, text: str, *, ipv6_prefix: int = 128, is_automatic: 
 
 
 @pytest.mark.parametrize("is_automatic", [False, True])
-def test_a_deny_of_one_address_holds_for_it_when_ipv6_prefix_becomes_shorter(
-    table: LoginTable, is_automatic: bool
+@pytest.mark.parametrize(
+    ("denied", "before", "after", "expected"),
+    [
+        # One address: it, and not the others of the network that is now a client.
+        ("2001:db8:1:2::7", 128, 64, {"2001:db8:1:2::7": "denied", "2001:db8:1:2::8": "login"}),
+        # A client's network: each address of it.
+        ("2001:db8:1:2::7", 64, 128,
+         {"2001:db8:1:2::7": "denied", "2001:db8:1:2::8": "denied", "2001:db8:1:3::7": "login"}),
+        *[("2001:db8:1::/48", before, after, {"2001:db8:1:2::7": "denied"})
+          for before, after in ((128, 64), (64, 128), (64, 56), (56, 64))],
+    ],
+)  # fmt: skip
+def test_a_deny_holds_for_whom_it_was_given_under_another_ipv6_prefix(
+    table: LoginTable, denied: str, before: int, after: int, expected: dict[str, str], is_automatic: bool
 ) -> None:
-    deny(table, "2001:db8:1:2::7", is_automatic=is_automatic)
-    log_in(table, "2001:db8:1:2::7", ipv6_prefix=64)
-    assert reason(table, "2001:db8:1:2::7", ipv6_prefix=64) == "denied"
-    assert reason(table, "2001:db8:1:2::8", ipv6_prefix=64) == "login"
-
-
-@pytest.mark.parametrize("is_automatic", [False, True])
-def test_a_deny_of_a_clients_network_holds_for_all_of_it_when_ipv6_prefix_becomes_longer(
-    table: LoginTable, is_automatic: bool
-) -> None:
-    deny(table, "2001:db8:1:2::7", ipv6_prefix=64, is_automatic=is_automatic)
-    for address in ("2001:db8:1:2::7", "2001:db8:1:2::8", "2001:db8:1:3::7"):
-        log_in(table, address)
-    assert reason(table, "2001:db8:1:2::7") == "denied"
-    assert reason(table, "2001:db8:1:2::8") == "denied"
-    assert reason(table, "2001:db8:1:3::7") == "login"
-
-
-@pytest.mark.parametrize(("before", "after"), [(128, 64), (64, 128), (64, 56), (56, 64)])
-def test_a_denied_network_holds_whatever_ipv6_prefix_is(table: LoginTable, before: int, after: int) -> None:
-    deny(table, "2001:db8:1::/48", ipv6_prefix=before)
-    log_in(table, "2001:db8:1:2::7", ipv6_prefix=after)
-    assert reason(table, "2001:db8:1:2::7", ipv6_prefix=after) == "denied"
+    deny(table, denied, ipv6_prefix=before, is_automatic=is_automatic)
+    for address in expected:
+        log_in(table, address, ipv6_prefix=after)
+    assert {address: reason(table, address, ipv6_prefix=after) for address in expected} == expected
 
 
 def test_an_automatic_deny_and_an_administrators_each_hold_by_themselves(table: LoginTable, redis: Redis) -> None:

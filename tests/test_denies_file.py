@@ -173,23 +173,6 @@ def test_a_network_narrower_than_ipv6_prefix_is_a_fault(denies_of: DeniesOf) -> 
         denies_of("2001:db8::/96", ipv6_prefix=64)
 
 
-def test_a_changed_file_is_read_anew_and_a_faulty_one_is_not(denies_of: DeniesOf) -> None:
-    denies = denies_of("192.0.2.7")
-    denies.file.write_text("192.0.2.8")
-    assert denies.reload_if_changed()
-    assert not denies.of_address(ClientAddress("192.0.2.7"))
-    denies.file.write_text("192.0.2.9\nall")
-    with pytest.raises(FileFault, match=r"/denies:2: 'all'"):
-        denies.reload_if_changed()
-    assert not denies.reload_if_changed()
-    assert denies.of_address(ClientAddress("192.0.2.8"))
-    assert not denies.of_address(ClientAddress("192.0.2.9"))
-    denies.file.unlink()
-    with pytest.raises(FileFault, match="No such file"):
-        denies.reload_if_changed()
-    assert denies.of_address(ClientAddress("192.0.2.8"))
-
-
 def test_a_file_that_everybody_can_change_by_now_is_not_read(denies_of: DeniesOf) -> None:
     denies = denies_of("192.0.2.7")
     denies.file.chmod(0o666)
@@ -245,12 +228,6 @@ def configuration(tmp_path: Path, text: str, *lines: str) -> tuple[Configuration
     file = tmp_path / "pbs-policy.conf"
     file.write_text("".join(f"{line}\n" for line in (f"denies = {denies}", *lines)))
     return Configuration.begin(*load(file)), file
-
-
-def test_nothing_starts_on_a_faulty_file(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError) as caught:
-        configuration(tmp_path, "192.0.2.7\nall\n")
-    assert caught.value.faults[0].startswith(f"denies: {tmp_path}/denies:2: 'all': expected")
 
 
 def test_a_reload_with_another_ipv6_prefix_or_user_domain_reads_the_file_for_it(tmp_path: Path) -> None:

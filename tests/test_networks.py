@@ -122,16 +122,11 @@ def test_an_address_or_network_has_one_name(text: str, target: Target) -> None:
     [
         ("192.0.2.7/24", "bits set behind its prefix"),
         ("192.0.2.0/33", "not a network"),
-        ("192.0.2.0/255.255.255.0", "not a network"),
-        ("192.0.2.0/", "not a network"),
-        ("192.0.2/24", "not a network"),
-        ("2001:db8::%eth0/64", "not a network"),
         ("alice@example.com", "not an IP address"),
         ("alice/x@example.com", "not a network"),
         ("all", "not an IP address"),
         ("", "not an IP address"),
         ("::ffff:192.0.2.0/120", "write it as an IPv4 network"),
-        ("::ffff:0:0/96", "write it as an IPv4 network"),
     ],
 )
 def test_what_names_none_is_refused_with_what_was_expected(text: str, said: str) -> None:
@@ -224,10 +219,12 @@ def test_a_network_of_everybody_is_refused_rather_than_never_looked_for(table: L
         table.permit(target(everybody), Permit(1), 60)
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
 def test_two_administrators_at_the_same_moment_lose_no_length(
-    redis: Redis, table: LoginTable, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, table: LoginTable, monkeypatch: pytest.MonkeyPatch, is_cut: bool
 ) -> None:
-    """The second writes between the first one's look and its writing."""
+    """The second writes between the first one's look and its writing; also where the first one's connection is lost
+    then: another would not know that somebody has written meanwhile."""
     table.permit(target("192.0.2.0/24"), Permit(1), 100)
     in_between: Iterator[str] = iter(["198.51.0.0/17"])
     slow = client_on(redis)
@@ -237,32 +234,13 @@ def test_two_administrators_at_the_same_moment_lose_no_length(
         replies = ask(commands)
         for text in in_between:
             table_on(redis, PREFIX).permit(target(text), Permit(1), 100)
+            if is_cut:
+                slow.close()
         return replies
 
     monkeypatch.setattr(slow, "ask", ask_slowly)
     LoginTable(slow, PREFIX).permit(target("203.0.113.0/25"), Permit(1), 100)
     assert not list(in_between), "the second administrator was there"
-    assert lengths_in(redis, table.keys.permit_networks) == {(4, 24), (4, 17), (4, 25)}
-
-
-def test_a_connection_lost_between_look_and_writing_loses_no_length(
-    redis: Redis, table: LoginTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another connection would not know that somebody has written meanwhile."""
-    table.permit(target("192.0.2.0/24"), Permit(1), 100)
-    in_between: Iterator[str] = iter(["198.51.0.0/17"])
-    cut = client_on(redis)
-    ask = cut.ask
-
-    def ask_and_be_cut(commands: Sequence[Command]) -> list[Any]:
-        replies = ask(commands)
-        for text in in_between:
-            table_on(redis, PREFIX).permit(target(text), Permit(1), 100)
-            cut.close()
-        return replies
-
-    monkeypatch.setattr(cut, "ask", ask_and_be_cut)
-    LoginTable(cut, PREFIX).permit(target("203.0.113.0/25"), Permit(1), 100)
     assert lengths_in(redis, table.keys.permit_networks) == {(4, 24), (4, 17), (4, 25)}
 
 
@@ -292,6 +270,7 @@ def test_a_permit_of_a_network_with_a_new_length_counts_within_a_second(served: 
         began = time.monotonic()
         assert wait_until(partial(is_permitted, client, address))
         assert time.monotonic() - began < INTERVAL + 5, "a busy machine is given more"
+        assert client.ask("192.0.3.0") == "DUNNO"
 
 
 def test_with_a_known_length_a_permit_counts_at_once_and_is_gone_at_once(served: tuple[LoginTable, Client]) -> None:
@@ -344,16 +323,6 @@ def test_a_deny_of_a_clients_network_holds_for_those_in_it_that_the_prefix_does_
         assert service.ask(ISATAP) == "DUNNO"
 
 
-def test_the_last_permitted_network_may_go_and_another_come(served: tuple[LoginTable, Client]) -> None:
-    table, client = served
-    for network in ("192.0.2.0/24", "192.0.2.0/25"):
-        table.permit(target(network), Permit(1), 60)
-        assert wait_until(lambda: client.ask("192.0.2.7") == "OK")
-        table.revoke_all(within=ip_network(network))
-        assert client.ask("192.0.2.7") == "DUNNO"
-        table.write([(b"DEL", table.keys.permit_networks)])
-
-
 def test_a_service_knows_when_it_starts_what_was_permitted_before(
     redis_server: PrivateRedis, start_service: Callable[..., Service]
 ) -> None:
@@ -374,11 +343,3 @@ def test_after_an_outage_of_redis_new_lengths_are_learned_again(
     with connect(RedisUrl.parse(server.url), "", "") as redis:
         table_on(redis, PREFIX).permit(target("192.0.2.0/24"), Permit(1), 60)
     assert wait_until(lambda: service.ask("192.0.2.7") == "OK")
-
-
-def test_the_next_address_behind_a_permitted_network_is_a_strangers(served: tuple[LoginTable, Client]) -> None:
-    table, client = served
-    table.permit(target("192.0.2.0/25"), Permit(1), 60)
-    assert wait_until(lambda: client.ask("192.0.2.127") == "OK")
-    assert client.ask("192.0.2.128") == "DUNNO"
-    assert client.ask("2001:db8::7") == "DUNNO"

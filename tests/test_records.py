@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pbs_policy.cap import Cap
@@ -45,15 +45,22 @@ _BOB = "bob@example.com x"
         (f"{NOW} -report {_BOB}", Record(NOW, "-report", _BOB), "script"),
         (f"{NOW} imap-reports {_BOB}", Record(NOW, "imap-reports", _BOB), "script"),
         (f"{NOW} report imap-report", Record(NOW, "report", "imap-report"), "script"),
+        ("0", Record(0), "last_login"),
+        (f"{NOW} unknown {_BOB}", Record(NOW, user=_BOB), "script"),
+        (f"{NOW} imap  alice", Record(NOW, "imap", " alice"), "script"),
+        (f"{NOW} imap a\nb\tc", Record(NOW, "imap", "a\nb\tc"), "script"),
+        (f"{NOW} imap \udcff\udcfe", Record(NOW, "imap", "\udcff\udcfe"), "script"),
     ],
 )
 def test_a_login_says_what_recorded_it_and_its_service_is_the_same(
     value: str, record: Record, recorded_by: str
 ) -> None:
-    assert parse_record(value.encode()) == record
-    assert record.recorded_by == recorded_by
-    assert serialise_record(record) == value.encode()
-    assert user_of_record(value.encode()) == record.user.encode()
+    data = value.encode("utf-8", "surrogateescape")
+    read = parse_record(data)
+    assert read == (record if record.service or not record.user else record._replace(service="unknown"))
+    assert read.recorded_by == recorded_by
+    assert serialise_record(record) == data
+    assert user_of_record(data) == record.user.encode("utf-8", "surrogateescape")
 
 
 _words = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
@@ -120,22 +127,42 @@ def test_a_permit_with_a_field_that_is_not_understood_is_none_at_all(changed: di
     assert parse_permit(json.dumps(fields).encode()) is None
 
 
-@pytest.mark.parametrize("value", [b"", b"{}", b"[]", b"null", b"{", b"\xff", b'"x"', b"[" * 100_000])
-def test_what_is_no_permit_is_none(value: bytes) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"", b"{}", b"[]", b"null", b"{", b"\xff", b'"x"', b"[" * 100_000,
+        b" ", b"yes", b"-1", b"+1", b"1.5", b" 1763881234", b"1763881234 ", b"1763881234\n", b"1234567890123",
+        b"1763881234  alice", b"1763881234\timap", b"1763881234 im\xc3\xa9p alice", b"1763881234 a.b alice",
+        b"1763881234 " + b"s" * 33, "\u0661".encode(),
+    ],
+)  # fmt: skip
+def test_what_somebody_else_wrote_is_no_login_and_no_permit(value: bytes) -> None:
+    assert parse_record(value) is None
+    assert user_of_record(value) is None
     assert parse_permit(value) is None
 
 
 @given(st.binary(max_size=60))
-def test_any_value_is_a_permit_or_none(value: bytes) -> None:
+@example(b"1 pop3 ")
+def test_any_value_is_a_permit_or_none_and_a_record_is_written_back_to_what_it_says(value: bytes) -> None:
     parse_permit(value)
+    record = parse_record(value)
+    assert (user_of_record(value) is None) == (record is None)
+    assert record is None or parse_record(serialise_record(record)) == record
 
 
-@pytest.mark.parametrize(("text", "cap"), [("200/1h", Cap(200, 3600)), ("1/90", Cap(1, 90)), ("9/90m", Cap(9, 5400))])
+@pytest.mark.parametrize(
+    ("text", "cap"),
+    [("200/1h", Cap(200, 3600)), ("1/90", Cap(1, 90)), ("9/90m", Cap(9, 5400)), ("9999999/1s", Cap(9_999_999, 1))],
+)
 def test_a_cap_is_written_as_recipients_per_time(text: str, cap: Cap) -> None:
     assert Cap.parse(text) == Cap.parse(str(cap)) == cap
 
 
-@pytest.mark.parametrize("text", ["", "200", "/1h", "200/", "0/1h", "-1/1h", "1.5/1h", "200/1y", "200 /1h"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "200", "/1h", "200/", "0/1h", "-1/1h", "1.5/1h", "200/1y", "200 /1h", "200/0", "1/1h/1h", "\u0663/1h"],
+)
 def test_what_is_no_cap_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match=r"^expected .* such as"):
         Cap.parse(text)
