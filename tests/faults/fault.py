@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from tests.faults.stage import Stage
 
@@ -47,34 +46,23 @@ Course = Callable[[Stage, Scale, Marks], Iterator[Again | None]]
 
 @dataclass(frozen=True)
 class Fault:
-    """One row of the table: its name, what was done, and the course of it: it begins up to the `yield`, then ends."""
+    """One row of the table: its name, what was done, and the course of it: it begins up to the `yield`, then ends.
+    `needs` are what it takes besides the daemons: each says what is missing here, or nothing."""
 
     name: str
     what: str
     course: Course
-    needs: tuple[str, ...]
+    needs: tuple[Callable[[], str], ...]
+
+    def lacks(self) -> str:
+        """What is missing here to bring it about, as a sentence, or nothing."""
+        return next((lack for need in self.needs if (lack := need())), "")
 
     def happening(self, stage: Stage, scale: Scale, marks: Marks) -> AbstractContextManager[Again | None]:
         """The fault, for as long as the context lasts."""
         return contextmanager(self.course)(stage, scale, marks)
 
 
-class Collector(Protocol):
-    """Puts a course among the faults of its file."""
-
-    def __call__(self, name: str, what: str, *needs: str) -> Callable[[Course], Course]:
-        """`needs` are what it takes besides the daemons: names known to `every.lacks`."""
-
-
-def collecting() -> tuple[list[Fault], Collector]:
-    """The faults of a file, none yet, and the decorator that puts courses among them."""
-    faults: list[Fault] = []
-
-    def fault(name: str, what: str, *needs: str) -> Callable[[Course], Course]:
-        def add(course: Course) -> Course:
-            faults.append(Fault(name, what, course, needs))
-            return course
-
-        return add
-
-    return faults, fault
+def fault(name: str, what: str, *needs: Callable[[], str]) -> Callable[[Course], Fault]:
+    """Make a course a fault."""
+    return lambda course: Fault(name, what, course, needs)

@@ -107,7 +107,7 @@ def end_of_reply(data: bytes, at: int = 0) -> int:
 class LyingProxy(Proxy):
     """Passes on Redis' replies; from `lie` on it changes them."""
 
-    def __init__(self, target: int, change: Change) -> None:
+    def __init__(self, target: int | None, change: Change) -> None:
         super().__init__(target)
         self._change = change
         self._lies = threading.Event()
@@ -167,12 +167,12 @@ class Told:
     changed: int
 
 
-def tell(directory: Path, redis_port: int, change: Change, answers: int) -> Told:
+def tell(directory: Path, redis_port: int | None, change: Change, answers: int) -> Told:
     """Ask a service of their own behind the proxy until there are so many answers."""
     # Of late replies, each connection has two or three a second.
     connections = 1_000 if change is late else 50
     with LyingProxy(redis_port, change) as proxy:
-        settings = {"redis_url": f"redis://127.0.0.1:{proxy.port}/0", "log_decisions": "none"}
+        settings = {"redis_url": proxy.url, "log_decisions": "none"}
         with before_others(), Service(directory, settings) as service:
             assert wait_until(lambda: service.ask(LOGGED_IN[0]) == "OK")
             file = directory / "asked"
@@ -192,7 +192,6 @@ def tell(directory: Path, redis_port: int, change: Change, answers: int) -> Told
 
 def measure(stage: Stage, say: Callable[[str], None]) -> list[Bar]:
     """The bars on each change."""
-    assert stage.redis.port
     bars = []
     for name, change in CHANGES.items():
         say(f"replies of Redis: {name}")

@@ -1,4 +1,4 @@
-"""A TCP proxy before Redis, whose network fails in the middle of a reply when the test says so."""
+"""A TCP proxy before Redis, which falls silent in the middle of a reply when the test says so."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from typing import Self
 class Proxy:
     """Passes on what comes, in both directions, until it is told to fail. Listens on `port` of 127.0.0.1."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | None) -> None:
+        assert target
         self._target = target
-        self._cuts = 0  # replies still to be cut short
         self._silent = threading.Event()
-        self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-
-    def cut_next_reply(self) -> None:
-        """Pass on half of the next reply, to whomever, and close that connection."""
-        with self._lock:
-            self._cuts = 1
 
     def fall_silent(self) -> None:
         """Pass on half of the next reply of each connection, and from then on nothing; new ones are accepted."""
@@ -32,6 +26,11 @@ class Proxy:
         self._silent.clear()
         for pair in self._pairs:
             close(*pair)
+
+    @property
+    def url(self) -> str:
+        """Where Redis is, by way of this."""
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Self:
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -78,16 +77,10 @@ class Proxy:
                         client.sendall(data[: len(data) // 2])
                     is_mute = True
                     continue
-                if is_mute or self._takes_cut():
-                    client.sendall(data[: len(data) // 2])
+                if is_mute:
                     break
                 client.sendall(data)
         close(client, server)
-
-    def _takes_cut(self) -> bool:
-        with self._lock:
-            taken, self._cuts = self._cuts > 0, 0
-        return taken
 
 
 def close(*sockets: socket.socket) -> None:

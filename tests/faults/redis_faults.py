@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,15 +16,23 @@ from pbs_policy.demo.daemons import PrivateDaemon, PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from pbs_policy.programs import find_program
 from tests.faults.clients import fill
-from tests.faults.fault import Again, Marks, Scale, collecting
+from tests.faults.fault import Again, Marks, Scale, fault
+from tests.faults.lies import LyingProxy, cut
 from tests.faults.proxy import Proxy
-from tests.faults.stage import Stage, action
+from tests.faults.stage import Stage, action, mount_tmpfs, unmount
 from tests.stores import pause, resume
-
-FAULTS, fault = collecting()
 
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
 """A master that does not wait 5 s for further replicas."""
+
+
+def lacks_tmpfs() -> str:
+    """Whether no file system may be mounted, which takes root, and in a container CAP_SYS_ADMIN."""
+    with tempfile.TemporaryDirectory() as place:
+        if said := mount_tmpfs(place, "1m"):
+            return f"no tmpfs can be mounted here: {said}"
+        unmount(place)
+    return ""
 
 
 @fault("Redis is killed", "SIGKILL; started again, empty, at the end")
@@ -92,7 +101,7 @@ def wrong_password(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | Non
         marks.at.append(time.monotonic())
 
 
-@fault("Redis' disk is full: no snapshot", "a failed `BGSAVE` with `stop-writes-on-bgsave-error yes`", "tmpfs")
+@fault("Redis' disk is full: no snapshot", "a failed `BGSAVE` with `stop-writes-on-bgsave-error yes`", lacks_tmpfs)
 def no_snapshot(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
     with stage.admin() as redis:
         redis.config_set("save", "3600 1")
@@ -108,7 +117,7 @@ def no_snapshot(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
     (stage.disk / "dump.rdb").unlink()  # else the next one to be killed does not come back empty
 
 
-@fault("Redis' disk is full: no append-only file", "writes to the AOF fail, `appendfsync everysec`", "tmpfs")
+@fault("Redis' disk is full: no append-only file", "writes to the AOF fail, `appendfsync everysec`", lacks_tmpfs)
 def no_append(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
     with stage.admin() as redis:
         redis.config_set("appendonly", "yes")
@@ -190,18 +199,18 @@ def failed_over(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | None]:
                 assert wait_until(see_election), "nobody was elected"
 
 
-@fault("the network to Redis cuts replies short", "a proxy in between closes in the middle of a reply, every 0.2 s")
+@fault("the network to Redis cuts replies short", "a proxy in between closes in the middle of one reply in a hundred")
 def cut_replies(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
-    assert stage.redis.port
-    with Proxy(stage.redis.port) as proxy, stage.other_service(redis_url=f"redis://127.0.0.1:{proxy.port}/0"):
+    with LyingProxy(stage.redis.port, cut) as proxy, stage.other_service(redis_url=proxy.url):
         assert wait_until(lambda: action(stage) == "OK")
-        yield Again(proxy.cut_next_reply, 0.2)
+        proxy.lie()
+        yield None
+    assert proxy.changed, "no reply was cut"
 
 
 @fault("the network to Redis falls silent", "a proxy in between passes on half a reply, and nothing after it")
 def silent_network(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | None]:
-    assert stage.redis.port
-    with Proxy(stage.redis.port) as proxy, stage.other_service(redis_url=f"redis://127.0.0.1:{proxy.port}/0"):
+    with Proxy(stage.redis.port) as proxy, stage.other_service(redis_url=proxy.url):
         assert wait_until(lambda: action(stage) == "OK")
         proxy.fall_silent()
         yield None

@@ -10,10 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pbs_policy.demo.daemons import wait_until
-from tests.faults.fault import Again, Marks, Scale, collecting
+from tests.faults.fault import Again, Marks, Scale, fault
 from tests.faults.stage import Stage, action
-
-FAULTS, fault = collecting()
 
 
 @fault("the service is killed and started again", "SIGKILL and a start, under load, every 2 s")
@@ -50,16 +48,16 @@ def service_hangs(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | None
     marks.at.append(time.monotonic())
 
 
-FAKETIME = "/usr/lib/*-linux-gnu/faketime/libfaketimeMT.so.1"
+_FAKETIME = sorted(map(str, Path("/usr/lib").glob("*-linux-gnu/faketime/libfaketimeMT.so.1")))
+"""The library that lies about the time, where there is one."""
 
 
-def faketime() -> str:
-    """The library that lies about the time, or nothing."""
-    found = sorted(Path("/").glob(FAKETIME[1:]))
-    return str(found[0]) if found else ""
+def lacks_faketime() -> str:
+    """Whether there is none."""
+    return "" if _FAKETIME else "libfaketime is not installed: apt-get install libfaketime"
 
 
-@fault("the service's clock jumps", "by a day, forwards and back, every 0.5 s (libfaketime)", "faketime")
+@fault("the service's clock jumps", "by a day, forwards and back, every 0.5 s (libfaketime)", lacks_faketime)
 def clock_jumps(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
     file = stage.directory / "time"
     file.write_text("+0")
@@ -71,7 +69,7 @@ def clock_jumps(stage: Stage, _: Scale, __: Marks) -> Iterator[Again | None]:
         new.write_text(next(jumps))
         new.replace(file)
 
-    lies = {"LD_PRELOAD": faketime(), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1"}
+    lies = {"LD_PRELOAD": _FAKETIME[0], "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1"}
     lies |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     with stage.other_service("env", *(f"{name}={value}" for name, value in lies.items())):
         assert wait_until(lambda: action(stage) == "OK")

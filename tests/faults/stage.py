@@ -95,6 +95,18 @@ class Stage:
             self.service.start()
 
 
+def mount_tmpfs(place: Path | str, size: str) -> str:
+    """Mount a file system of this size there; what mount(8) says where it cannot."""
+    command = [find_program("mount") or "mount", "-t", "tmpfs", "-o", f"size={size}", "none", place]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stderr.strip() or "mount failed" if done.returncode else ""
+
+
+def unmount(place: Path | str) -> None:
+    """Take it away, whoever still uses it."""
+    subprocess.run([find_program("umount") or "umount", "--lazy", place], check=True)
+
+
 @contextmanager
 def stage(service: type[FaultyService] = FaultyService) -> Iterator[Stage]:
     """Everything started and filled, for as long as the context lasts."""
@@ -102,9 +114,7 @@ def stage(service: type[FaultyService] = FaultyService) -> Iterator[Stage]:
         directory = Path(name)
         disk = directory / "redis"
         disk.mkdir()
-        mount, unmount = find_program("mount") or "mount", find_program("umount") or "umount"
-        command = [mount, "-t", "tmpfs", "-o", f"size={DISK}", "none", str(disk)]
-        is_mounted = subprocess.run(command, capture_output=True).returncode == 0  # else `every.lacks` says so
+        is_mounted = not mount_tmpfs(disk, DISK)  # else a fault that needs it says so
         try:
             with installation(directory, service, ttl="30m", log_decisions="none") as site:
                 made = Stage(directory, site, disk)
@@ -112,7 +122,7 @@ def stage(service: type[FaultyService] = FaultyService) -> Iterator[Stage]:
                 yield made
         finally:
             if is_mounted:
-                subprocess.run([unmount, "--lazy", disk], check=True)
+                unmount(disk)
 
 
 def action(stage: Stage) -> str:

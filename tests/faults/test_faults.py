@@ -11,7 +11,7 @@ from benchmarks.processes import cpu_seconds
 from pbs_policy.demo.daemons import wait_until
 from tests.conftest import need
 from tests.faults import peer_faults
-from tests.faults.every import FAULTS, lacks, lacks_prlimit
+from tests.faults.every import FAULTS
 from tests.faults.fault import SHORT, Fault
 from tests.faults.observing import observe
 from tests.faults.page import PAGE, documented
@@ -52,9 +52,9 @@ def patient_site() -> Iterator[Stage]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[each.name for each in FAULTS])
 def test_users_see_what_the_page_says_when(fault: Fault, request: pytest.FixtureRequest) -> None:
-    if lack := lacks(fault):
+    if lack := fault.lacks():
         pytest.skip(lack)
-    site: Stage = request.getfixturevalue("patient_site" if fault in peer_faults.FAULTS else "site")
+    site: Stage = request.getfixturevalue("patient_site" if fault in vars(peer_faults).values() else "site")
     # Once more where it is something else: a machine that has too much to do keeps Redis from answering in time, too.
     strange = strangers_to_the_page(fault, site) and strangers_to_the_page(fault, site)
     assert not strange
@@ -81,7 +81,7 @@ def test_the_page_has_each_fault_and_no_other() -> None:
 
 
 def test_a_service_without_a_descriptor_waits_and_then_accepts_again(site: Stage) -> None:
-    if lack := lacks_prlimit():
+    if lack := peer_faults.lacks_prlimit():
         pytest.skip(lack)
     limit = peer_faults.DESCRIPTORS
     with site.other_service("prlimit", f"--nofile={limit}:{limit}"):

@@ -21,7 +21,6 @@ def test_nobody_is_told_ok_wrongly_and_nobody_waits_for_long_where_replies_are(
     name: str, tmp_path: Path, redis_server: PrivateRedis
 ) -> None:
     """Not where they are displaced by valid ones of the same shape: the page has how often that is."""
-    assert redis_server.port
     with Redis.from_url(redis_server.url) as redis:
         fill(redis)
     told = tell(tmp_path, redis_server.port, CHANGES[name], 3_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 from pbs_policy.demo.dovecot import PrivateDovecot, imap_login, pop3_login
@@ -49,10 +49,10 @@ class Watching:
 
     @staticmethod
     def _logins(dovecot: PrivateDovecot) -> Callable[[], str]:
-        clients = _Shared(itertools.cycle(LOGGING_IN))
+        clients = itertools.cycle(LOGGING_IN)  # several threads draw from it, as they may
 
         def log_in() -> str:
-            address = clients.next()
+            address = next(clients)
             login, port = (imap_login, dovecot.imap_port) if ":" in address else (pop3_login, dovecot.pop3_port)
             return GOES_ON if login(port, address).succeeded else REFUSED
 
@@ -83,18 +83,6 @@ class Watching:
         self._ending.set()
         for each in self._threads:
             each.join()
-
-
-class _Shared:
-    """An iterator that several threads draw from."""
-
-    def __init__(self, items: Iterator[str]) -> None:
-        self._items = items
-        self._lock = threading.Lock()
-
-    def next(self) -> str:
-        with self._lock:
-            return next(self._items)
 
 
 def _relay(postfix: PrivatePostfix, address: str) -> str:
