@@ -13,11 +13,10 @@ So peers that send slowly, or nothing, keep nobody out; who comes too often wait
 from __future__ import annotations
 
 import asyncio
-import logging
 import platform
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -33,6 +32,7 @@ from pbs_policy.postfix.listener import Listener, listener_of
 from pbs_policy.service.sockets import open_listeners
 from pbs_policy.settings import Settings
 from pbs_policy.store.lookups import Lookups
+from pbs_policy.visit import Visit
 
 MOST = 64
 """Connections: two Prometheus, a load balancer, a person, and forty who never finish."""
@@ -46,17 +46,13 @@ PATIENCE = 5.0
 LONGEST_REQUEST = 8_192
 """Bytes. Prometheus sends some 300; what others accept as well."""
 
-_BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "pbs-policy"}
-_SILENT = logging.Logger("aiohttp")  # a peer's faults are no lines of ours, and our own are reported in `_answer`
-_SILENT.disabled = True
 
 Page = Callable[[], Awaitable[web.Response]]
 
 
 class Pages:
-    """Made before the event loop runs. Then `start_pages`, and `await stop()`."""
+    """Made before the event loop runs. Then `start_pages`, and `await stop()`. One request to a connection."""
 
     most_open = MOST
     """Connections to keep descriptors for."""
@@ -73,19 +69,33 @@ class Pages:
                     "127.0.0.1, [::1] or a unix socket keep them to this machine"
                 )
         log.info(f"metrics and health at {' '.join(str(listener_of(each)) for each in self._sockets)}")
+        self.pages: dict[str, Page] = {
+            "/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness,
+        }  # fmt: skip
+        self.visits: dict[PageVisit, None] = {}  # those that are open, oldest first
+        self._arriving: set[asyncio.Task[Any]] = set()
+        self._recent = 0  # accepted within PLACE_KEPT
+        self._accepting = False
 
     def start_pages(self, numbers: Collector, is_ready: Callable[[], Awaitable[bool]]) -> None:
         """Answer with `numbers`, and whether Redis answers."""
         self._is_ready = is_ready
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(numbers)
-        pages = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
-        self._http = HttpServer(self._sockets, pages, self._log.error)
-        self._http.start()
+        self._loop = asyncio.get_running_loop()
+        self._server = web.Server(self._answer)
+        self._go_on()
 
     async def stop(self) -> None:
-        """End it."""
-        await self._http.stop()
+        """Accept no more, and end what is open."""
+        self._pause()
+        for listening in self._sockets:
+            listening.close()
+        self._sockets = []
+        for visit in list(self.visits):
+            visit.abort()
+        await asyncio.gather(*self._arriving, return_exceptions=True)
+        await self._server.shutdown(0.1)  # of 0 aiohttp makes forever
 
     async def _metrics(self) -> web.Response:
         # Of generate_latest's text any Prometheus reads version 0.0.4.
@@ -99,6 +109,74 @@ class Pages:
         if await self._is_ready():
             return web.Response(text="ready\n")
         return web.Response(text="Redis is unavailable\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _go_on(self) -> None:
+        self._accepting = True
+        for each in self._sockets:
+            self._loop.add_reader(each.fileno(), self._accept, each)
+
+    def _pause(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            for each in self._sockets:
+                self._loop.remove_reader(each.fileno())
+
+    def _accept(self, listening: socket.socket) -> None:
+        self._recent += 1
+        self._loop.call_later(PLACE_KEPT, self._give_place_back)
+        if self._recent >= MOST:
+            self._pause()
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return  # the peer has gone; or no descriptor is left, and Postfix's connections come first
+        connection.setblocking(False)
+        if len(self.visits) >= MOST:
+            next(iter(self.visits)).abort()
+        visit = self._loop.connect_accepted_socket(lambda: PageVisit(self._server, self.visits), connection)
+        task = self._loop.create_task(visit)
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    def _give_place_back(self) -> None:
+        self._recent -= 1
+        if self._recent == MOST - 1:
+            self._go_on()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        page = self.pages.get(request.path)
+        if page is None:
+            response = _says(HTTPStatus.NOT_FOUND, "there are " + " ".join(self.pages))
+        elif request.method not in ("GET", "HEAD"):
+            response = _says(HTTPStatus.METHOD_NOT_ALLOWED)
+        else:
+            try:
+                response = await page()
+            except Exception as error:  # noqa: BLE001 - the next scrape has to find an answer
+                self._log.error(f"metrics: {request.path}: {error!r}")
+                response = _says(HTTPStatus.INTERNAL_SERVER_ERROR)
+        response.headers.update(_HEADERS)
+        response.force_close()
+        return response
+
+
+class PageVisit(Visit):
+    """One connection, with a bound on how long it may last."""
+
+    __slots__ = ("_end",)
+
+    def __init__(self, server: web.Server, visits: dict[PageVisit, None]) -> None:
+        super().__init__(server, visits, LONGEST_REQUEST, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        self._end = asyncio.get_running_loop().call_later(PATIENCE, self.abort)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._end.cancel()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # the loop looks at what comes back
+        """The peer sends no more. What it has asked is still answered: True keeps our half open until then."""
+        super().eof_received()
+        return True
 
 
 class DaemonNumbers(Collector):
@@ -122,132 +200,6 @@ class DaemonNumbers(Collector):
         meaning = "When the service started, in Unix seconds."
         yield GaugeMetricFamily("pbs_policy_start_time_seconds", meaning, self._started)
         yield InfoMetricFamily("pbs_policy_build", "What runs here.", self._build)
-
-
-class HttpServer:
-    """Answers on `sockets` with `pages` by their paths, one request to a connection."""
-
-    def __init__(
-        self, sockets: Sequence[socket.socket], pages: Mapping[str, Page], report: Callable[[str], None]
-    ) -> None:
-        """`report` is told of a page that fails."""
-        self._sockets = sockets
-        self._pages = pages
-        self._report = report
-        self._loop = asyncio.get_running_loop()
-        self._server = web.Server(self._answer)
-        self._arriving: set[asyncio.Task[Any]] = set()
-        self._recent = 0  # accepted within PLACE_KEPT
-        self._accepting = False
-        self.visits: dict[Visit, None] = {}  # those that are open, oldest first
-
-    def start(self) -> None:
-        """Begin to accept."""
-        if not self._accepting:
-            self._accepting = True
-            for each in self._sockets:
-                self._loop.add_reader(each.fileno(), self._accept, each)
-
-    async def stop(self) -> None:
-        """Accept no more, and end what is open."""
-        self._pause()
-        self._sockets = ()
-        for each in list(self.visits):
-            each.abort()
-        await asyncio.gather(*self._arriving, return_exceptions=True)
-        await self._server.shutdown(0.1)  # of 0 aiohttp makes forever
-
-    def _pause(self) -> None:
-        if self._accepting:
-            self._accepting = False
-            for each in self._sockets:
-                self._loop.remove_reader(each.fileno())
-
-    def _accept(self, listening: socket.socket) -> None:
-        self._recent += 1
-        self._loop.call_later(PLACE_KEPT, self._give_place_back)
-        if self._recent >= MOST:
-            self._pause()
-        try:
-            connection, _ = listening.accept()
-        except OSError:
-            return  # the peer has gone; or no descriptor is left, and Postfix's connections come first
-        connection.setblocking(False)
-        if len(self.visits) >= MOST:
-            next(iter(self.visits)).abort()
-        task = self._loop.create_task(self._loop.connect_accepted_socket(self._visit, connection))
-        self._arriving.add(task)
-        task.add_done_callback(self._arriving.discard)
-
-    def _give_place_back(self) -> None:
-        self._recent -= 1
-        if self._recent == MOST - 1:
-            self.start()
-
-    def _visit(self) -> Visit:
-        return Visit(self.visits, self._server, self._loop)
-
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
-        page = self._pages.get(request.path)
-        if page is None:
-            response = _says(HTTPStatus.NOT_FOUND, "there are " + " ".join(self._pages))
-        elif request.method not in ("GET", "HEAD"):
-            response = _says(HTTPStatus.METHOD_NOT_ALLOWED)
-        else:
-            try:
-                response = await page()
-            except Exception as error:  # noqa: BLE001 - the next scrape has to find an answer
-                self._report(f"metrics: {request.path}: {error!r}")
-                response = _says(HTTPStatus.INTERNAL_SERVER_ERROR)
-        response.headers.update(_HEADERS)
-        response.force_close()
-        return response
-
-
-class Visit(web.RequestHandler):
-    """One connection: aiohttp's, with a bound on what it may send and how long it may last."""
-
-    __slots__ = ("_end", "_received", "_visits")
-
-    def __init__(self, visits: dict[Visit, None], server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            server, loop=loop, logger=_SILENT, access_log=_SILENT, lingering_time=0, auto_decompress=False
-        )
-        self._visits = visits
-        self._received = 0
-        self._end = loop.call_later(PATIENCE, self.abort)
-
-    def abort(self) -> None:
-        """End it now."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._visits[self] = None
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._end.cancel()
-        self._visits.pop(self, None)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += len(data)
-        answer = _TOO_LONG
-        if self._received <= LONGEST_REQUEST:
-            try:
-                super().data_received(data)
-                return
-            except Exception:  # noqa: BLE001 - aiohttp 3.8 raises ValueError at what is no URL
-                answer = _BAD
-        if self.transport is not None:
-            self.transport.write(answer)
-            self.transport.close()
-
-    def eof_received(self) -> bool:  # type: ignore[override]  # the loop looks at what comes back
-        """The peer sends no more. What it has asked is still answered: True keeps our half open until then."""
-        super().eof_received()
-        return True
 
 
 def _says(status: HTTPStatus, more: str = "") -> web.Response:

@@ -24,7 +24,6 @@ from pbs_policy.table.keys import Keys
 
 if TYPE_CHECKING:
     from pbs_policy.pages import Pages
-    from pbs_policy.recorder.reports import ReportServer
 
 _WRITE_TIME = 1.0
 """Seconds, at the end, for what is still to be written to Redis: two tries."""
@@ -41,10 +40,9 @@ def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -
     refuse_faults(settings, values, has_secret=bool(secret))
     service = Service(settings, values, log, load, probe(Keys(settings.key_prefix)))
     service.listening = open_listeners(settings.reports_listen, settings)
-    recorder = Recorder(service, secret)
     pages = _open_pages(settings, log) if settings.recorder_metrics_listen else None
     try:
-        service.run(lambda stopping: recorder.run(pages, stopping))
+        service.run(lambda stopping: _record(service, secret, pages, stopping))
     finally:
         remove_paths(settings.recorder_metrics_listen if pages else ())
         log.info("stopped")
@@ -84,69 +82,56 @@ def probe(keys: Keys) -> Command:
     return (b"SET", keys.login("probe"), b"", b"XX", b"EX", b"1")
 
 
-class Recorder:
-    """The parts in one event loop. `secret` is that of reports."""
-
-    def __init__(self, service: Service, secret: str) -> None:
-        self._service = service
-        self._secret = secret
-        self._lookups = service.lookups
-
-    async def run(self, pages: Pages | None, stopping: asyncio.Event) -> None:
-        """Record until `stopping`. `pages` where they are asked for."""
-        service, log = self._service, self._service.log
-        await self._lookups.open()
-        self._writer = LoginWriter(LoginRules(service.configuration.values), self._lookups, log)
-        self._keeper = SessionKeeper(self._writer, self._lookups, log)
-        self._reports = self._open_reports()
-        self._follow(service.configuration)
-        writing = asyncio.create_task(self._writer.run())
-        if self._reports:
-            await self._reports.start()
-        if pages:
-            from pbs_policy.recorder.numbers import RecorderNumbers
-
-            numbers = RecorderNumbers(self._writer, self._reports, self._keeper, self._lookups, log)
-            pages.start_pages(numbers, self._has_redis)
-        service.announce("reports are heard on {}: whoever reaches it with the secret may permit anybody")
-        work = [service.beat(), service.reload_at_hangup(self._follow), self._keep_log()]
-        if _renews(service.configuration.settings):
-            work.append(self._keeper.run())
-        tasks = [asyncio.create_task(each) for each in work]
-        await stopping.wait()
-        service.notify.stopping()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # one of them has a doveadm to end
-        if self._reports:
-            await self._reports.stop()
-        self._writer.stop()
-        await asyncio.wait([writing], timeout=_WRITE_TIME)
-        if pages:
-            await pages.stop()
-        await self._lookups.close()
-        await writing  # it says what Redis has not taken
-
-    async def _has_redis(self) -> bool:
-        return self._lookups.is_connected
-
-    def _follow(self, configuration: Configuration) -> None:
-        self._writer.rules = LoginRules(configuration.values)
-        self._keeper.follow(configuration.settings, configuration.denies)
-        if self._reports:
-            self._reports.services = configuration.settings.services or USUAL_SERVICES
-
-    def _open_reports(self) -> ReportServer | None:
-        listening = self._service.listening
-        if not listening:
-            return None
+async def _record(service: Service, secret: str, pages: Pages | None, stopping: asyncio.Event) -> None:
+    lookups, log = service.lookups, service.log
+    await lookups.open()
+    writer = LoginWriter(LoginRules(service.configuration.values), lookups, log)
+    keeper = SessionKeeper(writer, lookups, log)
+    reports = None
+    if service.listening:
         from pbs_policy.recorder.reports import ReportServer  # aiohttp, which who has sessions alone may lack
 
-        return ReportServer(listening, self._writer, self._service.log, self._secret)
+        reports = ReportServer(service.listening, writer, log, secret)
 
-    async def _keep_log(self) -> None:
-        log = self._service.log
-        while True:
-            await asyncio.sleep(_LOG_INTERVAL)
-            log.tell_repeats()
-            log.flush()
+    def follow(configuration: Configuration) -> None:
+        writer.rules = LoginRules(configuration.values)
+        keeper.follow(configuration.settings, configuration.denies)
+        if reports:
+            reports.services = configuration.settings.services or USUAL_SERVICES
+
+    async def has_redis() -> bool:
+        return lookups.is_connected
+
+    follow(service.configuration)
+    writing = asyncio.create_task(writer.run())
+    if reports:
+        await reports.start()
+    if pages:
+        from pbs_policy.recorder.numbers import RecorderNumbers
+
+        pages.start_pages(RecorderNumbers(writer, reports, keeper, lookups, log), has_redis)
+    service.announce("reports are heard on {}: whoever reaches it with the secret may permit anybody")
+    work = [service.beat(), service.reload_at_hangup(follow), _keep(log)]
+    if _renews(service.configuration.settings):
+        work.append(keeper.run())
+    tasks = [asyncio.create_task(each) for each in work]
+    await stopping.wait()
+    service.notify.stopping()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)  # one of them has a doveadm to end
+    if reports:
+        await reports.stop()
+    writer.stop()
+    await asyncio.wait([writing], timeout=_WRITE_TIME)
+    if pages:
+        await pages.stop()
+    await lookups.close()
+    await writing  # it says what Redis has not taken
+
+
+async def _keep(log: Log) -> None:
+    while True:
+        await asyncio.sleep(_LOG_INTERVAL)
+        log.tell_repeats()
+        log.flush()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import re
 import socket
 from collections import Counter
@@ -27,6 +26,7 @@ from pbs_policy.log import Log
 from pbs_policy.recorder.auth_policy import Header, ReportError, parse_report
 from pbs_policy.recorder.logins import USUAL_SERVICES
 from pbs_policy.recorder.writer import LoginWriter
+from pbs_policy.visit import Visit
 
 MOST = 1_024
 """Connections: a Dovecot has 100 at most."""
@@ -42,11 +42,6 @@ LONGEST_REQUEST = 16_384
 """Bytes. Dovecot sends some 400, and a few more for a long name."""
 
 _YES = b'{"status": 0, "msg": ""}\n'
-_SILENT = logging.Logger("aiohttp")  # a peer's faults are no lines of ours
-_SILENT.disabled = True
-_BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-_LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-_TOO_LONG = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class ReportServer:
@@ -61,14 +56,14 @@ class ReportServer:
         self.services = USUAL_SERVICES
         self.counts: Counter[str] = Counter()  # answers, by what came of it
         self.visits: dict[ReportVisit, None] = {}  # the one that was silent for the longest first
-        self._server = web.Server(self._answer)
+        self.server = web.Server(self._answer)
         self._listening: list[asyncio.Server] = []
 
     async def start(self) -> None:
         """Begin to listen."""
         loop = asyncio.get_running_loop()
         for each in self._sockets:
-            self._listening.append(await loop.create_server(lambda: ReportVisit(self, loop), sock=each))
+            self._listening.append(await loop.create_server(lambda: ReportVisit(self), sock=each))
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -78,12 +73,7 @@ class ReportServer:
             each.close()
         for visit in list(self.visits):
             visit.abort()
-        await self._server.shutdown(0.1)  # of 0 aiohttp makes forever
-
-    @property
-    def server(self) -> web.Server:
-        """aiohttp's part of it."""
-        return self._server
+        await self.server.shutdown(0.1)  # of 0 aiohttp makes forever
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         try:
@@ -163,66 +153,37 @@ def _is_address(hosts: list[str]) -> bool:
         return False
 
 
-class ReportVisit(web.RequestHandler):
-    """One connection: aiohttp's, with a bound on what it may send and how long that may take."""
+class ReportVisit(Visit):
+    """One connection, with a bound on what it may send for a report and how long that may take."""
 
-    __slots__ = ("_looks", "_received", "_reports")
+    __slots__ = ("_looks",)
 
-    def __init__(self, reports: ReportServer, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(
-            reports.server, loop=loop, logger=_SILENT, access_log=_SILENT, lingering_time=0, auto_decompress=False,
-            keepalive_timeout=IDLE * 2,
-        )  # fmt: skip
-        self._reports = reports
-        self._received = 0  # of a request that is not answered
-        self._looks = 0  # since that began, or since the last one was answered
+    def __init__(self, reports: ReportServer) -> None:
+        super().__init__(reports.server, reports.visits, LONGEST_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        self._looks = 0  # since a request began, or since the last one was answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        visits = self._reports.visits
-        if len(visits) >= MOST:
-            silent = next(iter(visits))
-            del visits[silent]  # now, since many may come before its end is told
+        if len(self.visits) >= MOST:
+            silent = next(iter(self.visits))
+            del self.visits[silent]  # now, since many may come before its end is told
             silent.abort()
-        visits[self] = None
         super().connection_made(transport)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._reports.visits.pop(self, None)
-        super().connection_lost(exc)
-
     def data_received(self, data: bytes) -> None:
-        if not self._received:
+        if not self.received:
             self._looks = 0
-            visits = self._reports.visits
-            visits[self] = visits.pop(self, None)
-        self._received += len(data)
-        if self._received > LONGEST_REQUEST:
-            self._end(_TOO_LONG)
-            return
-        try:
-            super().data_received(data)
-        except Exception:  # noqa: BLE001 - aiohttp 3.8 raises ValueError at what is no URL
-            self._end(_BAD)
+            self.visits[self] = self.visits.pop(self, None)
+        super().data_received(data)
 
     def is_answered(self) -> None:
         """A request has its answer; the next one may come."""
-        self._received = 0
+        self.received = 0
         self._looks = 0
 
     def sweep(self) -> None:
         """End what takes too long."""
         self._looks += 1
-        if self._received and self._looks > PATIENCE:
-            self._end(_LATE)
+        if self.received and self._looks > PATIENCE:
+            self.refuse(HTTPStatus.REQUEST_TIMEOUT)
         elif self._looks > IDLE:
             self.abort()
-
-    def abort(self) -> None:
-        """End it now."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _end(self, answer: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(answer)
-            self.transport.close()

@@ -125,7 +125,7 @@ async def run_stream(bench: Bench, randomness: random.Random) -> int:
     if randomness.random() < 0.2:
         stream = spoiled(randomness, stream)
     transport: Any = Transport()
-    visit = ReportVisit(bench.reports, asyncio.get_running_loop())
+    visit = ReportVisit(bench.reports)
     visit.connection_made(transport)
     bench.offered.clear()
     position = 0

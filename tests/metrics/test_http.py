@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -14,9 +14,13 @@ import uvloop
 from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from pbs_policy import pages
-from pbs_policy.pages import LONGEST_REQUEST, MOST, HttpServer, Page
+from pbs_policy.log import Log
+from pbs_policy.pages import LONGEST_REQUEST, MOST, Pages
+from pbs_policy.postfix.listener import Listener
+from pbs_policy.settings import load
 
 pytestmark = pytest.mark.usefixtures("run")
 
@@ -38,13 +42,17 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 class Site:
-    """A server with some pages, and what it reported."""
+    """The pages of some daemon, and what it logged."""
 
-    def __init__(self, listening: socket.socket) -> None:
-        self.port: int = listening.getsockname()[1]
-        self.reports: list[str] = []
-        self.pages: dict[str, Page] = {"/metrics": self._numbers, "/broken": self._broken}
-        self.server = HttpServer([listening], self.pages, self.reports.append)
+    def __init__(self) -> None:
+        self._output = BytesIO()
+        settings, _ = load(None, {}, [])
+        self.pages = Pages([Listener(host="127.0.0.1", port=0)], settings, Log(self._output))
+        self.pages.pages = {"/metrics": self._numbers, "/broken": self._broken}
+        self.port = int(self.log().rpartition(":")[2])
+
+    def log(self) -> str:
+        return self._output.getvalue().decode()
 
     async def _numbers(self) -> web.Response:
         return web.Response(text="some numbers\n")
@@ -73,14 +81,12 @@ class Site:
 
 @asynccontextmanager
 async def site() -> AsyncIterator[Site]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setblocking(False)
-        opened = Site(listening)
-        opened.server.start()
-        try:
-            yield opened
-        finally:
-            await opened.server.stop()
+    opened = Site()
+    opened.pages.start_pages(CollectorRegistry(), lambda: asyncio.sleep(0, True))
+    try:
+        yield opened
+    finally:
+        await opened.pages.stop()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -128,7 +134,7 @@ async def test_a_page_is_answered_whole_and_the_connection_ends() -> None:
 async def test_each_request_has_its_status(request_: bytes, status: int) -> None:
     async with site() as opened:
         assert status_of(await opened.send(request_)) == status
-        assert opened.reports == (["metrics: /broken: RuntimeError('it broke')"] if b"broken" in request_ else [])
+        assert ("error: metrics: /broken: RuntimeError('it broke')\n" in opened.log()) is (b"broken" in request_)
 
 
 async def test_to_head_there_is_no_body() -> None:
@@ -165,10 +171,10 @@ async def test_the_oldest_makes_room_for_the_next(monkeypatch: pytest.MonkeyPatc
         idle = []
         for _ in range(MOST + 1):
             idle.append(await asyncio.open_connection("127.0.0.1", opened.port))
-            await until(lambda: len(opened.server.visits) >= min(len(idle), MOST))
+            await until(lambda: len(opened.pages.visits) >= min(len(idle), MOST))
         with suppress(ConnectionResetError):
             assert await asyncio.wait_for(idle[0][0].read(), 5) == b""
-        assert len(opened.server.visits) <= MOST
+        assert len(opened.pages.visits) <= MOST
         assert status_of(await opened.get()) == 200
         for _, writer in idle:
             writer.close()
@@ -189,11 +195,11 @@ async def test_its_end_ends_what_is_open() -> None:
     async with site() as opened:
         reader, writer = await asyncio.open_connection("127.0.0.1", opened.port)
         writer.write(b"GET /metrics HTTP/1.1\r\n")
-        await until(lambda: bool(opened.server.visits))
-        await opened.server.stop()
+        await until(lambda: bool(opened.pages.visits))
+        await opened.pages.stop()
         with suppress(ConnectionResetError):
             assert await reader.read() == b""
-        assert not opened.server.visits
+        assert not opened.pages.visits
         writer.close()
 
 
@@ -204,7 +210,7 @@ def test_whatever_is_sent_is_answered_with_one_reply_or_none(data: bytes) -> Non
         async with site() as opened:
             answer = await opened.send(data, ends=True)
             assert answer == b"" or status_of(answer) in range(200, 500)
-            assert opened.reports == []
+            assert "error" not in opened.log()
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         patch.setattr(pages, "PATIENCE", 0.05)

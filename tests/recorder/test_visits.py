@@ -21,7 +21,7 @@ class Peer:
     def __init__(self, bench: Bench) -> None:
         transport: Any = Transport()
         self.transport = transport
-        self.visit = ReportVisit(bench.reports, asyncio.get_running_loop())
+        self.visit = ReportVisit(bench.reports)
         self.visit.connection_made(self.transport)
 
     async def send(self, data: bytes) -> None:
