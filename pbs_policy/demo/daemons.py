@@ -32,7 +32,7 @@ START_SECONDS = 40.0
 STOP_SECONDS = 20.0
 """How long a daemon may take to end on SIGTERM before it is killed."""
 
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.005
 
 
 class DaemonError(Exception):
@@ -40,12 +40,15 @@ class DaemonError(Exception):
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float = START_SECONDS) -> bool:
-    """Ask until the condition holds, at most for so many seconds; return whether it held."""
-    deadline = time.monotonic() + seconds
+    """Ask until the condition holds, at most for so many seconds; return whether it held.
+
+    The longer it takes, the more rarely it is asked: what is awaited needs the processor more than the question."""
+    started = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - started
+        if waited > seconds:
             return False
-        time.sleep(POLL_SECONDS)
+        time.sleep(max(POLL_SECONDS, min(waited / 10, 10 * POLL_SECONDS)))
     return True
 
 
