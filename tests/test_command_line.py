@@ -16,7 +16,7 @@ from pbs_policy.command_line import command_line
 from pbs_policy.decision.check import Enquiry
 from pbs_policy.decision.rules import Rules
 from pbs_policy.decision.words import explain
-from pbs_policy.doctor import store
+from pbs_policy.doctor import store_keys
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.postfix.query import serialise_request
 from pbs_policy.settings import load
@@ -73,7 +73,7 @@ def test_permit_offers_a_line_that_ends_the_deny_of_that_user_alone(redis: Redis
 @pytest.mark.parametrize("name", HOSTILE)
 def test_doctor_offers_a_line_that_deletes_that_key_alone(redis: Redis, name: str) -> None:
     redis.set(f"pbs:login:{ADDRESS},{name}", "1700000000 pop3")
-    found, _ = store.check_ends(client_on(redis), load(Path("/dev/null"))[0])
+    found, _ = store_keys.check_keys(client_on(redis), load(Path("/dev/null"))[0])
     assert words(found.mend.rpartition(": redis-cli")[2]) == ["DEL", f"pbs:login:{ADDRESS},{name}"]
 
 

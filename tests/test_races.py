@@ -166,7 +166,8 @@ def test_what_the_scripts_settings_name_is_opened_with_the_rights_of_its_user(pl
     os.chown(theirs, NOBODY, NOBODY)
     settings, values = load(Path("/dev/null"))
     doctor = Doctor(settings, values)
-    (finding,) = doctor._examine_script_access([hook_with(theirs)], set())
+    doctor.hooks = [hook_with(theirs)]
+    (finding,) = doctor._examine_script_access()
     assert (finding.check, finding.level) == ("store.write", "unknown")
     assert finding.seen.endswith(f"redis_password_file: {victim}: Permission denied")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pbs_policy.doctor.finding import AS_ROOT, Finding, good, unknown, warning, wrong
+from pbs_policy.doctor.finding import Finding, check, good, warning, wrong
 from pbs_policy.dovecot.auth import (
     Passdb,
     domainless_lookup,
@@ -19,7 +19,7 @@ from pbs_policy.dovecot.auth import (
     passdbs,
 )
 from pbs_policy.dovecot.doveconf import DovecotConfig
-from pbs_policy.host import Host, NotLookedAt
+from pbs_policy.host import Host
 from pbs_policy.settings import Settings
 
 _NO_DOMAIN = {(2, 3): "%Ln", (2, 4): "%{user | username | lower}"}
@@ -27,58 +27,54 @@ _NO_DOMAIN = {(2, 3): "%Ln", (2, 4): "%{user | username | lower}"}
 
 def check_auth(config: DovecotConfig, plugin: list[str], settings: Settings, host: Host) -> Iterator[Finding]:
     """Every check of authentication. `plugin` are the protocols whose logins last_login records."""
-    yield _check_anonymous(config, plugin)
     databases = passdbs(config)
-    yield _check_nopassword(config, databases, host)
-    yield _check_domains(config, databases, settings, host)
+    yield from _check_anonymous(config, plugin)
+    yield from _check_nopassword(config, databases, host)
+    yield from _check_domains(config, databases, settings, host)
 
 
-def _check_anonymous(config: DovecotConfig, plugin: list[str]) -> Finding:
-    check, line = "dovecot.anonymous", mechanism(config, "anonymous")
-    if line is None:
-        return good(check, "nobody logs in anonymously")
+@check("dovecot.anonymous", "nobody logs in anonymously")
+def _check_anonymous(config: DovecotConfig, plugin: list[str]) -> Iterator[Finding]:
+    line = mechanism(config, "anonymous")
     seen = "auth_mechanisms has anonymous: whoever asks is logged in"
-    if plugin:
+    if line and plugin:
         seen += f", and last_login records that ({' and '.join(plugin)}): strangers may relay"
-        return wrong(check, seen, line.place, "take anonymous out of auth_mechanisms, or use the post-login script")
-    return good(check, f"{seen}; such logins are not recorded", line.place)
+        yield wrong(seen, line.place, "take anonymous out of auth_mechanisms, or use the post-login script")
+    elif line:
+        yield good(f"{seen}; such logins are not recorded", line.place)
 
 
-def _check_nopassword(config: DovecotConfig, databases: list[Passdb], host: Host) -> Finding:
-    check, mend = "dovecot.nopassword", "take it out: every login that is recorded must have had a password"
+@check("dovecot.nopassword", "no passdb of the configuration lets users in without a password")
+def _check_nopassword(config: DovecotConfig, databases: list[Passdb], host: Host) -> Finding | None:
     found = lets_everybody_in(config, databases)
     if found:
         seen = f"passdb {found.passdb.driver} has {found.field}: whoever asks logs in as anybody, is recorded, "
-        seen += "and may relay"
-        return wrong(check, seen, found.place, mend)
-    try:
-        for each in databases:
-            place = may_answer(each, "nopassword", host)
-            if place:
-                seen = f"passdb {each.driver} may answer nopassword: such a user's login needs none, and permits"
-                return warning(check, seen, place, "see that it does so for nobody whom nothing else vouches for")
-    except NotLookedAt as error:
-        return unknown(check, str(error), "", AS_ROOT)
+        mend = "take it out: every login that is recorded must have had a password"
+        return wrong(seen + "and may relay", found.place, mend)
+    for each in databases:
+        place = may_answer(each, "nopassword", host)
+        if place:
+            seen = f"passdb {each.driver} may answer nopassword: such a user's login needs none, and permits"
+            return warning(seen, place, "see that it does so for nobody whom nothing else vouches for")
     for shared in one_for_all(databases):
         seen = f"passdb {shared.passdb.driver} has {shared.field}: whoever knows it logs in as anybody, and may relay"
-        return warning(check, seen, shared.place, "give each user a password; or see that nobody else knows this one")
-    return good(check, "no passdb of the configuration lets users in without a password")
+        return warning(seen, shared.place, "give each user a password; or see that nobody else knows this one")
+    return None
 
 
-def _check_domains(config: DovecotConfig, databases: list[Passdb], settings: Settings, host: Host) -> Finding:
-    check = "dovecot.domains"
+@check("dovecot.domains", "no passdb that can be seen is asked for a user without the domain")
+def _check_domains(
+    config: DovecotConfig, databases: list[Passdb], settings: Settings, host: Host
+) -> Finding | None:
     if settings.login_domains:
-        return good(check, "login_domains names the domains whose users count")
+        return good("login_domains names the domains whose users count")
     if not keeps_domain(config):
-        return good(check, "auth_username_format leaves the domain out of every user's name")
-    try:
-        for each in databases:
-            line = domainless_lookup(each, host)
-            if line:
-                seen = f"passdb {each.driver} is asked for the user without the domain ({line.name}): Dovecot takes "
-                seen += "alice@victim.example for alice, and she sends and relays as a user of that domain"
-                mend = f"login_domains = YOUR-DOMAINS, or auth_username_format = {_NO_DOMAIN[config.version]}"
-                return warning(check, seen, line.place, mend)
-    except NotLookedAt as error:
-        return unknown(check, str(error), "", AS_ROOT)
-    return good(check, "no passdb that can be seen is asked for a user without the domain")
+        return good("auth_username_format leaves the domain out of every user's name")
+    for each in databases:
+        line = domainless_lookup(each, host)
+        if line:
+            seen = f"passdb {each.driver} is asked for the user without the domain ({line.name}): Dovecot takes "
+            seen += "alice@victim.example for alice, and she sends and relays as a user of that domain"
+            mend = f"login_domains = YOUR-DOMAINS, or auth_username_format = {_NO_DOMAIN[config.version]}"
+            return warning(seen, line.place, mend)
+    return None

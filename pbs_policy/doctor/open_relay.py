@@ -12,9 +12,10 @@ from ipaddress import ip_network
 
 from pbs_policy.address import WIDEST, Network
 from pbs_policy.doctor.access_tables import STRANGERS, says_of_everybody
-from pbs_policy.doctor.finding import Finding, good, unknown, warning, wrong
+from pbs_policy.doctor.entry import SmtpdEntry
+from pbs_policy.doctor.finding import Finding, check, good, unknown, warning, wrong
 from pbs_policy.host import Host, NotLookedAt
-from pbs_policy.postfix.configuration import MasterService, PostfixConfig
+from pbs_policy.postfix.configuration import PostfixConfig
 from pbs_policy.postfix.restrictions import (
     LISTS,
     PERMIT_LOCAL,
@@ -26,7 +27,6 @@ from pbs_policy.postfix.restrictions import (
 )
 from pbs_policy.postfix.tables import find_value
 
-_PERMITS = "postfix.mynetworks"
 _PRIVATE = tuple(ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 _OWN_HOSTS = "name 127.0.0.0/8 [::1]/128 and your own hosts in mynetworks, and no more"
 _DESTINATIONS = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")
@@ -44,74 +44,68 @@ def check_open_relay(config: PostfixConfig, host: Host) -> Iterator[Finding]:
     """Whether strangers may relay without being logged in. Beside port 25 it is said only where they may."""
     main = config.port_25()
     for service in main:
-        yield _check_permits(config, service, host)
-        yield _check_destinations(config, service, host)
+        entry = SmtpdEntry(config, service, (), host)
+        yield from _check_permits(entry)
+        yield from _check_destinations(entry)
     for service in config.reachable():
         if service not in main:
-            found = [_check_permits(config, service, host)]
-            if _takes_own_mail(config, service):
-                found.append(_check_destinations(config, service, host))
+            entry = SmtpdEntry(config, service, (), host)
+            found = list(_check_permits(entry))
+            if not service.is_closed and _takes_own_mail(entry):
+                found += _check_destinations(entry)
             yield from (each for each in found if each.level in ("wrong", "unknown"))
 
 
-def _takes_own_mail(config: PostfixConfig, service: MasterService) -> bool:
+def _takes_own_mail(entry: SmtpdEntry) -> bool:
     """Whether an entry permits by the domains that are ours."""
-    restrictions = config.restrictions(config.relay_list(service), service)
+    restrictions = entry.restrictions()
     end = find_refusal(restrictions)
     permits = any(each.name == PERMIT_LOCAL for each in restrictions[:end])
-    return not service.is_closed and (permits or end is None or restrictions[end].name in REFUSING)
+    return permits or end is None or restrictions[end].name in REFUSING
 
 
-def _check_permits(config: PostfixConfig, service: MasterService | None, host: Host) -> Finding:
-    relay = config.relay_list(service)
-    refuses = find_refusal(config.restrictions(relay, service)) is not None
-    decide = [relay] if refuses or relay == RECIPIENT else [relay, RECIPIENT]
-    mynetworks = _judge_mynetworks(config, service, host)
-    found = next((each for name in decide if (each := _find_opening(config, service, name, mynetworks, host))), None)
+@check("postfix.mynetworks")
+def _check_permits(entry: SmtpdEntry) -> Finding:
+    refuses = find_refusal(entry.restrictions()) is not None
+    decide = [entry.relay] if refuses or entry.relay == RECIPIENT else [entry.relay, RECIPIENT]
+    mynetworks = _judge_mynetworks(entry)
+    found = next((each for name in decide if (each := _find_opening(entry, name, mynetworks))), None)
     if found:
-        closed = any(_closes(config, service, name, mynetworks) for name in _AT_RCPT if name != relay)
-        return good(_PERMITS, "a list refuses whomever it does not know") if closed else found
-    names = [each.name for name in decide for each in _before_refusal(config, service, name)]
+        closed = any(_closes(entry, name, mynetworks) for name in _AT_RCPT if name != entry.relay)
+        return good("a list refuses whomever it does not know") if closed else found
+    names = [each.name for name in decide for each in entry.before_refusal(name)]
     if "permit_mynetworks" in names and mynetworks.level != "wrong":
         return mynetworks
-    return good(_PERMITS, "mynetworks permits nobody to relay", config.place("mynetworks", service))
+    return good("mynetworks permits nobody to relay", entry.place("mynetworks"))
 
 
-def _before_refusal(config: PostfixConfig, service: MasterService | None, name: str) -> list[Restriction]:
-    restrictions = config.restrictions(name, service)
-    return restrictions[: find_refusal(restrictions)]
-
-
-def _find_opening(
-    config: PostfixConfig, service: MasterService | None, name: str, mynetworks: Finding, host: Host
-) -> Finding | None:
+def _find_opening(entry: SmtpdEntry, name: str, mynetworks: Finding) -> Finding | None:
     """What permits everybody in a list before anything refuses."""
-    for each in _before_refusal(config, service, name):
-        place = config.place(each.stands_in, service)
+    for each in entry.before_refusal(name):
         if each.name == "permit":
-            refuses = find_refusal(config.restrictions(name, service)) is not None
+            refuses = find_refusal(entry.restrictions(name)) is not None
             mend = f"take permit out of {name}" if refuses else f"put {REFUSING[0]} in place of permit in {name}"
             seen = f"permit stands in {name} before anything refuses: everybody may relay"
-            return wrong(_PERMITS, seen, config.place(name, service), mend)
+            return wrong(seen, entry.place(name), mend)
         if each.name == "permit_mynetworks" and mynetworks.level == "wrong":
             return mynetworks
         try:
-            does, said = says_of_everybody(each, config, service, host)
+            does, said = says_of_everybody(each, entry)
         except NotLookedAt:
             continue  # access_tables names it
         if does == "permits":
             seen = f"{each.name} {each.argument}".strip() + f" in {name} permits everybody ({said}): an open relay"
-            return wrong(_PERMITS, seen, place, f"name your own hosts alone in that table of {each.stands_in}")
+            mend = f"name your own hosts alone in that table of {each.stands_in}"
+            return wrong(seen, entry.place(each.stands_in), mend)
         if does == "refuses" and not each.is_warned:
             return None
     return None
 
 
-def _closes(config: PostfixConfig, service: MasterService | None, name: str, mynetworks: Finding) -> bool:
+def _closes(entry: SmtpdEntry, name: str, mynetworks: Finding) -> bool:
     """Whether a list refuses strangers for certain: nothing before the refusal may permit one."""
-    restrictions = config.restrictions(name, service)
-    end = find_refusal(restrictions)
-    return end is not None and all(_is_for_some(each, mynetworks) for each in restrictions[:end])
+    refuses = find_refusal(entry.restrictions(name)) is not None
+    return refuses and all(_is_for_some(each, mynetworks) for each in entry.before_refusal(name))
 
 
 def _is_for_some(each: Restriction, mynetworks: Finding) -> bool:
@@ -119,48 +113,47 @@ def _is_for_some(each: Restriction, mynetworks: Finding) -> bool:
     return narrow or each.is_warned or each.name in _FOR_SOME or each.name.startswith("reject_")
 
 
-def _judge_mynetworks(config: PostfixConfig, service: MasterService | None, host: Host) -> Finding:
-    check, place = _PERMITS, config.place("mynetworks", service)
-    networks, tables = networks_of(config.value("mynetworks", service))
+def _judge_mynetworks(entry: SmtpdEntry) -> Finding:
+    place = entry.place("mynetworks")
+    networks, tables = networks_of(entry.value("mynetworks"))
     for network in networks:
         if network.prefixlen <= WIDEST[network.version]:
-            seen = f"mynetworks has {network}: everybody in it relays without any login"
-            return wrong(check, seen, place, _OWN_HOSTS)
+            return wrong(f"mynetworks has {network}: everybody in it relays without any login", place, _OWN_HOSTS)
     try:
-        table = table_with(tables, STRANGERS, config, host)
+        table = table_with(tables, STRANGERS, entry.config, entry.host)
     except NotLookedAt as error:
-        return unknown(check, f"mynetworks: {error}", place, "see that it holds no network of strangers")
+        return unknown(f"mynetworks: {error}", place, "see that it holds no network of strangers")
     if table:
         seen = f"mynetworks has {table}, which finds any address: everybody relays without any login"
-        return wrong(check, seen, place, _OWN_HOSTS)
+        return wrong(seen, place, _OWN_HOSTS)
     for network in networks:
         if network in _PRIVATE:
             seen = f"mynetworks has all of {network}: a gateway or container in it lets strangers relay"
-            return warning(check, seen, place, "name the hosts or networks that there are")
-    listed = " ".join([*map(str, networks), *tables]) or "empty"
-    return good(check, f"mynetworks: {listed}", place)
+            return warning(seen, place, "name the hosts or networks that there are")
+    return good(f"mynetworks: {' '.join([*map(str, networks), *tables]) or 'empty'}", place)
 
 
-def _check_destinations(config: PostfixConfig, service: MasterService | None, host: Host) -> Finding:
-    check = "postfix.destinations"
+@check("postfix.destinations", "Postfix takes mail of strangers for its own domains alone")
+def _check_destinations(entry: SmtpdEntry) -> Iterator[Finding]:
     nobodys = f"{secrets.token_hex(8)}.invalid"
     for name in _DESTINATIONS:
-        place = config.place(name, service)
-        tables = [each for each in words(config.value(name, service)) if ":" in each]
-        below = _below(config) if name == "relay_domains" else None
+        place, mend = entry.place(name), f"name the domains that you receive mail for in {name}"
+        tables = [each for each in words(entry.value(name)) if ":" in each]
+        below = _below(entry.config) if name == "relay_domains" else None
         try:
-            top = "" if below is None else _find_top_level(config, service, below, host)
+            top = "" if below is None else _find_top_level(entry, below)
             keys = [nobodys] if below is None else [nobodys, *(f"{below}{each}" for each in _TOP_LEVEL[:3])]
-            table = table_with(tables, keys, config, host)
+            table = table_with(tables, keys, entry.config, entry.host)
         except NotLookedAt as error:
-            return unknown(check, f"{name}: {error}", place, "see that it holds your own domains alone")
+            yield unknown(f"{name}: {error}", place, "see that it holds your own domains alone")
+            return
         if top:
-            seen = f"{name} has {top}: whoever sends to any domain below {top} may relay"
-            return wrong(check, seen, place, f"name the domains that you receive mail for in {name}")
+            yield wrong(f"{name} has {top}: whoever sends to any domain below {top} may relay", place, mend)
+            return
         if table:
             seen = f"{name} has {table}, which finds any domain: whoever sends to anywhere may relay"
-            return wrong(check, seen, place, f"name the domains that you receive mail for in {name}")
-    return good(check, "Postfix takes mail of strangers for its own domains alone")
+            yield wrong(seen, place, mend)
+            return
 
 
 def _below(config: PostfixConfig) -> str:
@@ -168,15 +161,15 @@ def _below(config: PostfixConfig) -> str:
     return "" if "relay_domains" in words(config.value("parent_domain_matches_subdomains")) else "."
 
 
-def _find_top_level(config: PostfixConfig, service: MasterService | None, below: str, host: Host) -> str:
+def _find_top_level(entry: SmtpdEntry, below: str) -> str:
     """A domain without a dot in relay_domains that stands for all below it; "" where there is none. The host's own
     names, and those that no public domain is below, are sound, as mydestination hands them down."""
-    name = config.value("myhostname", service).lower()
-    own = {*_NO_TOP_LEVEL, name, name.partition(".")[0], config.value("mydomain", service).lower()}
-    if "mydestination" in config.written.get("relay_domains", "$mydestination"):
-        own |= set(words(config.value("mydestination", service).lower()))
-    for item in words(config.value("relay_domains", service)):
-        text = host.read(item).decode("utf-8", "replace") if item.startswith("/") else item
+    name = entry.value("myhostname").lower()
+    own = {*_NO_TOP_LEVEL, name, name.partition(".")[0], entry.value("mydomain").lower()}
+    if "mydestination" in entry.config.written.get("relay_domains", "$mydestination"):
+        own |= set(words(entry.value("mydestination").lower()))
+    for item in words(entry.value("relay_domains")):
+        text = entry.host.read(item).decode("utf-8", "replace") if item.startswith("/") else item
         for word in words("\n".join(line.partition("#")[0] for line in text.lower().splitlines())):
             domain = word.removeprefix(below)
             if word.startswith(below) and domain.replace("-", "").isalnum() and domain not in own - _public(own):

@@ -5,44 +5,39 @@ Where only one is told, the address that is recorded is never the one that is as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import ip_network
 
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning
+from pbs_policy.doctor.finding import Finding, check, good, not_looked_at, warning
 from pbs_policy.doctor.trusted import XCLIENT
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
 from pbs_policy.postfix.restrictions import words
 
-CHECK = "postfix.upstream_proxy"
 _TRUSTED = "haproxy_trusted_networks"
 _LOGINS = ("service pop3-login", "service imap-login")
 _HOWTO = "docs/howto/haproxy.md"
 
 
-def check_proxy(postfix: PostfixConfig | None, dovecot: DovecotConfig | None) -> Iterator[Finding]:
-    """Whether both are told, or neither. None is what is not here, or could not be read."""
-    if postfix is None or dovecot is None:
-        return  # that it could not be read was said
+@check("postfix.upstream_proxy")
+def check_proxy(postfix: PostfixConfig, dovecot: DovecotConfig) -> Finding:
+    """Whether both are told, or neither."""
     service = postfix.main_service()
     entry = next((each for each in postfix.services if _protocol_of(postfix, each)[0]), None)
     dovecot_told, dovecot_place = _behind(dovecot)
     if dovecot_told and entry is None and not _names_proxy(postfix, service, dovecot):
-        name = _parameter(service)
         seen = (
             f"Dovecot is told the clients' addresses by a proxy ({dovecot_told}, {dovecot_place}), Postfix is not:"
             " behind the same proxy every client has the proxy's address, and nobody's login is found (or"
             " everybody's, were that address recorded)"
         )
         mend = (
-            f"{name} = haproxy at the port that the proxy sends to, and send-proxy at the proxy: {_HOWTO};"
-            " nothing, where clients reach Postfix without it"
+            f"{_parameter(service)} = haproxy at the port that the proxy sends to, and send-proxy at the proxy:"
+            f" {_HOWTO}; nothing, where clients reach Postfix without it"
         )
-        yield warning(CHECK, seen, service.place if service else postfix.main_cf, mend)
-    elif entry is not None and not dovecot_told and not dovecot.value((), "login_trusted_networks"):
+        return warning(seen, service.place if service else postfix.main_cf, mend)
+    if entry is not None and not dovecot_told and not dovecot.value((), "login_trusted_networks"):
         if dovecot.unread:
-            yield not_looked_at(CHECK, f"what stands in {dovecot.unread[0]} is not known: Permission denied")
-            return
+            return not_looked_at(f"what stands in {dovecot.unread[0]} is not known: Permission denied")
         name, place = _protocol_of(postfix, entry)
         seen = (
             f"Postfix is told the clients' addresses by a proxy ({name}, {place}), Dovecot is not: behind the same"
@@ -52,13 +47,12 @@ def check_proxy(postfix: PostfixConfig | None, dovecot: DovecotConfig | None) ->
             f"haproxy = yes in a listener of pop3-login and imap-login, {_TRUSTED}, and send-proxy at the proxy:"
             f" {_HOWTO}; nothing, where clients reach Dovecot without it"
         )
-        yield warning(CHECK, seen, dovecot.file, mend)
-    else:
-        both = "a proxy tells Postfix and Dovecot" if dovecot_told or entry else "no proxy tells Postfix or Dovecot"
-        by_xclient = postfix.value(XCLIENT, service)
-        if by_xclient and not entry and not dovecot_told:
-            both = f"whoever is in {XCLIENT} ({by_xclient}) may tell Postfix"
-        yield good(CHECK, f"{both} the clients' addresses")
+        return warning(seen, dovecot.file, mend)
+    both = "a proxy tells Postfix and Dovecot" if dovecot_told or entry else "no proxy tells Postfix or Dovecot"
+    by_xclient = postfix.value(XCLIENT, service)
+    if by_xclient and not entry and not dovecot_told:
+        both = f"whoever is in {XCLIENT} ({by_xclient}) may tell Postfix"
+    return good(f"{both} the clients' addresses")
 
 
 def _behind(dovecot: DovecotConfig) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from hmac import compare_digest
 from urllib.parse import urlsplit
 
 from pbs_policy.demo.daemons import wait_until
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
+from pbs_policy.doctor.finding import Finding, check, good, not_looked_at, warning, wrong
 from pbs_policy.doctor.trial import Trial, Way
 from pbs_policy.dovecot.auth import EMPTY, passdbs, unchecked
 from pbs_policy.dovecot.doveconf import DovecotConfig, variables
@@ -46,88 +46,88 @@ def check_reports(config: DovecotConfig, settings: Settings, host: Host) -> Iter
     reports = read_reports(config)
     if reports is None or not settings.reports_listen:
         return
-    yield _check_url(reports, settings)
-    if not reports.is_to(settings.reports_places):
-        return
-    yield _check_settings(reports)
-    yield _check_attributes(reports, config)
-    yield _check_secret(reports, config, settings, host)
-    yield _check_passwords(config, settings, host)
+    yield from _check_url(reports, settings)
+    if reports.is_to(settings.reports_places):
+        yield from _check_settings(reports)
+        yield from _check_attributes(reports, config)
+        yield from _check_secret(reports, config, settings, host)
+        yield from _check_passwords(config, settings, host)
 
 
+@check("dovecot.reports")
 def _check_url(reports: Reports, settings: Settings) -> Finding:
-    check = "dovecot.reports"
     seen = f"Dovecot reports logins to {printable(reports.server)}"
-    mend = f"auth_policy_server_url = {report_url(*settings.reports_places[0])}"
+    fault = ""
     if not reports.is_to(settings.reports_places):
-        seen += f", and the recorder listens on {' '.join(map(str, settings.reports_listen))}"
-        return wrong(check, seen, reports.place, mend)
-    if reports.url.endswith("?"):
-        return wrong(check, "auth_policy_server_url ends in ?, and Dovecot adds another: no report is understood",
-                     reports.place, mend)  # fmt: skip
-    if not reports.url.startswith("http://"):
-        return wrong(check, f"{seen} by TLS, which the recorder does not speak", reports.place, mend)
-    return good(check, seen, reports.place)
+        fault = f"{seen}, and the recorder listens on {' '.join(map(str, settings.reports_listen))}"
+    elif reports.url.endswith("?"):
+        fault = "auth_policy_server_url ends in ?, and Dovecot adds another: no report is understood"
+    elif not reports.url.startswith("http://"):
+        fault = f"{seen} by TLS, which the recorder does not speak"
+    mend = f"auth_policy_server_url = {report_url(*settings.reports_places[0])}"
+    return wrong(fault, reports.place, mend) if fault else good(seen, reports.place)
 
 
-def _check_settings(reports: Reports) -> Finding:
-    check = "dovecot.reports_settings"
-    if not reports.is_on("report_after_auth"):
-        seen = "auth_policy_report_after_auth = no: no login is reported, and none recorded"
-        return wrong(check, seen, reports.place_of("report_after_auth"), "auth_policy_report_after_auth = yes")
+@check("dovecot.reports_settings", "Dovecot reports each login afterwards, and waits for nobody")
+def _check_settings(reports: Reports) -> Iterator[Finding]:
     asks = [name for name in ("check_before_auth", "check_after_auth") if reports.is_on(name)]
     mend = "; ".join(f"auth_policy_{name} = no" for name in asks)
-    if asks and reports.value("reject_on_fail") == "yes":
+    if not reports.is_on("report_after_auth"):
+        seen = "auth_policy_report_after_auth = no: no login is reported, and none recorded"
+        yield wrong(seen, reports.place_of("report_after_auth"), "auth_policy_report_after_auth = yes")
+    elif asks and reports.value("reject_on_fail") == "yes":
         seen = "Dovecot asks the recorder before it lets anybody in, and refuses every login while that is away"
-        return wrong(check, seen, reports.place_of("reject_on_fail"), mend)
-    if asks:
+        yield wrong(seen, reports.place_of("reject_on_fail"), mend)
+    elif asks:
         seen = "Dovecot asks the recorder at each login, and waits for it, up to two seconds where it hangs"
-        return warning(check, seen, reports.place_of(asks[0]), mend)
-    return good(check, "Dovecot reports each login afterwards, and waits for nobody")
+        yield warning(seen, reports.place_of(asks[0]), mend)
 
 
-def _check_attributes(reports: Reports, config: DovecotConfig) -> Finding:
-    check, place = "dovecot.reports_attributes", reports.attributes_place
-    mend = "auth_policy_request_attributes " + _SHIPPED.format(*config.version)
-    lack = [name for name in ATTRIBUTES if name not in reports.attributes]
+@check("dovecot.reports_attributes", "reports say all that the recorder needs, and nothing of the password")
+def _check_attributes(reports: Reports, config: DovecotConfig) -> Iterator[Finding]:
+    place, said = reports.attributes_place, reports.attributes
+    mend = f"auth_policy_request_attributes {_SHIPPED.format(*config.version)}"
+    lack = [name for name in ATTRIBUTES if name not in said]
     if lack:
-        seen = f"reports do not say {', '.join(lack)}: the recorder takes none of them"
-        return wrong(check, seen, place, mend)
-    for name, wanted in _VARIABLES.items():
-        text = reports.attributes[name]
-        if not variables(text) & wanted or (name in _WHOLE and not re.fullmatch(r"%[A-Z]*[a-z]|%\{[^{}]*\}", text)):
-            seen = f"reports say {name}={printable(text)}: that is not the login's own"
-            return wrong(check, seen, place, mend)
-    for name in ("proxied", "nologin"):
-        if "passdb:" not in reports.attributes[name]:
-            seen = f"reports say {name}={printable(reports.attributes[name])}, whatever Dovecot does"
-            return wrong(check, seen, place, mend)
+        yield wrong(f"reports do not say {', '.join(lack)}: the recorder takes none of them", place, mend)
+        return
+    others = [name for name in _VARIABLES if not _is_of_login(name, said[name])]
+    constant = [name for name in ("proxied", "nologin") if "passdb:" not in said[name]]
+    for name in [*others, *constant][:1]:
+        why = ": that is not the login's own" if name in _VARIABLES else ", whatever Dovecot does"
+        yield wrong(f"reports say {name}={printable(said[name])}{why}", place, mend)
+        return
     if reports.tells_hash:
-        return warning(check, "reports have a hash of the password, which nobody needs", place, mend)
-    return good(check, "reports say all that the recorder needs, and nothing of the password", place)
+        yield warning("reports have a hash of the password, which nobody needs", place, mend)
 
 
+def _is_of_login(name: str, text: str) -> bool:
+    is_alone = name not in _WHOLE or re.fullmatch(r"%[A-Z]*[a-z]|%\{[^{}]*\}", text) is not None
+    return is_alone and bool(variables(text) & _VARIABLES[name])
+
+
+@check("dovecot.reports_secret")
 def _check_secret(reports: Reports, config: DovecotConfig, settings: Settings, host: Host) -> Finding:
-    check, header = "dovecot.reports_secret", reports.value("server_api_header")
-    place, file = reports.place_of("server_api_header"), settings.reports_secret_file
+    header, file = reports.value("server_api_header"), settings.reports_secret_file
+    place = reports.place_of("server_api_header")
     try:
         secret = _secret(settings, host)
     except NotLookedAt as error:
-        return not_looked_at(check, str(error))
+        return not_looked_at(str(error))
     except Untrusted as error:
-        return wrong(check, f"the recorder does not take its secret: {error}", file, "chmod go-w, as root's")
+        return wrong(f"the recorder does not take its secret: {error}", file, "chmod go-w, as root's")
     if not secret:
         seen = "there is no secret: every user and program of this host can report a login, and so permit any address"
         mend = "reports_secret_file = FILE, with `Authorization: Bearer ` and a random word in it"
-        return warning(check, seen, reports.place, mend)
+        return warning(seen, reports.place, mend)
     mend = f"auth_policy_server_api_header = what the first line of {file} says"
+    if not header and config.unread:
+        return not_looked_at(f"what stands in {config.unread[0]} is not known: Permission denied")
     if not header:
-        if config.unread:
-            return not_looked_at(check, f"what stands in {config.unread[0]} is not known: Permission denied")
-        return wrong(check, "Dovecot reports without the secret: the recorder takes none of it", reports.place, mend)
+        return wrong("Dovecot reports without the secret: the recorder takes none of it", reports.place, mend)
     ours, theirs = (f"{name.lower()}:{value}".encode() for name, value in map(Header.parse, (secret, header)))
     if not compare_digest(ours, theirs):
-        return wrong(check, f"Dovecot's secret is not the one in {file}: the recorder takes no report", place, mend)
+        return wrong(f"Dovecot's secret is not the one in {file}: the recorder takes no report", place, mend)
     written = place.rpartition(":")[0] or place
     try:
         is_open = host.owned(written).mode & 0o004 != 0
@@ -135,8 +135,8 @@ def _check_secret(reports: Reports, config: DovecotConfig, settings: Settings, h
         is_open = False
     if is_open:
         mend = f"the line in a file of its own, chmod 600, and `!include_try` of that in {written}"
-        return warning(check, "every user of this host may read the secret, and report logins with it", place, mend)
-    return good(check, f"Dovecot and the recorder have one secret, in {file}", place)
+        return warning("every user of this host may read the secret, and report logins with it", place, mend)
+    return good(f"Dovecot and the recorder have one secret, in {file}", place)
 
 
 def _secret(settings: Settings, host: Host) -> str:
@@ -145,27 +145,27 @@ def _secret(settings: Settings, host: Host) -> str:
     return host.read_as("", file).split(b"\n")[0].strip().decode("utf-8", "replace") if file else ""
 
 
-def _check_passwords(config: DovecotConfig, settings: Settings, host: Host) -> Finding:
+@check("dovecot.reports_passwords", "no database has another host check the password of a login that is recorded")
+def _check_passwords(config: DovecotConfig, settings: Settings, host: Host) -> Finding | None:
     """Of `nopassword` without a proxy, and of databases that may answer it, `dovecot.nopassword` tells."""
-    check = "dovecot.reports_passwords"
     try:
         found = list(unchecked(passdbs(config), host))
     except NotLookedAt as error:
-        return not_looked_at(check, f"whether a password database answers nopassword or proxy: {error}")
+        return not_looked_at(f"whether a password database answers nopassword or proxy: {error}")
     for each in found:
-        name, proxy = f"passdb {each.passdb.driver}", each.passdb.proxies
-        if each.always and each.field in ("nopassword", EMPTY) and proxy:
+        name = f"passdb {each.passdb.driver}"
+        if each.always and each.field in ("nopassword", EMPTY) and each.passdb.proxies:
             seen = f"{name} has {each.field}, and proxies: a success is reported whatever the password was"
-            return wrong(check, seen, each.place, "report from the backends, which check passwords; not from here")
+            return wrong(seen, each.place, "report from the backends, which check passwords; not from here")
         if each.field == "nologin" and not each.always and config.version >= (2, 4):
             seen = f"{name} may answer nologin, which 2.4 hides from reports where it has no value: such a login is "
-            return warning(check, seen + "refused, and recorded", each.place, "nologin=closed instead of nologin")
+            return warning(f"{seen}refused, and recorded", each.place, "nologin=closed instead of nologin")
     line = next((each.passdb.proxies for each in found if each.passdb.proxies), None)
     if line and not settings.record_proxied_logins:
         seen = "passdb sets proxy: a proxied login is not recorded, since another host may be the one that checks it"
         mend = "report from the backends; or record_proxied_logins = yes, if every password is checked here"
-        return warning(check, seen, line.place, mend)
-    return good(check, "no database has another host check the password of a login that is recorded")
+        return warning(seen, line.place, mend)
+    return None
 
 
 def by_report(config: DovecotConfig, protocol: str, settings: Settings, table: LoginTable, host: Host) -> Way:

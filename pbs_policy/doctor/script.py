@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 
 from pbs_policy import settings as all_settings
 from pbs_policy.command_line import command_line, useradd
-from pbs_policy.doctor.finding import AS_ROOT, Finding, good, unknown, warning, where, wrong
+from pbs_policy.doctor.finding import Finding, check, good, warning, where, wrong
 from pbs_policy.dovecot.logins import Hook
-from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt
+from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import DEFAULT_FILE, SettingsError, Value
 from pbs_policy.store.redis_url import RedisUrl
@@ -23,6 +23,7 @@ _SHARED = (
     "key_prefix", "ipv6_prefix", "redis_url", "sender_match", "user_domain", "login_domains", "services", "ttl",
     "never_record",
 )  # fmt: skip
+_LOST = "logins go on, and none is recorded"
 _HARMLESS = ("ttl", "never_record")  # the service does not use the one, and applies the other by itself
 
 
@@ -30,18 +31,28 @@ def check_script(hooks: list[Hook], settings: Settings, values: Mapping[str, Val
     """The script and its settings, once for each way in which it is run. `values` are the service's, with places."""
     ways = {(hook.script, hook.user, hook.settings_file): hook for hook in reversed(hooks)}
     for hook in reversed(ways.values()):
+        yield from _check_user(hook, host)
         try:
             account = host.account(hook.user or "root")
         except KeyError:
-            yield wrong("dovecot.user", f"there is no user {hook.user}: Dovecot does not start", hook.place,
-                        useradd(hook.user))  # fmt: skip
             continue
-        if account.uid:
-            yield good("dovecot.user", f"the script runs as {account.name}", hook.place)
-        yield from _guarded("dovecot.script", _check_files(hook, account, host), hook.place)
-        yield from _guarded(
-            "dovecot.settings_file", _check_settings(hook, account, settings, values, host), hook.place
-        )
+        yield from _check_files(hook, account, host)
+        own: list[tuple[Settings, dict[str, Value]]] = []
+        yield from _check_settings_file(hook, account, host, own)
+        for theirs in own:
+            yield from _compare(*theirs, settings, values)
+            yield from _check_named_files(hook, account, *theirs, host)
+
+
+@check("dovecot.user")
+def _check_user(hook: Hook, host: Host) -> Iterator[Finding]:
+    try:
+        account = host.account(hook.user or "root")
+    except KeyError:
+        yield wrong(f"there is no user {hook.user}: Dovecot does not start", hook.place, useradd(hook.user))
+        return
+    if account.uid:
+        yield good(f"the script runs as {account.name}", hook.place)
 
 
 def script_settings(hook: Hook, host: Host) -> tuple[Settings, dict[str, Value]]:
@@ -53,88 +64,72 @@ def script_settings(hook: Hook, host: Host) -> tuple[Settings, dict[str, Value]]
         return all_settings.load(found if found.exists() else None)
 
 
-def _guarded(check: str, findings: Iterator[Finding], place: str) -> Iterator[Finding]:
-    try:
-        yield from findings
-    except NotLookedAt as error:
-        yield unknown(check, str(error), place, AS_ROOT)
-
-
-def _check_files(hook: Hook, account: Account, host: Host) -> Iterator[Finding]:
+@check("dovecot.script")
+def _check_files(hook: Hook, account: Account, host: Host) -> Finding:
     folder = PurePosixPath(hook.script).parent
     obstacle = host.obstacle(account, hook.script, READ | EXECUTE)
     if obstacle:
         mend = command_line("install", "-D", "-m", "755", "-t", str(folder), "pbs-postlogin")
-        yield wrong("dovecot.script", f"{obstacle}: every login is refused", hook.place, mend)
-        return
+        return wrong(f"{obstacle}: every login is refused", hook.place, mend)
     try:
         first = host.read_as(hook.user, hook.script).split(b"\n")[0].decode("utf-8", "replace")
     except Untrusted as error:
         seen = f"others can change what each login runs: {hook.script}: {error}"
-        yield wrong("dovecot.script", seen, hook.place, command_line("ls", "-ld", str(folder), hook.script))
-        return
+        return wrong(seen, hook.place, command_line("ls", "-ld", str(folder), hook.script))
     interpreter = first.removeprefix("#!").split()[0] if first.startswith("#!/") else ""
     if not interpreter or (obstacle := host.obstacle(account, interpreter, EXECUTE)):
         seen = obstacle or f"{hook.script} does not begin with #! and the path of Python"
-        yield wrong("dovecot.script", f"{seen}: every login is refused", hook.place, "apt-get install python3")
-        return
-    other = str(folder / "pbs_postlogin.py")
-    if obstacle := host.obstacle(account, other, READ):
-        yield wrong("dovecot.script", f"{obstacle}: logins go on, and none is recorded", hook.place,
-                    f"install -m 644 -t {folder} pbs_postlogin.py")  # fmt: skip
-    else:
-        yield good("dovecot.script", f"{account.name} may run {hook.script}", hook.place)
+        return wrong(f"{seen}: every login is refused", hook.place, "apt-get install python3")
+    if obstacle := host.obstacle(account, str(folder / "pbs_postlogin.py"), READ):
+        return wrong(f"{obstacle}: {_LOST}", hook.place, f"install -m 644 -t {folder} pbs_postlogin.py")
+    return good(f"{account.name} may run {hook.script}", hook.place)
 
 
-def _check_settings(
-    hook: Hook, account: Account, settings: Settings, values: Mapping[str, Value], host: Host
-) -> Iterator[Finding]:
+@check("dovecot.settings_file")
+def _check_settings_file(
+    hook: Hook, account: Account, host: Host, own: list[tuple[Settings, dict[str, Value]]]
+) -> Finding:
+    """What was read is appended to `own`."""
     file = hook.settings_file or str(DEFAULT_FILE)
-    lost = "logins go on, and none is recorded"
     obstacle = host.obstacle(account, file, READ)
-    if obstacle and (hook.settings_file or not obstacle.endswith("does not exist")):
+    is_missing = obstacle.endswith("does not exist")
+    if obstacle and (hook.settings_file or not is_missing):
         mend = f"{command_line('chgrp', host.group(account), file)} && {command_line('chmod', '640', file)}"
-        if obstacle.endswith("does not exist"):
-            mend = f"write {file}, or correct -c in executable"
-        yield wrong("dovecot.settings_file", f"{obstacle}: {lost}", hook.place, mend)
-        return
+        mend = f"write {file}, or correct -c in executable" if is_missing else mend
+        return wrong(f"{obstacle}: {_LOST}", hook.place, mend)
     try:
-        own, own_values = script_settings(hook, host)
+        own.append(script_settings(hook, host))
     except SettingsError as error:
-        yield wrong(
-            "dovecot.settings_file", f"the script's settings are wrong: {error.faults[0]}", file, f"edit {file}"
-        )
-        return
-    yield good("dovecot.settings_file", f"{account.name} may read the script's settings", file)
-    yield from _compare(own, own_values, settings, values)
+        return wrong(f"the script's settings are wrong: {error.faults[0]}", file, f"edit {file}")
+    return good(f"{account.name} may read the script's settings", file)
+
+
+@check("dovecot.files", "the files that the script's settings name are there for it")
+def _check_named_files(
+    hook: Hook, account: Account, own: Settings, own_values: Mapping[str, Value], host: Host
+) -> Iterator[Finding]:
     named = [(own.redis_password_file, READ), (own.redis_url.path, READ | WRITE)]
     named += [(path, READ) for path in (own.redis_tls_ca_file, own.redis_tls_cert_file, own.redis_tls_key_file)]
     named.append((own.sentinel_password_file, READ))
     obstacles = [said for path, need in named if path and (said := host.obstacle(account, path, need))]
     if obstacles:
+        place = where(own_values["redis_url"]) or hook.settings_file or str(DEFAULT_FILE)
         mend = f"give the group {host.group(account)} access to it (chgrp, chmod g+r), not everybody"
-        yield wrong("dovecot.files", f"{obstacles[0]}: {lost}", where(own_values["redis_url"]) or file, mend)
-    else:
-        yield good("dovecot.files", "the files that the script's settings name are there for it")
+        yield wrong(f"{obstacles[0]}: {_LOST}", place, mend)
 
 
+@check("dovecot.settings", "the script and the service have the same settings")
 def _compare(
     own: Settings, own_values: Mapping[str, Value], settings: Settings, values: Mapping[str, Value]
 ) -> Iterator[Finding]:
     """The script's settings against the service's: logins must be written where they are looked for."""
-    differing = unequal(own, settings)
-    for name in differing:
+    for name in unequal(own, settings):
         ours, theirs = values[name], own_values[name]
         seen = f"{name} is {theirs.text or 'empty'!r} for the script and {ours.text or 'empty'!r} for the service"
-        seen += f" ({ours.place})"
         changes_kind = name == "redis_url" and bool(own.redis_url.path) != bool(settings.redis_url.path)
         say = warning if name in _HARMLESS or changes_kind else wrong
-        place = where(theirs) or where(ours)
-        yield say(
-            "dovecot.settings", seen, place, f"{name} = {ours.text} in the script's file, too".replace("  ", " ")
-        )
-    if not differing:
-        yield good("dovecot.settings", "the script and the service have the same settings")
+        mend = f"{name} = {ours.text} in the script's file, too".replace("  ", " ")
+        yield say(f"{seen} ({ours.place})", where(theirs) or where(ours), mend)
 
 
 def unequal(own: Settings, settings: Settings) -> list[str]:

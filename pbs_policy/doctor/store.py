@@ -1,55 +1,120 @@
-"""Checks of Redis or Valkey: reachable, recent, neither too open nor too closed, and keeping what is written.
-
-The checks are pure functions over `StoreFacts`, or take Redis as an argument. A user of few rights may ask little,
-and then less is looked at. Only `check_write` writes: one key, for a second, that permits nobody.
+"""Checks of what Redis or Valkey says of itself: recent, neither too open nor too closed, keeping what is written,
+with a replica to fail over to. It is asked once: what an ACL user of few rights may not ask is not looked at. No
+password and no hash of one is kept.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pbs_policy.command_line import command_line
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
-from pbs_policy.doctor.store_facts import StoreFacts
+from pbs_policy.doctor.finding import Finding, check, good, not_looked_at, warning, wrong
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
-from pbs_policy.store.bulk import escape_glob, scan_command
 from pbs_policy.store.errors import StoreRefused, StoreUnavailable
-from pbs_policy.store.persistence import APPEND, what_a_crash_forgets
-from pbs_policy.store.question import Command
-from pbs_policy.store.replies import missing_right
-from pbs_policy.table.keys import GONE, NO_END, Keys
+from pbs_policy.store.persistence import APPEND, read_info, what_a_crash_forgets
 from pbs_policy.table.login_table import LoginTable
 
 if TYPE_CHECKING:
     from pbs_policy.store.connect import RedisClient
 
 OLDEST = (6, 2)
-MOST_KEYS = 10_000
-"""How many keys are looked at: a sample of a large table."""
-
-_STEPS = 20  # round trips of SCAN, also where other programs' keys are in between
+LONGEST_LAG = 5
+"""Seconds. A replica reports to its master once a second, and whole seconds are counted: 0 or 1 is usual, 2 may be a
+busy moment. At more than five several reports in a row are missing, which is no chance."""
 
 _CLOCK_SECONDS = 60  # `pbs-policy list` shows minutes
 _CONF = "redis.conf"  # doctor does not know where it is: CONFIG GET gives no lines
-
-_REFUSALS = {
-    "OOM": "raise maxmemory, or give the logins a Redis of their own",
-    "READONLY": "redis_url has to name the master, or the Sentinels that know it",
-    "read only replica": "redis_url has to name the master, or the Sentinels that know it",
-    "MISCONF": "see Redis' log: it cannot save, so it takes no writes (disk full, no permission on dir)",
-    "NOREPLICAS": "start the replicas, or lower min-replicas-to-write",
-    "LOADING": "wait until Redis has loaded its data, and look again",
-    "NOAUTH": "redis_user and redis_password_file in the script's settings",
-    "WRONGPASS": "redis_user and redis_password_file in the script's settings",
-}
-"""What helps where Redis refuses a write for another reason than rights, by what it says."""
+Answer = TypeVar("Answer")
 
 
-def check_store(facts: StoreFacts, place: str) -> Iterator[Finding]:
+class Rights(NamedTuple):
+    """An ACL user: whether it may use all commands, write to all keys, and be used without a password."""
+
+    all_commands: bool
+    all_keys: bool
+    without_password: bool
+
+
+@dataclass
+class StoreFacts:
+    """What Redis said; None where it may not be asked, with the reason under the same name in `refused`."""
+
+    info: dict[str, str] | None = None
+    config: dict[str, str] | None = None
+    user: str | None = None
+    rights: Rights | None = None
+    default_rights: Rights | None = None
+    ahead: float | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def told(self, name: str) -> dict[str, str]:
+        """`info` or `config`. Raises StoreUnavailable where Redis may not be asked, for a check to say so."""
+        told: dict[str, str] | None = getattr(self, name)
+        if told is None:
+            raise StoreUnavailable(f"{name.upper()}: {self.refused.get(name, '')}")
+        return told
+
+
+def gather(redis: RedisClient) -> StoreFacts:
+    """Ask Redis about itself. Raises StoreUnavailable where it cannot be asked at all."""
+    facts = StoreFacts()
+
+    def ask(name: str, question: Callable[[], Answer]) -> Answer | None:
+        try:
+            return question()
+        except StoreRefused as error:
+            facts.refused[name] = printable(str(error), 100)
+            return None
+
+    facts.info = ask("info", lambda: read_info(redis, "default"))
+    facts.config = ask("config", lambda: _config(redis))
+    name = facts.user = ask("user", lambda: _text(redis.ask([(b"ACL", b"WHOAMI")])[0]))
+    if name is not None:
+        facts.rights = ask("rights", lambda: _rights(redis, name))
+        facts.default_rights = ask("default_rights", lambda: _rights(redis, "default"))
+    asked = time.time()
+    now = ask("time", lambda: redis.ask([(b"TIME",)])[0])
+    if now is not None:
+        facts.ahead = int(now[0]) + int(now[1]) / 1e6 - (asked + time.time()) / 2
+    return facts
+
+
+def _config(redis: RedisClient) -> dict[str, str]:
+    names = ("maxmemory", "maxmemory-policy", "bind", "protected-mode", "requirepass", "port", "tls-port", "save",
+             "stop-writes-on-bgsave-error")  # fmt: skip
+    found: dict[str, str] = {}
+    for name in names:
+        (reply,) = redis.ask([(b"CONFIG", b"GET", name.encode())])
+        found |= zip(map(_text, reply[::2]), map(_text, reply[1::2]), strict=True)
+    if found.get("requirepass"):
+        found["requirepass"] = "set"  # the password itself is nobody's business here
+    return found
+
+
+def _rights(redis: RedisClient, user: str) -> Rights:
+    """What ACL GETUSER says; the hashes of its passwords are left behind."""
+    (reply,) = redis.ask([(b"ACL", b"GETUSER", user.encode())])
+    said = dict(zip(reply[::2], reply[1::2], strict=True)) if reply else {}
+    commands = set(_text(said.get(b"commands", b"")).split())
+    flags = {_text(each) for each in said.get(b"flags", ())}
+    # One text since Redis 7, a list before.
+    keys = said.get(b"keys", b"")
+    keys = set(_text(keys).split() if isinstance(keys, bytes) else map(_text, keys))
+    may_all = "+@all" in commands or "allcommands" in flags
+    return Rights(may_all, bool(keys & {"~*", "*", "%RW~*", "%W~*"}), {"on", "nopass"} <= flags)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def check_store(facts: StoreFacts, settings: Settings, place: str) -> Iterator[Finding]:
     """Every check that rests on what Redis says of itself. `place` is where redis_url is set."""
     yield from _check_version(facts, place)
     yield from _check_memory(facts)
@@ -57,252 +122,121 @@ def check_store(facts: StoreFacts, place: str) -> Iterator[Finding]:
     yield from _check_replica(facts, place)
     yield from _check_exposure(facts)
     yield from _check_clock(facts)
+    yield from _check_replicas(facts, settings, place)
 
 
-def _check_version(facts: StoreFacts, place: str) -> Iterator[Finding]:
-    if facts.info is None:
-        yield not_looked_at("store.version", f"INFO: {facts.refused.get('info', '')}", place)
-        return
-    valkey = str(facts.info.get("valkey_version", ""))
-    version = valkey or str(facts.info.get("redis_version", "0"))
+@check("store.version")
+def _check_version(facts: StoreFacts, place: str) -> Finding:
+    info = facts.told("info")
+    valkey = info.get("valkey_version", "")
+    version = valkey or info.get("redis_version", "0")
     name = f"{'Valkey' if valkey else 'Redis'} {version}"
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
-        yield wrong("store.version", f"{name} is too old", place, "Redis 6.2 or newer, or Valkey")
-    else:
-        yield good("store.version", name, place)
+        return wrong(f"{name} is too old", place, "Redis 6.2 or newer, or Valkey")
+    return good(name, place)
 
 
-def _check_memory(facts: StoreFacts) -> Iterator[Finding]:
+@check("store.eviction")
+def _check_memory(facts: StoreFacts) -> Finding:
     """Every key of ours has an end, so volatile-* policies find nothing but logins to throw away."""
-    source = facts.config or facts.info
-    policy = str((facts.config or {}).get("maxmemory-policy") or (facts.info or {}).get("maxmemory_policy") or "")
-    if source is None or not policy:
-        why = facts.refused.get("config") or facts.refused.get("info") or "Redis does not say"
-        yield not_looked_at("store.eviction", f"maxmemory-policy: {why}")
-        return
-    limit = int(source.get("maxmemory", 0) or 0)
+    told = facts.config or facts.told("info")
+    policy = told.get("maxmemory-policy") or (facts.info or {}).get("maxmemory_policy", "")
+    if not policy:
+        return not_looked_at(f"maxmemory-policy: {facts.refused.get('config') or 'Redis does not say'}")
+    limit = int(told.get("maxmemory", 0) or 0)
     if limit and policy != "noeviction":
         seen = f"maxmemory-policy = {policy}: at {limit} bytes Redis throws logins away before their time"
-        yield warning("store.eviction", seen, _CONF, "maxmemory-policy noeviction, or a Redis of its own")
-    else:
-        yield good("store.eviction", f"maxmemory = {limit or 'no limit'}, maxmemory-policy = {policy}")
+        return warning(seen, _CONF, "maxmemory-policy noeviction, or a Redis of its own")
+    return good(f"maxmemory = {limit or 'no limit'}, maxmemory-policy = {policy}")
 
 
-def _check_persistence(facts: StoreFacts) -> Iterator[Finding]:
-    if facts.info is None:
-        yield not_looked_at("store.persistence", f"INFO: {facts.refused.get('info', '')}")
-        return
-    stops = (facts.config or {}).get("stop-writes-on-bgsave-error", "yes") == "yes"
-    if facts.info.get("rdb_last_bgsave_status", "ok") != "ok" and stops:
-        yield wrong("store.persistence", "the last save failed: Redis refuses writes, and no login is recorded",
-                    _CONF, "see Redis' log (disk full, no permission on dir)")  # fmt: skip
-        return
-    kept = "kept in an append-only file" if facts.info.get("aof_enabled") == "1" else "not written at once (no AOF)"
-    saved = "" if (facts.config or {}).get("save", "x") else ", and snapshots are off: a restart forgets them"
-    yield good("store.persistence", f"logins are {kept}{saved}")
+@check("store.persistence")
+def _check_persistence(facts: StoreFacts) -> Finding:
+    info, config = facts.told("info"), facts.config or {}
+    stops = config.get("stop-writes-on-bgsave-error", "yes") == "yes"
+    if info.get("rdb_last_bgsave_status", "ok") != "ok" and stops:
+        seen = "the last save failed: Redis refuses writes, and no login is recorded"
+        return wrong(seen, _CONF, "see Redis' log (disk full, no permission on dir)")
+    kept = "kept in an append-only file" if info.get("aof_enabled") == "1" else "not written at once (no AOF)"
+    saved = "" if config.get("save", "x") else ", and snapshots are off: a restart forgets them"
+    return good(f"logins are {kept}{saved}")
 
 
+@check("store.durable", "no deny or permit that a crash of Redis would take back")
 def check_durable(facts: StoreFacts, table: LoginTable) -> Iterator[Finding]:
     """Whether denies and permits outlive a crash of Redis, while there are any."""
-    if facts.info is None:
-        yield not_looked_at("store.durable", f"INFO: {facts.refused.get('info', '')}")
-        return
-    forgets = what_a_crash_forgets(facts.info, table.now())
-    try:
-        stand = bool(forgets) and table.has_denies_or_permits()
-    except StoreUnavailable as error:
-        said = printable(str(error), 100)
-        yield not_looked_at("store.durable", f"{forgets}; whether any deny or permit stands: {said}")
-        return
-    if stand:
+    forgets = what_a_crash_forgets(facts.told("info"), table.now())
+    if forgets and table.has_denies_or_permits():
         mend = f"{APPEND}; denies = FILE for what must hold, and a scheduled pbs-policy export"
-        yield warning("store.durable", f"there are denies or permits, and {forgets}", _CONF, mend)
-    else:
-        yield good("store.durable", "no deny or permit that a crash of Redis would take back")
+        yield warning(f"there are denies or permits, and {forgets}", _CONF, mend)
 
 
-def _check_replica(facts: StoreFacts, place: str) -> Iterator[Finding]:
-    if facts.info is None:
-        yield not_looked_at("store.replica", f"INFO: {facts.refused.get('info', '')}")
-    elif facts.info.get("role", "master") == "master":
-        yield good("store.replica", "this is a master", place)
-    else:
-        master = f"{facts.info.get('master_host')}:{facts.info.get('master_port')}"
-        quiet = facts.info.get("master_last_io_seconds_ago", "?")
-        link = facts.info.get("master_link_status", "unknown")
-        seen = (
-            f"this is a replica of {printable(master)} (link {link}, last heard of {quiet} s ago): writes are refused"
-        )
-        yield wrong("store.replica", seen, place, f"redis_url = redis://{printable(master)}/0")
+@check("store.replica")
+def _check_replica(facts: StoreFacts, place: str) -> Finding:
+    info = facts.told("info")
+    if info.get("role", "master") == "master":
+        return good("this is a master", place)
+    master = printable(f"{info.get('master_host')}:{info.get('master_port')}")
+    link, quiet = info.get("master_link_status", "unknown"), info.get("master_last_io_seconds_ago", "?")
+    seen = f"this is a replica of {master} (link {link}, last heard of {quiet} s ago): writes are refused"
+    return wrong(seen, place, f"redis_url = redis://{master}/0")
 
 
-def _check_exposure(facts: StoreFacts) -> Iterator[Finding]:
+@check("store.replicas")
+def _check_replicas(facts: StoreFacts, settings: Settings, place: str) -> Iterator[Finding]:
+    """Each replica that the master has heard of: what it lacks is lost to a failover. A replica has none to be looked
+    at: `store.replica`."""
+    info, url = facts.told("info"), settings.redis_url
+    if info.get("role", "master") != "master":
+        return
+    # `ip=192.0.2.2,port=6379,state=online,offset=14,lag=1`, as INFO says of each.
+    said = [value for name, value in info.items() if re.fullmatch(r"slave\d+", name)]
+    replicas = [dict(part.split("=", 1) for part in each.split(",") if "=" in part) for each in said]
+    late = [(each, trouble) for each in replicas if (trouble := _trouble(each))]
+    for each, trouble in late:
+        name = printable(f"{each.get('ip', '?')}:{each.get('port', '?')}")
+        seen = f"the replica {name} {trouble}: after a failover to it the logins of that time are missing"
+        yield warning(seen, place, f"the network to {name}, its log and its load; INFO replication at both")
+    if not replicas and url.names_master:
+        what = "Sentinels" if url.master else "a Cluster"
+        seen = f"redis_url names {what}, and the master has no replica: there is nothing to fail over to"
+        yield warning(seen, place, "replicaof HOST PORT, the master's, at a second Redis")
+    elif not replicas:
+        yield good("there is none: a single Redis, without which nobody may relay", place)
+    elif not late:
+        worst = max(map(_lag, replicas))
+        yield good(f"each of {len(replicas)} replicas is online, the longest silence is {worst} s", place)
+
+
+def _lag(replica: dict[str, str]) -> int:
+    lag = replica.get("lag", "")
+    return int(lag) if lag.isdecimal() else 0
+
+
+def _trouble(replica: dict[str, str]) -> str:
+    state = replica.get("state", "unknown")
+    if state != "online":
+        return f"is not online (state {printable(state)})"
+    return f"was last heard from {_lag(replica)} s ago" if _lag(replica) > LONGEST_LAG else ""
+
+
+@check("store.exposure")
+def _check_exposure(facts: StoreFacts) -> Finding:
     """Whoever can write to Redis can permit relaying."""
-    if facts.config is None:
-        yield not_looked_at("store.exposure", f"CONFIG: {facts.refused.get('config', '')}")
-        return
-    bound = [item.lstrip("-") for item in facts.config.get("bind", "").split()]
-    public = [item for item in bound or ["*"] if not _is_loopback(item)]
-    rights = facts.default_rights
-    open_door = rights.without_password if rights else not facts.config.get("requirepass")
-    if facts.config.get("port", "6379") == "0" and facts.config.get("tls-port", "0") == "0":
-        yield good("store.exposure", "Redis listens at a unix socket alone")
-    elif public and open_door and facts.config.get("protected-mode", "yes") != "yes":
-        seen = f"Redis listens at {' '.join(public)} without a password: whoever reaches it can permit relaying"
-        yield wrong("store.exposure", seen, _CONF, "bind 127.0.0.1 -::1, or requirepass and redis_password_file")
-    elif public and open_door:
-        seen = f"Redis listens at {' '.join(public)} without a password; protected-mode alone keeps strangers out"
-        yield warning("store.exposure", seen, _CONF, "bind 127.0.0.1 -::1, or requirepass and redis_password_file")
-    else:
-        where = f"at {' '.join(public)}, with a password" if public else "at loopback addresses alone"
-        yield good("store.exposure", f"Redis listens {where}")
-
-
-def _check_clock(facts: StoreFacts) -> Iterator[Finding]:
-    if facts.ahead is None:
-        yield not_looked_at("store.clock", f"TIME: {facts.refused.get('time', '')}")
-    elif abs(facts.ahead) > _CLOCK_SECONDS:
-        seen = f"Redis' clock is {facts.ahead:+.0f} s off ours: permissions end in time, listings show wrong ages"
-        yield warning("store.clock", seen, "", "systemctl status systemd-timesyncd (or chrony, ntpd) on both hosts")
-    else:
-        yield good("store.clock", f"the clocks differ by {abs(facts.ahead):.1f} s; ends are by Redis' clock alone")
-
-
-def check_rights(facts: StoreFacts, who: str, settings: Settings, place: str) -> Iterator[Finding]:
-    """Whether the ACL user of `who` (the script, the service) may do more than that needs."""
-    least = ("-@all", "+set") if who == "script" else ("-@all", "+get", "+mget", "+pttl")
-    mend = _set_user(facts.user or "", "resetkeys", f"~{settings.key_prefix}*", *least)
-    if facts.user is None or facts.rights is None:
-        # It may not ask what it may do: that is what a user of few rights should be.
-        yield good("store.rights", f"the {who}'s user may not look at rights: {_why(facts)}", place)
-    elif facts.user == "default":
-        yield good("store.rights", f"the {who} is Redis' default user: an ACL user of its own would be less", place)
-    elif facts.rights.all_commands or facts.rights.all_keys:
-        what = "do everything" if facts.rights.all_commands else "write to every key"
-        seen = f"the {who}'s user {facts.user} may {what}: more than it needs, for whoever has its password"
-        yield warning("store.rights", seen, place, mend)
-    else:
-        yield good("store.rights", f"the {who}'s user {facts.user} has limits", place)
-
-
-def trial_write(settings: Settings) -> Command:
-    """What the script's user tries: one key for a second, which no record is and permits nobody."""
-    key = Keys(settings.key_prefix).login(f"192.0.2.{secrets.randbelow(254) + 1}", b"doctor")
-    return (b"SET", key, b"doctor", b"PX", b"1000")
-
-
-def check_write(redis: RedisClient, settings: Settings, place: str) -> Iterator[Finding]:
-    """Whether the script's user may record a login."""
-    try:
-        redis.ask([trial_write(settings)])
-    except StoreUnavailable as error:
-        said = printable(str(error), 200)
-        if not isinstance(error, StoreRefused):
-            seen = f"Redis at {settings.redis_url} is unavailable to the script: {said}"
-            mend = "redis_url, redis_user, redis_password_file in the script's settings"
-            yield wrong("store.reachable", seen, place, mend)
-            return
-        user = settings.redis_user or "default"
-        seen = f"the script's user {user} cannot record a login{_lack(said, settings)}: {said}"
-        if missing_right(said, settings.key_prefix):
-            mend = _set_user(user, f"~{settings.key_prefix}*", "+set", "+select")
-        else:
-            mend = next((mend for word, mend in _REFUSALS.items() if word in said), "see Redis' log")
-        yield wrong("store.write", seen, place, mend)
-    else:
-        yield good("store.write", f"the script's user {settings.redis_user or 'default'} can record logins", place)
-
-
-def check_read(table: LoginTable, settings: Settings, place: str) -> Iterator[Finding]:
-    """Whether the service's user may do the two rounds of a relay check. Raises StoreUnavailable."""
-    keys = table.keys
-    try:
-        table.read(keys.relay("192.0.2.1"))
-        table.read([keys.deny("192.0.2.1")], [keys.login("192.0.2.1")])
-        table.read([keys.probe])
-    except StoreUnavailable as error:
-        if not missing_right(str(error), settings.key_prefix):
-            raise
-        user = settings.redis_user or "default"
-        said = printable(str(error), 200)
-        seen = f"the service's user {user} cannot look logins up{_lack(said, settings)}: {said}"
-        mend = _set_user(user, f"%R~{settings.key_prefix}*", "+get", "+mget", "+pttl", "+select")
-        yield wrong("store.read", seen, place, mend)
-    else:
-        yield good("store.read", f"the service's user {settings.redis_user or 'default'} can look logins up", place)
-
-
-def _set_user(user: str, *rules: str) -> str:
-    return command_line("redis-cli", "ACL", "SETUSER", user, *rules)
-
-
-def _lack(said: str, settings: Settings) -> str:
-    right = missing_right(said, settings.key_prefix)
-    return f", it lacks {right}" if right else ""
-
-
-def check_ends(redis: RedisClient, settings: Settings) -> Iterator[Finding]:
-    """Keys of ours without an end, in a sample, which somebody else wrote: the service honours denies of them, and
-    no login or permit. And keys of denies that it cannot read."""
-    known = Keys(settings.key_prefix)
-    try:
-        keys = _sample(redis, settings.key_prefix)
-        ends = redis.ask([(b"PTTL", key) for key in keys])
-        denying = [key for key in keys if key.startswith(known.denying)]
-        values = redis.ask([(b"MGET", *denying), *[(b"PTTL", key) for key in denying]]) if denying else [()]
-    except StoreUnavailable as error:
-        for check in ("store.ends", "store.types"):
-            yield not_looked_at(check, f"SCAN: {printable(str(error), 100)}")
-        return
-    endless = [key for key, left in zip(keys, ends, strict=True) if left == NO_END]
-    holding = [key for key in endless if key.startswith(known.denying)]
-    others = [key for key in endless if key not in set(holding)]
-    others.sort(key=lambda key: not key.startswith((known.login_prefix, known.permit_prefix)))
-    besides = f"; {len(holding)} of denies have none, {_shown(holding)}: these hold" if holding else ""
-    if others:
-        seen = f"{len(others)} of {len(keys)} keys have no end, {_shown(others)}: no such login or permit is honoured"
-        delete = command_line("redis-cli", "DEL", about=_text(others[0]))
-        yield warning("store.ends", seen + besides, "", f"find out who writes without EX, and: {delete}")
-    else:
-        yield good("store.ends", f"each of {len(keys) - len(holding)} keys has an end{besides}")
-    yield _check_types(denying, *values)
-
-
-def _check_types(keys: Sequence[bytes], values: Sequence[bytes | None], *left: int) -> Finding:
-    """Of a key of another type MGET says None, as of one that is not there: the service sees no deny."""
-    wrong_type = [
-        key for key, value, milliseconds in zip(keys, values, left, strict=True)
-        if value is None and milliseconds != GONE
-    ]  # fmt: skip
-    if not wrong_type:
-        return good("store.types", f"each of {len(keys)} keys of denies is a string")
-    seen = f"{len(wrong_type)} of {len(keys)} keys of denies are no string, {_shown(wrong_type)}: they deny nobody"
-    return wrong("store.types", seen, "", "find out who writes them, and then pbs-policy deny WHO")
-
-
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "replace")
-
-
-def _shown(keys: Sequence[bytes]) -> str:
-    return f"{printable(_text(keys[0]))} is one"
-
-
-def _sample(redis: RedisClient, prefix: str) -> list[bytes]:
-    """Keys under `prefix`, MOST_KEYS at the most, from as many steps of SCAN as a table of that size takes."""
-    pattern = escape_glob(prefix.encode()) + b"*"
-    found: list[bytes] = []
-    cursor = b"0"
-    for _ in range(_STEPS):
-        ((cursor, keys),) = redis.ask([scan_command(cursor, pattern, MOST_KEYS // _STEPS)])
-        found += keys
-        if cursor == b"0" or len(found) >= MOST_KEYS:
-            break
-    return found[:MOST_KEYS]
-
-
-def _why(facts: StoreFacts) -> str:
-    return facts.refused.get("user") or facts.refused.get("rights") or "no ACL"
+    config, rights = facts.told("config"), facts.default_rights
+    bound = [item.lstrip("-") for item in config.get("bind", "").split()]
+    public = " ".join(item for item in bound or ["*"] if not _is_loopback(item))
+    open_door = rights.without_password if rights else not config.get("requirepass")
+    mend = "bind 127.0.0.1 -::1, or requirepass and redis_password_file"
+    if config.get("port", "6379") == "0" and config.get("tls-port", "0") == "0":
+        return good("Redis listens at a unix socket alone")
+    if public and open_door and config.get("protected-mode", "yes") != "yes":
+        seen = f"Redis listens at {public} without a password: whoever reaches it can permit relaying"
+        return wrong(seen, _CONF, mend)
+    if public and open_door:
+        seen = f"Redis listens at {public} without a password; protected-mode alone keeps strangers out"
+        return warning(seen, _CONF, mend)
+    return good(f"Redis listens {f'at {public}, with a password' if public else 'at loopback addresses alone'}")
 
 
 def _is_loopback(text: str) -> bool:
@@ -310,3 +244,47 @@ def _is_loopback(text: str) -> bool:
         return ip_address(text).is_loopback
     except ValueError:
         return text == "localhost"
+
+
+@check("store.clock")
+def _check_clock(facts: StoreFacts) -> Finding:
+    if facts.ahead is None:
+        return not_looked_at(f"TIME: {facts.refused.get('time', '')}")
+    if abs(facts.ahead) > _CLOCK_SECONDS:
+        seen = f"Redis' clock is {facts.ahead:+.0f} s off ours: permissions end in time, listings show wrong ages"
+        return warning(seen, "", "systemctl status systemd-timesyncd (or chrony, ntpd) on both hosts")
+    return good(f"the clocks differ by {abs(facts.ahead):.1f} s; ends are by Redis' clock alone")
+
+
+@check("store.rights")
+def check_service_rights(facts: StoreFacts, settings: Settings, place: str) -> Finding:
+    """What the service's own user may do."""
+    return _judge_rights(facts, "service", settings, place)
+
+
+@check("store.rights")
+def check_script_rights(redis: RedisClient, settings: Settings, place: str) -> Finding:
+    """What the script's user may do."""
+    return _judge_rights(gather(redis), "script", settings, place)
+
+
+def _judge_rights(facts: StoreFacts, who: str, settings: Settings, place: str) -> Finding:
+    """Whether the ACL user of `who` (the script, the service) may do more than that needs."""
+    user, rights = facts.user, facts.rights
+    if user is None or rights is None:
+        # It may not ask what it may do: that is what a user of few rights should be.
+        why = facts.refused.get("user") or facts.refused.get("rights") or "no ACL"
+        return good(f"the {who}'s user may not look at rights: {why}", place)
+    if user == "default":
+        return good(f"the {who} is Redis' default user: an ACL user of its own would be less", place)
+    if rights.all_commands or rights.all_keys:
+        what = "do everything" if rights.all_commands else "write to every key"
+        least = ("-@all", "+set") if who == "script" else ("-@all", "+get", "+mget", "+pttl")
+        seen = f"the {who}'s user {user} may {what}: more than it needs, for whoever has its password"
+        return warning(seen, place, set_user(user, "resetkeys", f"~{settings.key_prefix}*", *least))
+    return good(f"the {who}'s user {user} has limits", place)
+
+
+def set_user(user: str, *rules: str) -> str:
+    """The command that gives an ACL user these rights."""
+    return command_line("redis-cli", "ACL", "SETUSER", user, *rules)

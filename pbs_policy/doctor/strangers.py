@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning
+from pbs_policy.doctor.entry import SmtpdEntry
+from pbs_policy.doctor.finding import Finding, check, not_looked_at, warning
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig
-from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.restrictions import CHECK, LISTS, Restriction, parse_policy_check, words
 
 _CLASS = "a restriction class for mail to your own domains: see postfix-examples/README.md"
@@ -67,33 +67,39 @@ _KINDS = (
 )  # fmt: skip
 
 
-def check_strangers(config: PostfixConfig, listeners: tuple[Listener, ...]) -> Iterator[Finding]:
-    """Every check of this module, over all entries where permitted clients come in."""
-    ways_in = config.ways_in(listeners)
-    screens = _postscreens_before(config, ways_in)
+def check_strangers(entries: Sequence[SmtpdEntry]) -> Iterator[Finding]:
+    """Every check of this module, over the entries where permitted clients come in."""
+    config = entries[0].config
+    # The postscreens that hand clients to these entries.
+    behind = {each.service.name for each in entries if each.service and each.service.kind == "pass"}
+    screens = [each for each in config.postscreens if config.value("smtpd_service_name", each) in behind]
     for kind in _KINDS:
-        found = [each for service in ways_in for each in _refusing(config, service, listeners, kind)]
-        if kind.check == "postfix.dns_list":
-            found += [each for screen in screens for each in _dns_lists_of(config, screen)]
-        yield from dict.fromkeys(found) or [good(kind.check, kind.good)]
+        yield from check(kind.check, kind.good)(_find_refusing)(entries, screens, kind)
     yield from _check_postscreen(config, screens)
-    yield from _check_filters(config, ways_in)
+    yield from _check_filters(entries)
 
 
-def _refusing(
-    config: PostfixConfig, service: MasterService | None, listeners: Sequence[Listener], kind: _Kind
+def _find_refusing(
+    entries: Sequence[SmtpdEntry], screens: Sequence[MasterService], kind: _Kind
 ) -> Iterator[Finding]:
+    found = [finding for each in entries for finding in _refusing(each, kind)]
+    if kind.check == "postfix.dns_list":
+        found += [finding for each in screens for finding in _dns_lists_of(entries[0].config, each)]
+    yield from dict.fromkeys(found)
+
+
+def _refusing(entry: SmtpdEntry, kind: _Kind) -> Iterator[Finding]:
     """A finding for each list or class that has restrictions of this kind."""
-    if kind.names == (CHECK,) and not config.find_ours(config.relay_list(service), service, listeners):
+    if kind.names == (CHECK,) and not entry.ours():
         return  # one of them may be meant to be ours: postfix.address
     by_place: dict[str, list[str]] = {}
     for name in LISTS[:-1]:  # at ETRN nobody relays
-        for each in config.reached(name, service, listeners):
+        for each in entry.reached(name):
             if each.name in kind.names and not _asks_for_quota(each):
                 by_place.setdefault(each.stands_in, []).append(f"{each.name} {each.argument}".rstrip())
     for name, restrictions in by_place.items():
         seen = f"{', '.join(dict.fromkeys(restrictions))} in {name} may refuse {kind.refuses}"
-        yield warning(kind.check, seen, config.place(name, service), _CLASS)
+        yield warning(seen, entry.place(name), _CLASS)
 
 
 def _asks_for_quota(each: Restriction) -> bool:
@@ -101,41 +107,34 @@ def _asks_for_quota(each: Restriction) -> bool:
     return each.name == CHECK and "quota" in parse_policy_check(each.argument).endpoint
 
 
-def _postscreens_before(config: PostfixConfig, ways_in: Sequence[MasterService | None]) -> list[MasterService]:
-    """The postscreens that hand clients to these entries."""
-    behind = {each.name for each in ways_in if each and each.kind == "pass"}
-    return [each for each in config.postscreens if config.value("smtpd_service_name", each) in behind]
-
-
 def _dns_lists_of(config: PostfixConfig, screen: MasterService) -> Iterator[Finding]:
     sites, action = "postscreen_dnsbl_sites", "postscreen_dnsbl_action"
-    lists, does = config.value(sites, screen), config.value(action, screen)
+    lists, does = words(config.value(sites, screen)), config.value(action, screen)
     if lists and does in _ENFORCING:
-        seen = f"{action} = {does}: postscreen refuses clients at dial-up addresses ({', '.join(words(lists))})," \
-               " also permitted ones"  # fmt: skip
-        yield warning("postfix.dns_list", seen, config.place(action, screen),
-                      f"{action} = ignore, and the list in {_CLASS}")  # fmt: skip
+        seen = f"{action} = {does}: postscreen refuses clients at dial-up addresses ({', '.join(lists)})"
+        mend = f"{action} = ignore, and the list in {_CLASS}"
+        yield warning(f"{seen}, also permitted ones", config.place(action, screen), mend)
 
 
+@check("postfix.postscreen", "postscreen sends no client away that may relay")
 def _check_postscreen(config: PostfixConfig, screens: Sequence[MasterService]) -> Iterator[Finding]:
-    found = [(name, each) for each in screens for name in _AFTER_220 if config.value(name, each) == "yes"]
-    for name, each in found:
-        seen = f"{name} = yes: postscreen tells each new client 450 once, and a mail program shows that to its user"
-        yield warning("postfix.postscreen", seen, config.place(name, each), f"{name} = no")
-    if not found:
-        yield good("postfix.postscreen", "postscreen sends no client away that may relay")
+    for name in _AFTER_220:
+        for each in screens:
+            if config.value(name, each) == "yes":
+                seen = f"{name} = yes: postscreen tells each new client 450 once, and a mail program shows that"
+                yield warning(f"{seen} to its user", config.place(name, each), f"{name} = no")
 
 
-def _check_filters(config: PostfixConfig, ways_in: Sequence[MasterService | None]) -> Iterator[Finding]:
+@check("postfix.filters", "no milter or content filter judges clients")
+def _check_filters(entries: Sequence[SmtpdEntry]) -> Iterator[Finding]:
     """What a filter makes of a client that has not authenticated stands in its own configuration. An entry that
     tells milters its own name, for permitted clients alone, is what docs/howto/milters.md recommends."""
-    found = []
-    for service in ways_in:
-        is_told = service is not None and not service.is_for_strangers and _ENTRY_NAME in service.overrides
+    found: dict[Finding, None] = {}
+    for entry in entries:
+        is_told = entry.service is not None and not entry.service.is_for_strangers and entry.sets(_ENTRY_NAME)
         for name in _FILTERS:
-            value = config.value(name, service)
+            value = entry.value(name)
             if value and not (is_told and "milter" in name):
-                seen = f"{name} = {value}: to it a permitted client is a stranger, whose mail it may leave unsigned" \
-                       " or take for spam"  # fmt: skip
-                found.append(not_looked_at("postfix.filters", seen, config.place(name, service), _PAGE))
-    yield from dict.fromkeys(found) or [good("postfix.filters", "no milter or content filter judges clients")]
+                seen = f"{name} = {value}: to it a permitted client is a stranger, whose mail it may leave unsigned"
+                found[not_looked_at(f"{seen} or take for spam", entry.place(name), _PAGE)] = None
+    yield from found

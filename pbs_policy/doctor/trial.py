@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pbs_policy.address import ClientAddress
-from pbs_policy.decision.check import Enquiry, check
+from pbs_policy.decision import check as decision
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import wait_until
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, wrong
+from pbs_policy.doctor.finding import Finding, check, good, not_looked_at, wrong
 from pbs_policy.doctor.script import script_settings, unequal
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Account, Host, NotLookedAt
@@ -86,25 +86,26 @@ def _agreement(hook: Hook, settings: Settings, host: Host) -> str:
     return "systemctl reload pbs-policy: it may go by settings from before a change of its file"
 
 
+@check("service.trial")
 def check_trial(way: Way, settings: Settings, table: LoginTable) -> Iterator[Finding]:
     """Try one client of IPv4 and one of IPv6."""
     if settings.services and way.service not in settings.services:
         why = f"trial of {way.protocol}: `services` leaves {way.service or 'its logins'} out"
-        yield not_looked_at("service.trial", why, way.place)
+        yield not_looked_at(why, way.place)
         return
     for version, draw in ((4, _random_v4), (6, _random_v6)):
         name = f"trial of {way.protocol}, IPv{version}"
         try:
             raw, client = _unused(draw, settings, table)
         except (NotLookedAt, StoreUnavailable) as error:
-            yield not_looked_at("service.trial", f"{name}: {error}", way.place)
+            yield not_looked_at(f"{name}: {error}", way.place)
             continue
         domain = min(settings.login_domains, default="example.invalid")
         trial = Trial(raw, client, f"doctor-{secrets.token_hex(8)}@{domain}")
         try:
             yield from _try(trial, name, way, settings, table)
         except (NotLookedAt, StoreUnavailable, SettingsError) as error:
-            yield not_looked_at("service.trial", f"{name}: {error}", way.place)
+            yield not_looked_at(f"{name}: {error}", way.place)
         finally:
             with suppress(StoreUnavailable):
                 _forget(trial, table)
@@ -134,14 +135,14 @@ def _try(trial: Trial, name: str, way: Way, settings: Settings, table: LoginTabl
     began = time.monotonic()
     said = way.record(trial)
     if said:
-        yield wrong("service.trial", f"{name}: {said}", way.place, way.mend)
+        yield wrong(f"{name}: {said}", way.place, way.mend)
         return
     action, seen = _ask(trial, settings, table)
     if action != OK:
         if time.monotonic() - began > way.ttl - 1:
             raise NotLookedAt("this machine was too slow for it")
         seen = f"{name}: {way.by}, and the service answers {seen}"
-        yield wrong("service.trial", seen, way.place, way.agree(settings))
+        yield wrong(seen, way.place, way.agree(settings))
         return
     try:
         table.revoke_address(trial.client.text)
@@ -149,17 +150,17 @@ def _try(trial: Trial, name: str, way: Way, settings: Settings, table: LoginTabl
     except StoreUnavailable:  # a user who may only read: the key ends by itself
         if way.ttl > TTL:
             seen = f"{name}: permitted after a login, which nobody may delete here: it ends by itself"
-            yield good("service.trial", seen, way.place)
+            yield good(seen, way.place)
             return
         end = "when it had ended"
         key = table.keys.login(trial.client.text)
         wait_until(lambda: table.read([key])[0] == [None], seconds=TTL + 2)
     action, seen = _ask(trial, settings, table)
     if action != DUNNO:
-        yield wrong("service.trial", f"{name}: the login is gone, and the service answers {seen}", way.place,
+        yield wrong(f"{name}: the login is gone, and the service answers {seen}", way.place,
                     "restart the service, and look for a permit (pbs-policy list)")  # fmt: skip
         return
-    yield good("service.trial", f"{name}: permitted after a login, refused {end}", way.place)
+    yield good(f"{name}: permitted after a login, refused {end}", way.place)
 
 
 def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]:
@@ -179,7 +180,8 @@ def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]
     if not settings.observe_only:
         return action, printable(action)
     maps, denies = settings.load_sender_maps(), settings.load_denies()
-    would_be = check(Enquiry(table, settings.rules, trial.client, as_request(request[:-1]), maps, denies)).would_be
+    enquiry = decision.Enquiry(table, settings.rules, trial.client, as_request(request[:-1]), maps, denies)
+    would_be = decision.check(enquiry).would_be
     return would_be, f"{printable(action)}, and without observe_only {would_be}"
 
 

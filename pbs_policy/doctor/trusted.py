@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 from pbs_policy.address import WIDEST
 from pbs_policy.doctor.access_tables import STRANGERS
-from pbs_policy.doctor.finding import Finding, good, unknown, warning, wrong
+from pbs_policy.doctor.finding import Finding, check, unknown, warning, wrong
 from pbs_policy.doctor.open_relay import networks_of, table_with
 from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.host import Host, NotLookedAt
@@ -26,12 +26,12 @@ _DOVECOT = ("haproxy_trusted_networks", "login_trusted_networks")
 _HOWTO = "docs/howto/haproxy.md"
 
 
-def check_xclient(config: PostfixConfig, host: Host) -> Iterator[Finding]:
+@check("postfix.xclient", "XCLIENT is left to single hosts, or to nobody")
+def check_xclient(config: PostfixConfig, host: Host) -> Finding | None:
     """Who may say XCLIENT, in main.cf and at each entry of master.cf: also where the service is not asked XCLIENT can
     claim a login by SMTP AUTH."""
     found = [finding for each in (None, *config.services) if (finding := _judge_xclient(config, each, host))]
-    worst = next((each for each in found if each.level in ("wrong", "unknown")), next(iter(found), None))
-    yield worst or good("postfix.xclient", "XCLIENT is left to single hosts, or to nobody")
+    return next((each for each in found if each.level in ("wrong", "unknown")), next(iter(found), None))
 
 
 def _judge_xclient(config: PostfixConfig, service: MasterService | None, host: Host) -> Finding | None:
@@ -40,28 +40,28 @@ def _judge_xclient(config: PostfixConfig, service: MasterService | None, host: H
     try:
         table = table_with(networks_of(text)[1], STRANGERS, config, host)
     except NotLookedAt as error:
-        return unknown("postfix.xclient", f"{XCLIENT}: {error}", place, "see that it holds proxies alone")
+        return unknown(f"{XCLIENT}: {error}", place, "see that it holds proxies alone")
     if table:
         seen, everybody = f"everybody ({table} finds any address)", True
     if not seen:
         return None
     say = wrong if everybody else warning
     seen = f"{seen} may say XCLIENT, claim the address of somebody who is logged in, and relay"
-    return say("postfix.xclient", seen, place, f"name the proxies alone in {XCLIENT}, each by its address")
+    return say(seen, place, f"name the proxies alone in {XCLIENT}, each by its address")
 
 
+@check("postfix.proxy_port", "no port takes the PROXY protocol from everywhere")
 def check_listeners(config: PostfixConfig) -> Iterator[Finding]:
     """Postfix believes whoever speaks the PROXY protocol: nothing but a firewall keeps strangers from such a port."""
     for service in (*config.services, *config.postscreens):
         name = f"{'postscreen' if service in config.postscreens else 'smtpd'}_upstream_proxy_protocol"
         if config.value(name, service) and service.kind == "inet" and not _is_inside(config, service):
             seen = f"whoever reaches the entry {service.name} of master.cf may claim any client's address ({name})"
-            yield warning("postfix.proxy_port", seen, service.place,
-                          f"a firewall that leaves it to the proxy: {_HOWTO}")  # fmt: skip
+            yield warning(seen, service.place, f"a firewall that leaves it to the proxy: {_HOWTO}")
             return
-    yield good("postfix.proxy_port", "no port takes the PROXY protocol from everywhere")
 
 
+@check("dovecot.trusted", "Dovecot believes single proxies about a client's address, or nobody")
 def check_dovecot(config: DovecotConfig) -> Iterator[Finding]:
     """Whom Dovecot believes: a user there can have any address recorded as their own."""
     for name in _DOVECOT:
@@ -69,9 +69,8 @@ def check_dovecot(config: DovecotConfig) -> Iterator[Finding]:
         if seen:
             say = wrong if everybody else warning
             seen = f"{seen} may claim any address at a login ({name}), and so let others relay"
-            yield say("dovecot.trusted", seen, config.place((), name), f"name the proxies alone in {name}")
+            yield say(seen, config.place((), name), f"name the proxies alone in {name}")
             return
-    yield good("dovecot.trusted", "Dovecot believes single proxies about a client's address, or nobody")
 
 
 def _too_wide(text: str) -> tuple[str, bool]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from itertools import islice
 
-from pbs_policy.doctor.finding import Finding, good, not_looked_at, warning, wrong
-from pbs_policy.doctor.network import gateways, own_addresses
-from pbs_policy.host import Host
+from pbs_policy.doctor.finding import Finding, check, good, not_looked_at, warning, wrong
+from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.log import printable
 from pbs_policy.table.login_table import Entry
 
@@ -24,25 +25,37 @@ _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16
 _ENOUGH = 5  # users, before anything is concluded from all of them
 
 
+Address = IPv4Address | IPv6Address
+Users = dict[str, set[str]]
+"""Who is logged in from each address."""
+
+
 def check_use(entries: Iterable[Entry], inet_protocols: str, host: Host) -> Iterator[Finding]:
     """What can be told from the login table. `inet_protocols` is Postfix's, "" where it is not known."""
-    users: dict[str, set[str]] = defaultdict(set)
+    users: Users = defaultdict(set)
+    yield from _count_users(entries, users)
+    if users:
+        yield from _check_gateways(users, host)
+        yield from _check_private(users)
+        yield from _check_shared(users)
+        yield from _check_families(users, inet_protocols)
+
+
+@check("use.private_addresses")
+def _count_users(entries: Iterable[Entry], users: Users) -> Iterator[Finding]:
+    """The logins are added to `users`."""
     for entry in islice(entries, MOST_ENTRIES):
         if entry.kind == "login":
             users[entry.target].add(entry.record.user.lower())
-    everybody = set().union(*users.values()) if users else set()
     if not users:
-        yield not_looked_at("use.private_addresses", "nobody is logged in now")
-        return
-    yield _check_gateways(users, host)
-    yield from _check_private(users, everybody)
-    yield from _check_shared(users)
-    yield from _check_families(users, inet_protocols)
+        yield not_looked_at("nobody is logged in now")
 
 
-def _check_gateways(users: dict[str, set[str]], host: Host) -> Finding:
-    """One login is enough: the next client behind it may be a stranger. A login widened by `ipv6_prefix` is taken for
-    the gateway's where that lies in it; an address of this host may lie in it because both are in one office."""
+@check("use.gateways", "nobody logs in from a gateway or an address of this host")
+def _check_gateways(users: Users, host: Host) -> Iterator[Finding]:
+    """One login is enough: the next client behind it may be a stranger. Behind a bridge with a userland proxy, or
+    address translation towards the host, the gateway stands for everybody. A login widened by `ipv6_prefix` is taken
+    for the gateway's where that lies in it; an address of this host may lie in it because both are in one office."""
     routes, own = gateways(host), own_addresses(host)
     for address in users:
         try:
@@ -54,47 +67,74 @@ def _check_gateways(users: dict[str, set[str]], host: Host) -> Finding:
             what = "an address of this host itself"
         if what:
             seen = f"somebody logs in from {address}, {what}: whoever comes through it looks the same, and may relay"
-            return warning("use.gateways", seen, "", f"never_record = {address}, and docs/howto/containers.md")
-    return good("use.gateways", "nobody logs in from a gateway or an address of this host")
+            yield warning(seen, "", f"never_record = {address}, and docs/howto/containers.md")
+            return
 
 
-def _check_private(users: dict[str, set[str]], everybody: set[str]) -> Iterator[Finding]:
+def own_addresses(host: Host) -> set[Address]:
+    """Every address of this host's interfaces."""
+    v4 = re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", _read(host, "/proc/net/fib_trie"))
+    v6 = [line.split()[0] for line in _read(host, "/proc/net/if_inet6").splitlines()]
+    return {*map(IPv4Address, v4), *(IPv6Address(int(each, 16)) for each in v6)}
+
+
+def gateways(host: Host) -> set[Address]:
+    """The next hops of the default routes."""
+    found: set[Address] = set()
+    for line in _read(host, "/proc/net/route").splitlines()[1:]:
+        _, destination, gateway, *_ = line.split()
+        if destination == "00000000":
+            found.add(IPv4Address(int(gateway, 16).to_bytes(4, sys.byteorder)))  # printed as the machine stores it
+    for line in _read(host, "/proc/net/ipv6_route").splitlines():
+        destination, length, _, _, gateway, *_ = line.split()
+        if int(destination, 16) == 0 and length == "00":
+            found.add(IPv6Address(int(gateway, 16)))
+    return {each for each in found if not each.is_unspecified}
+
+
+def _read(host: Host, path: str) -> str:
+    try:
+        return host.read(path).decode("ascii", "replace")
+    except NotLookedAt:
+        return ""  # a kernel without IPv6
+
+
+@check("use.private_addresses")
+def _check_private(users: Users) -> Finding:
     private = {address: names for address, names in users.items() if _is_private(address)}
     crowded = max(private, key=lambda address: len(private[address]), default="")
+    number = len(private.get(crowded, ()))
     mend = f"PROXY protocol or XCLIENT in front, or never_record = {crowded}"
-    if crowded and len(users) == 1 and len(everybody) >= _ENOUGH:
-        seen = f"all {len(everybody)} users log in from {crowded}: a gateway or load balancer hides the clients"
-        yield wrong(
-            "use.private_addresses", seen, "", f"{mend} (haproxy = yes, smtpd_upstream_proxy_protocol = haproxy)"
-        )
-    elif crowded and len(private[crowded]) > 1:
-        seen = f"{len(private[crowded])} users log in from the private address {crowded}: a gateway permits them all"
-        yield warning("use.private_addresses", seen, "", mend)
-    else:
-        yield good("use.private_addresses", f"{len(private)} private addresses, none with two users")
+    if number >= _ENOUGH and len(users) == 1:
+        seen = f"all {number} users log in from {crowded}: a gateway or load balancer hides the clients"
+        return wrong(seen, "", f"{mend} (haproxy = yes, smtpd_upstream_proxy_protocol = haproxy)")
+    if number > 1:
+        seen = f"{number} users log in from the private address {crowded}: a gateway permits them all"
+        return warning(seen, "", mend)
+    return good(f"{len(private)} private addresses, none with two users")
 
 
-def _check_shared(users: dict[str, set[str]]) -> Iterator[Finding]:
+@check("use.shared_addresses")
+def _check_shared(users: Users) -> Finding:
     public = {address: names for address, names in users.items() if not _is_private(address)}
     crowded = max(public, key=lambda address: len(public[address]), default="")
-    if crowded and len(public[crowded]) >= MANY_USERS:
-        seen = f"{len(public[crowded])} users are logged in from {printable(crowded)}: everybody there may relay"
-        yield warning("use.shared_addresses", seen, "", "sender_match = address, or a shorter ttl")
-    else:
-        yield good("use.shared_addresses", f"{len(users)} addresses, none with {MANY_USERS} users or more")
+    if len(public.get(crowded, ())) < MANY_USERS:
+        return good(f"{len(users)} addresses, none with {MANY_USERS} users or more")
+    seen = f"{len(public[crowded])} users are logged in from {printable(crowded)}: everybody there may relay"
+    return warning(seen, "", "sender_match = address, or a shorter ttl")
 
 
-def _check_families(users: dict[str, set[str]], inet_protocols: str) -> Iterator[Finding]:
+@check("use.address_families")
+def _check_families(users: Users, inet_protocols: str) -> Finding:
     v6 = set().union(*(names for address, names in users.items() if ":" in address))
     v4 = set().union(*(names for address, names in users.items() if ":" not in address))
     if inet_protocols == "ipv4" and v6 - v4:
         name = printable(sorted(v6 - v4)[0]) or "somebody"
         seen = f"{name} logs in over IPv6 alone, and Postfix serves IPv4 alone: that login permits nothing"
-        yield warning("use.address_families", seen, "", "inet_protocols = all, or no IPv6 in Dovecot's listen")
-    elif inet_protocols in ("ipv4", "all"):
-        yield good("use.address_families", f"logins of {len(v4)} users over IPv4, of {len(v6)} over IPv6")
-    else:
-        yield not_looked_at("use.address_families", "whether clients send over the protocol they log in by")
+        return warning(seen, "", "inet_protocols = all, or no IPv6 in Dovecot's listen")
+    if inet_protocols in ("ipv4", "all"):
+        return good(f"logins of {len(v4)} users over IPv4, of {len(v6)} over IPv6")
+    return not_looked_at("whether clients send over the protocol they log in by")
 
 
 def _is_private(address: str) -> bool:

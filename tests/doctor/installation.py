@@ -23,9 +23,7 @@ import fakeredis
 
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.dovecot.doveconf import DovecotConfig
 from pbs_policy.host import Account, Host, Owned, ProgramOutput
-from pbs_policy.postfix.configuration import PostfixConfig
 from pbs_policy.programs import find_program
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
@@ -84,12 +82,11 @@ class Case:
     def findings(self, host: Host | None = None) -> list[Finding]:
         """What doctor says of its Postfix and its Dovecot, places relative to the folder."""
         doctor = self.doctor(host)
-        postfix: list[PostfixConfig] = []
-        dovecot: list[DovecotConfig] = []
-        found = list(doctor.examine_postfix(postfix)) if self.has_postfix else []
-        found += list(doctor.examine_dovecot([], dovecot)) if self.has_dovecot else []
-        found += list(doctor.examine_both(postfix, dovecot)) if postfix and dovecot else []
-        found += list(doctor.examine_last_login(dovecot, table_on(fakeredis.FakeRedis(), "pbs:")))
+        found = list(doctor.examine_postfix()) if self.has_postfix else []
+        found += doctor.examine_dovecot() if self.has_dovecot else []
+        found += doctor.examine_both()
+        doctor.table = table_on(fakeredis.FakeRedis(), "pbs:")
+        found += doctor.examine_table()
         return [self._relative(finding) for finding in found]
 
     def _relative(self, finding: Finding) -> Finding:

@@ -35,7 +35,7 @@ def refuse_socket(_: Settings) -> RedisClient:
 @pytest.mark.parametrize("connect", [refuse_password, refuse_socket])
 def test_a_redis_that_only_others_may_reach_is_not_said_to_be_down(connect: object, is_root: bool) -> None:
     doctor = Doctor(SETTINGS, VALUES, connect=connect)  # type: ignore[arg-type]  # one of the two above
-    (finding,) = doctor.examine_store([])
+    (finding,) = doctor.examine_store()
     assert finding.check == "store.reachable"
     assert "Permission denied" in finding.seen
     if is_root:
@@ -65,7 +65,7 @@ class HidingHost(Host):
 def test_an_included_file_that_dovecots_own_tool_leaves_out_is_named(is_root: bool) -> None:
     config = read_dovecot(HidingHost(), "/etc/dovecot/dovecot.conf")
     assert config.unread == (() if is_root else ("/etc/dovecot/conf.d/secret.conf",))
-    findings = list(Doctor(SETTINGS, VALUES, host=HidingHost()).examine_dovecot([], []))
+    findings = list(Doctor(SETTINGS, VALUES, host=HidingHost()).examine_dovecot())
     told = [each for each in findings if each.check == "dovecot.configuration"]
     assert [(each.level, each.place, each.mend) for each in told] == (
         [] if is_root else [("unknown", "/etc/dovecot/conf.d/secret.conf", AS_ROOT)]
@@ -73,7 +73,7 @@ def test_an_included_file_that_dovecots_own_tool_leaves_out_is_named(is_root: bo
 
 
 def test_whatever_may_not_be_read_is_to_be_looked_at_as_root(is_root: bool) -> None:
-    assert not_looked_at("x", "/etc/x: Permission denied", mend="another way").mend == (
+    assert not_looked_at("/etc/x: Permission denied", mend="another way").mend == (
         "another way" if is_root else AS_ROOT
     )
-    assert not_looked_at("x", "postconf is not installed here", mend="another way").mend == "another way"
+    assert not_looked_at("postconf is not installed here", mend="another way").mend == "another way"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from pbs_policy.doctor.denies import check_denies
 from pbs_policy.doctor.finding import Finding
+from pbs_policy.doctor.store_keys import check_denies
 from tests.commands import Pbs, commands_on
 from tests.stores import table_on
 

@@ -13,7 +13,7 @@ from pbs_policy import __version__
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.numbers import check_numbers
+from pbs_policy.doctor.service import check_numbers
 from pbs_policy.service.stats import Stats, no_counts
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
@@ -86,4 +86,4 @@ def test_where_redis_is_away_numbers_are_not_looked_at(world: str, own_redis: Ca
         table = table_on(connect(RedisUrl.parse(server.url)), "pbs:")
         server.stop()
     found = [(each.check, each.level) for each in check_numbers(table)]
-    assert found == [("service.version", "not looked at")]
+    assert found == [("service.version", "not looked at"), ("use.loopback", "not looked at")]

@@ -9,9 +9,10 @@ import pytest
 
 from pbs_policy.demo.postfix import PrivatePostfix
 from pbs_policy.doctor import Doctor
+from pbs_policy.doctor.entry import SmtpdEntry
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.postfix import check_relaying, check_running, check_smtpd
-from pbs_policy.doctor.rewriting import check_rewriting
+from pbs_policy.doctor.postfix_lists import check_rewriting
 from pbs_policy.host import Host, ProgramOutput
 from pbs_policy.postfix.configuration import PostfixConfig, read_postfix
 from pbs_policy.postfix.listener import Listener
@@ -29,7 +30,7 @@ needs_postfix = pytest.mark.skipif(
 def relaying(text: str, **values: str) -> dict[str, Finding]:
     """What is found of a relay list, by check."""
     values |= {"smtpd_relay_restrictions": text, "queue_directory": "/var/spool/postfix"}
-    found = check_relaying(PostfixConfig("main.cf", values, {}, ()), None, LISTENERS, Host())
+    found = check_relaying(SmtpdEntry(PostfixConfig("main.cf", values, {}, ()), None, LISTENERS, Host()))
     return {each.check: each for each in found}
 
 
@@ -69,10 +70,8 @@ def test_what_smtpd_does_while_the_service_is_down_is_known_as_smtpd_knows_it(
 def test_a_word_that_is_no_restriction_is_named_where_it_stands(name: str) -> None:
     values = {"smtpd_restriction_classes": "ours", "ours": "reject", "smtpd_relay_restrictions": "ours, reject"}
     values[name] = "permit_mynetwork, " + values.get(name, "")
-    found = {
-        each.check: each
-        for each in check_relaying(PostfixConfig("main.cf", values, {name: [7]}, ()), None, LISTENERS, Host())
-    }
+    entry = SmtpdEntry(PostfixConfig("main.cf", values, {name: [7]}, ()), None, LISTENERS, Host())
+    found = {each.check: each for each in check_relaying(entry)}
     assert (found["postfix.syntax"].level, found["postfix.syntax"].place) == ("wrong", "main.cf:7")
     assert "permit_mynetwork in smtpd_" in found["postfix.syntax"].seen
 
@@ -129,7 +128,7 @@ def test_a_configuration_that_postfix_does_not_read_is_wrong(
         (tmp_path / "main.cf").write_text(main_cf + "\n")
         (tmp_path / "master.cf").write_text("smtp inet n - y - - smtpd\n")
     settings, values = load(Path("/dev/null"))
-    (found,) = Doctor(settings, values, str(tmp_path)).examine_postfix([])
+    (found,) = Doctor(settings, values, str(tmp_path)).examine_postfix()
     assert (found.check, found.level, found.place) == ("postfix.configuration", "wrong", f"{tmp_path}{place}")
     assert seen in found.seen
 
@@ -155,7 +154,8 @@ def test_senders_that_are_rewritten_while_a_user_is_denied_deserve_a_warning(
     if user and not in_file:
         table.deny_user(user.encode(), "stolen", 3600)
     config = PostfixConfig("main.cf", values, {}, ())
-    assert check_rewriting(config, table.denies(), settings.load_denies()).level == level
+    (found,) = check_rewriting(config, settings, table)
+    assert found.level == level
 
 
 class Master(Host):
@@ -179,13 +179,15 @@ def test_what_smtpd_may_not_read_as_somebody_else_than_root_is_no_fault(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: uid)
     monkeypatch.setattr("pbs_policy.doctor.postfix.why_smtpd_ends", lambda *_: why)
-    assert check_smtpd(PostfixConfig("main.cf", {}, {}, ()), None, Host()).level == level
+    (found,) = check_smtpd(SmtpdEntry(PostfixConfig("main.cf", {}, {}, ()), None, LISTENERS, Host()))
+    assert found.level == level
 
 
 @pytest.mark.parametrize(("status", "level"), [(1, "good"), (0, "wrong"), (127, "unknown")])
 def test_a_postfix_that_does_not_run_is_not_called_good(status: int, level: str) -> None:
     config = PostfixConfig("/etc/postfix/main.cf", {"daemon_directory": "/usr/lib/postfix/sbin"}, {}, ())
-    assert check_running(config, Master(status)).level == level
+    (found,) = check_running(config, Master(status))
+    assert found.level == level
 
 
 @pytest.mark.skipif(missing("postfix") is not None, reason=missing("postfix") or "")

@@ -27,7 +27,7 @@ def dovecot(trusted: str = "", unread: tuple[str, ...] = (), listener: str = "")
     return DovecotConfig("dovecot.conf", tuple(lines), tuple(lines), unread)
 
 
-def found(there: PostfixConfig | None, here: DovecotConfig | None) -> Finding:
+def found(there: PostfixConfig, here: DovecotConfig) -> Finding:
     (finding,) = check_proxy(there, here)
     return finding
 
@@ -58,11 +58,6 @@ def test_a_submission_service_behind_a_proxy_is_not_where_relay_attempts_come_in
     assert found(postfix(PLAIN, SUBMISSION), dovecot()).level == "good"
     assert found(postfix(PLAIN, SUBMISSION), dovecot("10.0.0.5")).level == "warning"
     assert found(postfix(PLAIN, PROXIED), dovecot("10.0.0.5")).level == "good"
-
-
-def test_without_both_configurations_there_is_nothing_to_compare() -> None:
-    for there, here in ((None, dovecot("10.0.0.5")), (postfix(PROXIED), None), (None, None)):
-        assert list(check_proxy(there, here)) == []
 
 
 def test_what_stands_in_a_file_that_we_may_not_read_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

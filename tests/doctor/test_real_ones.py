@@ -76,7 +76,7 @@ def examine(files: Files, site: Site, folder: Path, socket: bool = True) -> list
         file.write_text(f"compatibility_level = 3.6\n{text}" if name == "main.cf" else text)
         os.utime(file, (1e9, 1e9))  # Postfix waits until a new one is seconds old
     settings, values = load(Path("/dev/null"), overrides=[f"listen={site.listen}"])
-    return list(Doctor(settings, values, str(folder), host=SiteHost(socket)).examine_postfix([]))
+    return list(Doctor(settings, values, str(folder), host=SiteHost(socket)).examine_postfix())
 
 
 def said(findings: list[Finding]) -> Counter[str]:

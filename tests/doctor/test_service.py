@@ -17,7 +17,7 @@ from redis import Redis
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor import Doctor, trial
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.service import check_listener, check_service
+from pbs_policy.doctor.service import ask_listener, check_service
 from pbs_policy.doctor.trial import by_script, check_trial
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Host
@@ -205,7 +205,7 @@ def test_a_running_service_is_good(server: PrivateRedis, start_service: Start) -
 def test_a_service_without_redis_is_a_fault(server: PrivateRedis, start_service: Start) -> None:
     service = start_service(redis_url=server.url)
     server.stop()
-    finding = check_listener(service.listeners[0], "f:1")
+    finding = ask_listener(service.listeners[0], "f:1")
     assert (finding.level, finding.place) == ("wrong", "f:1")
     assert "Redis is unavailable to the service" in finding.seen
 
@@ -238,7 +238,7 @@ def peer(reply: bytes) -> Iterator[Listener]:
 )
 def test_another_program_on_the_port_is_a_fault(reply: bytes, seen: str) -> None:
     with peer(reply) as listener:
-        finding = check_listener(listener, "")
+        finding = ask_listener(listener, "")
     assert finding.level == "wrong"
     assert seen in finding.seen
     assert finding.seen.isprintable()
@@ -247,7 +247,7 @@ def test_another_program_on_the_port_is_a_fault(reply: bytes, seen: str) -> None
 def test_nobody_on_the_port_is_a_fault() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
         port = listening.getsockname()[1]
-    finding = check_listener(Listener("127.0.0.1", port), "")
+    finding = ask_listener(Listener("127.0.0.1", port), "")
     assert "Connection refused" in finding.seen
     assert "systemctl" in finding.mend
 

@@ -10,9 +10,9 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.doctor import Doctor, store
+from pbs_policy.doctor import Doctor, store, store_keys
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.store_facts import StoreFacts, gather
+from pbs_policy.doctor.store import StoreFacts, gather
 from pbs_policy.settings import Settings, load
 from pbs_policy.store.connect import RedisClient
 from pbs_policy.store.redis_url import RedisUrl
@@ -49,7 +49,7 @@ def asking(server: PrivateRedis, user: str = "", password: str = "") -> RedisCli
 
 
 def test_a_sound_redis_has_no_fault() -> None:
-    assert faults(store.check_store(facts(), "")) == {}
+    assert faults(store.check_store(facts(), SETTINGS, "")) == {}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_sound_redis_has_no_fault() -> None:
 def test_each_fault_of_redis_is_named(
     info: dict[str, str], config: dict[str, str], check: str, level: str, seen: str
 ) -> None:
-    found = faults(store.check_store(facts(info, config), ""))
+    found = faults(store.check_store(facts(info, config), SETTINGS, ""))
     assert list(found) == [check]
     assert found[check].level == level
     assert seen in found[check].seen
@@ -94,21 +94,21 @@ def test_each_fault_of_redis_is_named(
     ],
 )
 def test_what_is_no_fault_of_redis_is_not_called_one(info: dict[str, str], config: dict[str, str]) -> None:
-    assert faults(store.check_store(facts(info, config), "")) == {}
+    assert faults(store.check_store(facts(info, config), SETTINGS, "")) == {}
 
 
 def test_a_clock_that_is_wrong_is_a_warning() -> None:
     wrong = facts()
     wrong.ahead = -3600.0
-    found = faults(store.check_store(wrong, ""))
+    found = faults(store.check_store(wrong, SETTINGS, ""))
     assert "-3600 s off" in found["store.clock"].seen
 
 
 def test_a_real_redis_is_looked_at_whole(own_redis: OwnRedis) -> None:
     gathered = gather(asking(own_redis()))
     assert gathered.refused == {}
-    assert faults(store.check_store(gathered, "")) == {}
-    assert faults(store.check_rights(gathered, "script", SETTINGS, "")) == {}
+    assert faults(store.check_store(gathered, SETTINGS, "")) == {}
+    assert faults(store.check_service_rights(gathered, SETTINGS, "")) == {}
     assert gathered.ahead is not None
     assert abs(gathered.ahead) < 5
 
@@ -123,21 +123,22 @@ def test_a_real_redis_knows_whether_it_has_a_password(own_redis: OwnRedis) -> No
 
 def test_a_real_redis_that_evicts_is_found(own_redis: OwnRedis) -> None:
     server = own_redis("--maxmemory", "50mb", "--maxmemory-policy", "volatile-lru")
-    assert list(faults(store.check_store(gather(asking(server)), ""))) == ["store.eviction"]
+    assert list(faults(store.check_store(gather(asking(server)), SETTINGS, ""))) == ["store.eviction"]
 
 
 def test_a_real_replica_is_found_and_cannot_be_written_to(own_redis: OwnRedis) -> None:
     server = own_redis("--replicaof", "127.0.0.1", "1")
     redis = client_of(server)
-    assert list(faults(store.check_store(gather(client_on(redis)), ""))) == ["store.replica"]
-    found = faults(store.check_write(client_on(redis), SETTINGS, ""))
+    assert list(faults(store.check_store(gather(client_on(redis)), SETTINGS, ""))) == ["store.replica"]
+    found = faults(store_keys.check_write(client_on(redis), SETTINGS, ""))
     assert "read only replica" in found["store.write"].seen
 
 
 def test_an_evicting_redis_is_found_in_either_world_or_not_looked_at(redis: Redis) -> None:
-    findings = list(store.check_store(gather(client_on(redis)), ""))
+    findings = list(store.check_store(gather(client_on(redis)), SETTINGS, ""))
     assert {each.check for each in findings} == {
-        "store.version", "store.eviction", "store.persistence", "store.replica", "store.exposure", "store.clock"
+        "store.version", "store.eviction", "store.persistence", "store.replica", "store.exposure", "store.clock",
+        "store.replicas",
     }  # fmt: skip
     assert [each for each in findings if each.level in ("warning", "wrong")] == []
 
@@ -160,17 +161,17 @@ def with_users(own_redis: OwnRedis) -> PrivateRedis:
 def test_the_least_rights_suffice_and_are_no_fault(with_users: PrivateRedis) -> None:
     hook, reader = asking(with_users, "hook", "hook"), asking(with_users, "reader", "reader")
     settings = settings_of(redis_user="hook", redis_password_file="/password")
-    assert faults(store.check_write(hook, settings, "")) == {}
-    assert faults(store.check_rights(gather(hook), "script", settings, "")) == {}
-    assert faults(store.check_read(LoginTable(reader, "pbs:"), settings, "")) == {}
-    levels = {each.check: each.level for each in store.check_store(gather(reader), "")}
+    assert faults(store_keys.check_write(hook, settings, "")) == {}
+    assert faults(store.check_script_rights(hook, settings, "")) == {}
+    assert faults(store_keys.check_read(LoginTable(reader, "pbs:"), settings, "")) == {}
+    levels = {each.check: each.level for each in store.check_store(gather(reader), SETTINGS, "")}
     assert levels == dict.fromkeys(levels, "not looked at")
-    assert faults(store.check_ends(reader, settings))["store.ends"].level == "not looked at"
+    assert faults(store_keys.check_keys(reader, settings))["store.ends"].level == "not looked at"
 
 
 @pytest.mark.parametrize(("user", "seen"), [("all", "may do everything"), ("wide", "write to every key")])
 def test_a_user_who_may_do_too_much_is_a_warning(with_users: PrivateRedis, user: str, seen: str) -> None:
-    found = faults(store.check_rights(gather(asking(with_users, user, user)), "script", SETTINGS, "f:1"))
+    found = faults(store.check_script_rights(asking(with_users, user, user), SETTINGS, "f:1"))
     assert found["store.rights"].level == "warning"
     assert seen in found["store.rights"].seen
     assert found["store.rights"].mend == f"redis-cli ACL SETUSER {user} resetkeys '~pbs:*' -@all +set"
@@ -178,14 +179,14 @@ def test_a_user_who_may_do_too_much_is_a_warning(with_users: PrivateRedis, user:
 
 def test_a_user_who_may_do_too_little_is_a_fault(with_users: PrivateRedis) -> None:
     settings = settings_of(redis_user="reader", redis_password_file="/password")
-    found = faults(store.check_write(asking(with_users, "reader", "reader"), settings, ""))
+    found = faults(store_keys.check_write(asking(with_users, "reader", "reader"), settings, ""))
     assert "cannot record a login, it lacks +set: " in found["store.write"].seen
-    found = faults(store.check_read(LoginTable(asking(with_users, "blind", "blind"), "pbs:"), settings, ""))
+    found = faults(store_keys.check_read(LoginTable(asking(with_users, "blind", "blind"), "pbs:"), settings, ""))
     assert "cannot look logins up, it lacks ~pbs:*: " in found["store.read"].seen
 
 
 def test_trying_to_write_leaves_nothing_that_permits(redis: Redis) -> None:
-    assert faults(store.check_write(client_on(redis), SETTINGS, "")) == {}
+    assert faults(store_keys.check_write(client_on(redis), SETTINGS, "")) == {}
     keys = redis.keys("*")
     assert all(0 < redis.pttl(key) <= 1000 for key in keys)
     assert list(table_on(redis, "pbs:").entries()) == []
@@ -193,10 +194,10 @@ def test_trying_to_write_leaves_nothing_that_permits(redis: Redis) -> None:
 
 def test_keys_without_an_end_are_counted(redis: Redis) -> None:
     redis.set("pbs:login:192.0.2.7", "1795453232", ex=60)
-    assert faults(store.check_ends(client_on(redis), SETTINGS)) == {}
+    assert faults(store_keys.check_keys(client_on(redis), SETTINGS)) == {}
     redis.set("pbs:login:192.0.2.8", "1795453232")
     redis.set("other:login:192.0.2.9", "1795453232")
-    found = faults(store.check_ends(client_on(redis), SETTINGS))
+    found = faults(store_keys.check_keys(client_on(redis), SETTINGS))
     assert found["store.ends"].seen.startswith("1 of 2 keys have no end, pbs:login:192.0.2.8")
     assert found["store.ends"].mend.endswith("redis-cli DEL pbs:login:192.0.2.8")
 
@@ -204,12 +205,12 @@ def test_keys_without_an_end_are_counted(redis: Redis) -> None:
 def test_denies_without_an_end_are_honoured_and_no_fault(redis: Redis) -> None:
     for key in ("deny:192.0.2.7", "deny:all", "deny-user:alice@example.com", "auto-deny:192.0.2.7", "networks:deny"):
         redis.set(f"pbs:{key}", "by hand")
-    ends = next(store.check_ends(client_on(redis), SETTINGS))
+    ends = next(store_keys.check_keys(client_on(redis), SETTINGS))
     assert ends.level == "good"
     assert "5 of denies have none, pbs:" in ends.seen
     redis.set("pbs:permit:192.0.2.8", "{}")
     redis.set("pbs:use:20260101", "{}")
-    found = faults(store.check_ends(client_on(redis), SETTINGS))["store.ends"]
+    found = faults(store_keys.check_keys(client_on(redis), SETTINGS))["store.ends"]
     assert found.seen.startswith("2 of 7 keys have no end, pbs:permit:192.0.2.8 is one: no such login or permit")
     assert found.mend.endswith("redis-cli DEL pbs:permit:192.0.2.8")
 
@@ -219,10 +220,10 @@ def test_denies_without_an_end_are_honoured_and_no_fault(redis: Redis) -> None:
 )
 def test_a_key_of_a_deny_that_is_no_string_is_named(redis: Redis, key: str) -> None:
     redis.set("pbs:deny:192.0.2.8", "spam", ex=60)
-    assert faults(store.check_ends(client_on(redis), SETTINGS)) == {}
+    assert faults(store_keys.check_keys(client_on(redis), SETTINGS)) == {}
     redis.hset(f"pbs:{key}", "written", "by hand")
     redis.expire(f"pbs:{key}", 60)
-    found = faults(store.check_ends(client_on(redis), SETTINGS))["store.types"]
+    found = faults(store_keys.check_keys(client_on(redis), SETTINGS))["store.types"]
     assert (found.level, f"1 of 2 keys of denies are no string, pbs:{key} is one" in found.seen) == ("wrong", True)
 
 
@@ -233,15 +234,15 @@ def test_other_programs_keys_are_not_gone_through_to_the_end(own_redis: OwnRedis
         pipeline.set(f"other:{number}", "1")
     pipeline.execute()
     steps = redis.info("commandstats").get("cmdstat_scan", {}).get("calls", 0)
-    assert faults(store.check_ends(client_on(redis), SETTINGS)) == {}
+    assert faults(store_keys.check_keys(client_on(redis), SETTINGS)) == {}
     assert redis.info("commandstats")["cmdstat_scan"]["calls"] - steps <= 20
 
 
 def test_only_a_sample_of_a_large_table_is_looked_at(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MOST_KEYS", 3)
-    monkeypatch.setattr(store, "_STEPS", 1)
+    monkeypatch.setattr(store_keys, "MOST_KEYS", 3)
+    monkeypatch.setattr(store_keys, "_STEPS", 1)
     redis.mset({f"pbs:login:192.0.2.{host}": "1" for host in range(1, 9)})
-    assert "3 of 3 keys" in faults(store.check_ends(client_on(redis), SETTINGS))["store.ends"].seen
+    assert "3 of 3 keys" in faults(store_keys.check_keys(client_on(redis), SETTINGS))["store.ends"].seen
 
 
 def test_a_redis_that_is_down_is_one_fault(own_redis: OwnRedis) -> None:
@@ -249,7 +250,7 @@ def test_a_redis_that_is_down_is_one_fault(own_redis: OwnRedis) -> None:
     url = server.url
     server.stop()
     settings, values = load(Path("/dev/null"), overrides=[f"redis_url={url}"])
-    found = faults(Doctor(settings, values).examine_store([]))
+    found = faults(Doctor(settings, values).examine_store())
     assert list(found) == ["store.reachable"]
     assert found["store.reachable"].level == "wrong"
 
@@ -266,7 +267,7 @@ def test_a_redis_that_is_down_is_one_fault(own_redis: OwnRedis) -> None:
 def test_a_redis_that_takes_no_writes_is_not_told_to_grant_rights(
     own_redis: OwnRedis, arguments: tuple[str, ...], mend: str
 ) -> None:
-    found = faults(store.check_write(asking(own_redis(*arguments)), SETTINGS, ""))["store.write"]
+    found = faults(store_keys.check_write(asking(own_redis(*arguments)), SETTINGS, ""))["store.write"]
     assert mend in found.mend, found
     assert "SETUSER" not in found.mend
 

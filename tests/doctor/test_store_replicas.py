@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.doctor import store_replicas
+from pbs_policy.doctor import store
 from pbs_policy.doctor.finding import Finding
-from pbs_policy.doctor.store_facts import StoreFacts, gather
+from pbs_policy.doctor.store import StoreFacts, gather
 from tests.doctor.test_store import SETTINGS, asking, client_of, settings_of
 
 OwnRedis = Callable[..., PrivateRedis]
@@ -23,11 +23,11 @@ def findings(*replicas: str, url: str = "redis://192.0.2.1", role: str = "master
     settings = settings_of(redis_url=url, key_prefix="{pbs}:")  # a Cluster asks for the braces
     info = {"role": role, "connected_slaves": str(len(replicas)), "slave_expires_tracked_keys": "0"}
     info |= {f"slave{number}": replica for number, replica in enumerate(replicas)}
-    return list(store_replicas.check_replicas(StoreFacts(info=info), settings, "pbs-policy.conf:1"))
+    return list(store._check_replicas(StoreFacts(info=info), settings, "pbs-policy.conf:1"))
 
 
 def seen_of(server: PrivateRedis) -> list[Finding]:
-    return list(store_replicas.check_replicas(gather(asking(server)), SETTINGS, ""))
+    return list(store._check_replicas(gather(asking(server)), SETTINGS, ""))
 
 
 def test_replicas_that_keep_up_are_good() -> None:
@@ -77,7 +77,7 @@ def test_a_real_replica_is_good_until_it_falls_silent(own_redis: OwnRedis, monke
     assert "a single Redis" in seen_of(master)[0].seen
     replica = own_redis("--replicaof", "127.0.0.1", str(master.port))
     assert wait_until(lambda: "each of 1 replicas is online" in seen_of(master)[0].seen)
-    monkeypatch.setattr(store_replicas, "LONGEST_LAG", 1)  # the real one would keep this test waiting
+    monkeypatch.setattr(store, "LONGEST_LAG", 1)  # the real one would keep this test waiting
     os.kill(replica.pid, signal.SIGSTOP)
     try:
         assert wait_until(lambda: seen_of(master)[0].level == "warning")
@@ -99,6 +99,6 @@ def test_who_may_not_ask_for_info_is_told_that_nothing_was_looked_at(own_redis: 
     execute: Any = client_of(server).execute_command  # without types in redis-py
     execute("ACL", "SETUSER", "reader", "on", ">reader", "%R~pbs:*", "-@all", "+get")
     gathered = gather(asking(server, "reader", "reader"))
-    (finding,) = store_replicas.check_replicas(gathered, SETTINGS, "")
+    (finding,) = store._check_replicas(gathered, SETTINGS, "")
     assert finding.level == "not looked at"
     assert "INFO: " in finding.seen

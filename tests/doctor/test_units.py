@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pbs_policy.doctor.units import check_units
+from pbs_policy.doctor.service import check_units
 from pbs_policy.host import Host, NotInstalled, ProgramOutput
 from pbs_policy.shipped import shipped
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pbs_policy.doctor.network import gateways, own_addresses
-from pbs_policy.doctor.use import check_use
+from pbs_policy.doctor.use import check_use, gateways, own_addresses
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.programs import find_program
 from pbs_policy.table.login_table import Entry

@@ -93,7 +93,7 @@ def chain_level(site: Site, dovecot: PrivateDovecot) -> list[str]:
     """What doctor says of the order of the scripts, of each protocol."""
     settings, values = load(site.service.settings_file)
     doctor = Doctor(settings, values, dovecot_file=str(dovecot.place / "dovecot.conf"))
-    return [each.level for each in doctor.examine_dovecot([], []) if each.check == "dovecot.chain"]
+    return [each.level for each in doctor.examine_dovecot() if each.check == "dovecot.chain"]
 
 
 @pytest.mark.parametrize(("command", "permitted"), [("XCLIENT", True), ("XFORWARD", False)])

@@ -17,7 +17,7 @@ def found(url: str, **settings: str) -> dict[str, Finding]:
     """The findings about Redis that are of interest here, by check."""
     overrides = [f"redis_url={url}", *(f"{name}={value}" for name, value in settings.items())]
     loaded, values = load(Path("/dev/null"), overrides=overrides)
-    return {each.check: each for each in Doctor(loaded, values).examine_store([])}
+    return {each.check: each for each in Doctor(loaded, values).examine_store()}
 
 
 def test_a_sentinel_that_is_down_is_said_while_the_others_serve(
