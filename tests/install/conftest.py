@@ -15,17 +15,6 @@ from tests.stores import client_on
 
 
 @pytest.fixture
-def aged_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the installers write is a minute old at once: see `age`."""
-
-    def write_and_age(path: Path, state: FileState) -> None:
-        write_state(path, state)
-        age(path)
-
-    monkeypatch.setattr("pbs_policy.install.plan.write_state", write_and_age)
-
-
-@pytest.fixture
 def denies(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeRedis:
     """The Redis in which the installers look for denies."""
     redis = fakeredis.FakeRedis()
@@ -34,9 +23,16 @@ def denies(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeRedis:
 
 
 @pytest.fixture
-def root(tmp_path: Path, denies: fakeredis.FakeRedis) -> Path:
-    """A tree with a small Dovecot and a small Postfix in it, as Debian has them, and the users of both packages."""
+def root(tmp_path: Path, denies: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree with a small Dovecot and a small Postfix in it, as Debian has them, and the users of both packages. What
+    the installers write there is a minute old at once: see `age`."""
+
+    def write_and_age(path: Path, state: FileState) -> None:
+        write_state(path, state)
+        age(path)
+
     need("dovecot", "postfix")
+    monkeypatch.setattr("pbs_policy.install.plan.write_state", write_and_age)
     passwd = "root:x:0:0::/root:/bin/sh\npbs-policy:x:{0}:{1}::/:\npostfix:x:{0}:{1}::/:\n"
     write(tmp_path, "/etc/passwd", passwd.format(os.geteuid(), os.getegid()))
     write_dovecot(tmp_path)

@@ -6,27 +6,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pbs_policy.demo.dovecot import dovecot_version
 from pbs_policy.dovecot.doveconf import DovecotConfig, parse_lines
 from pbs_policy.dovecot.editing import edited
 from pbs_policy.install.dovecot_removal import _plugin_changes, _script_changes
 from pbs_policy.shipped import shipped
-from tests.install.support import HOOK, Outcome, run, snapshot, write
+from tests.install.support import CONF_D, DROP_IN, LIB, OWN, SETTINGS, VERSION, Edit, arrange, pbs, snapshot
 
-CONF_D = "/etc/dovecot/conf.d"
-DROP_IN = f"{CONF_D}/99-pbs-policy.conf"
-SCRIPT = "/usr/local/lib/pbs-policy/pbs-postlogin"
-
-Edit = Callable[[str], str]
-
-
-def install(root: Path, *options: str) -> Outcome:
-    return run(HOOK, "--root", str(root), *options)
+SCRIPT = f"{LIB}/pbs-postlogin"
+APPLY, REMOVE = "install-hook --apply", "install-hook --remove --apply"
 
 
 def replaced(pattern: str, new: str) -> Edit:
@@ -82,54 +73,82 @@ def effective(root: Path) -> str:
 @pytest.mark.parametrize("done", BY_HAND)
 def test_after_a_change_by_hand_our_words_are_gone_and_theirs_are_kept(root: Path, done: str) -> None:
     edit, kept = BY_HAND[done]
-    write(root, f"{CONF_D}/10-mine.conf", MINE)
-    assert install(root, "--apply").status == 0
+    arrange(root, {f"{CONF_D}/10-mine.conf": MINE})
+    assert pbs(root, APPLY).status == 0
+    arrange(root, {DROP_IN: edit})
     drop_in = root / DROP_IN.lstrip("/")
-    drop_in.write_text(edit(drop_in.read_text()))
     assert SCRIPT in effective(root)
-    assert install(root, "--remove", "--apply").status == 0
+    assert pbs(root, REMOVE).status == 0
     left = drop_in.read_text() if drop_in.exists() else ""
     assert bare(left) == bare(kept)
     assert "pbs-postlogin" not in left
     assert "pbs-postlogin" not in effective(root)
     assert not (root / SCRIPT.lstrip("/")).exists()
     assert not (root / "var/lib").exists(), "the record is gone"
-    assert "Nothing to remove" in install(root, "--remove", "--apply").output
+    assert "Nothing to remove" in pbs(root, REMOVE).output
 
 
 @pytest.mark.parametrize("place", [f"{CONF_D}/20-ours.conf", "/etc/dovecot/dovecot.conf"])
-@pytest.mark.parametrize("last_login", [False, True])
-def test_what_was_configured_by_hand_is_taken_out_too(root: Path, place: str, last_login: bool) -> None:
+@pytest.mark.parametrize("example", ["pbs-policy", f"last-login-{VERSION}", f"report-{VERSION}"])
+def test_what_was_configured_by_hand_is_taken_out_too(root: Path, place: str, example: str) -> None:
+    arrange(root, {SECRET: ("auth_policy_server_api_header = x\n", 0o600)})
     expected = effective(root)
     file = root / place.lstrip("/")
-    version = "2.3" if dovecot_version() < (2, 4) else "2.4"
-    example = f"last-login-{version}.conf" if last_login else "pbs-policy.conf"
     before = file.read_text() if file.exists() else ""
-    file.write_text(before + shipped(f"dovecot-hooks/{example}").read_text())
+    file.write_text(before + shipped(f"dovecot-hooks/{example}.conf").read_text())
     assert effective(root) != expected
-    assert install(root, "--remove", "--apply").output.startswith(f"our words taken out: {file}\n")
+    assert pbs(root, REMOVE).output.startswith(f"our words taken out: {file}\n")
     assert effective(root) == expected
     assert file.read_text().startswith(before)
 
 
-def test_a_plugin_with_a_table_of_their_own_stays(root: Path) -> None:
-    text = shipped("dovecot-hooks/last-login-2.3.conf").read_text()
-    if dovecot_version() >= (2, 4):
-        text = shipped("dovecot-hooks/last-login-2.4.conf").read_text().replace("remote_ip", "user")
-    write(root, f"{CONF_D}/20-mine.conf", text.replace("pbs:login:", "mine:").replace("rip", "user"))
+@pytest.mark.parametrize(
+    "own",
+    [
+        shipped(f"dovecot-hooks/last-login-{VERSION}.conf").read_text().replace("pbs:login:", "mine:").replace(
+            "remote_ip" if VERSION == "2.4" else "rip", "user"),
+        "auth_policy_server_url = http://127.0.0.1:8084/\nauth_policy_hash_nonce = salt\n",
+    ],
+    ids=["a plugin with a table of their own", "a policy server of their own"],
+)  # fmt: skip
+def test_what_is_the_sites_own_stays(root: Path, own: str) -> None:
+    arrange(root, {OWN: own})
     before = effective(root)
-    assert "Nothing to remove" in install(root, "--remove", "--apply").output
+    assert "Nothing to remove" in pbs(root, REMOVE).output
     assert effective(root) == before
 
 
 def test_settings_that_were_changed_since_stay(root: Path) -> None:
-    install(root, "--apply")
-    file = root / "etc/pbs-policy/pbs-policy.conf"
-    file.write_text("ttl = 1h\n")
-    removed = install(root, "--remove", "--apply")
+    pbs(root, APPLY)
+    arrange(root, {SETTINGS: "ttl = 1h\n"})
+    removed = pbs(root, REMOVE)
     assert removed.status == 0
-    assert f"{file}: stays, since it was changed\n" in removed.output
-    assert file.read_text() == "ttl = 1h\n"
+    assert f"{root}{SETTINGS}: stays, since it was changed\n" in removed.output
+    assert (root / SETTINGS.lstrip("/")).read_text() == "ttl = 1h\n"
+    assert not (root / "var/lib").exists(), "the record is gone"
+
+
+SECRET = f"{CONF_D}/pbs-policy-secret.conf.ext"
+REPORTS = "--reports --set reports_listen=inet:127.0.0.1:1 --set reports_check_passwords=yes"
+
+
+@pytest.mark.parametrize("drop_in_is_there", [True, False])
+@pytest.mark.parametrize(
+    "added",
+    ["login_greeting = hi\n", "  login_greeting = hi", "login_greeting = hi\nauth_policy_server_api_header = b\n"],
+)
+def test_the_secret_goes_from_a_file_that_was_changed_and_what_is_left_unread_is_said(
+    root: Path, added: str, drop_in_is_there: bool
+) -> None:
+    arrange(root, {"/secret": ("Authorization: Bearer 3f0c1b7e5a9d\n", 0o640)})
+    pbs(root, f"{APPLY} {REPORTS} --set reports_secret_file=ROOT/secret")
+    arrange(root, {SECRET: lambda text: text + added, **({} if drop_in_is_there else {DROP_IN: None})})
+    removed = pbs(root, REMOVE)
+    assert removed.status == 0
+    assert f"our words taken out: {root}{SECRET}\n" in removed.output
+    assert (root / SECRET.lstrip("/")).read_text().split() == ["login_greeting", "=", "hi"]
+    assert f"note: {root}{SECRET}: stays, but Dovecot does not read it any more" in removed.output
+    assert "Move what is left in it (login_greeting) to" in removed.output
     assert not (root / "var/lib").exists(), "the record is gone"
 
 
@@ -151,15 +170,16 @@ def test_the_words_of_either_version_are_found_among_others(version: str, last_l
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is led elsewhere")
 def test_root_edits_nothing_that_another_user_could_have_led_it_to(root: Path) -> None:
+    arrange(root, {
+        "/etc/dovecot/20-ours.conf": shipped("dovecot-hooks/pbs-policy.conf").read_text(),
+        "/etc/dovecot/dovecot.conf": lambda text: text + "!include theirs/*.conf\n",
+    })  # fmt: skip
     theirs = root / "etc/dovecot/theirs"
     theirs.mkdir()
-    file = write(root, "/etc/dovecot/20-ours.conf", shipped("dovecot-hooks/pbs-policy.conf").read_text())
-    (theirs / "link.conf").symlink_to(file)
+    (theirs / "link.conf").symlink_to(root / "etc/dovecot/20-ours.conf")
     os.chown(theirs, 65534, -1)
-    dovecot = root / "etc/dovecot/dovecot.conf"
-    dovecot.write_text(dovecot.read_text() + "!include theirs/*.conf\n")
     before = snapshot(root)
-    refused = install(root, "--remove", "--apply")
+    refused = pbs(root, REMOVE)
     assert refused.status == os.EX_CONFIG
     assert "root writes nothing there" in refused.output
     assert snapshot(root) == before
