@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +38,15 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def commands_with(file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    """What runs a command in this process, with nothing behind it but the settings in `file`."""
+    """What runs a command in this process, with nothing behind it but the settings in `file`; `given` is what it
+    finds on standard input."""
 
-    def call(*arguments: str) -> Result:
+    def call(*arguments: str, given: bytes = b"") -> Result:
         capsys.readouterr()
-        status = run(["-c", str(file), *arguments])
+        with pytest.MonkeyPatch.context() as patch:
+            if given or "-" in arguments:
+                patch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given))))
+            status = run(["-c", str(file), *arguments])
         return Result(status, *capsys.readouterr())
 
     return call
@@ -50,14 +55,6 @@ def commands_with(file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
 def put_behind(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every command find its login table on `redis`."""
     monkeypatch.setattr("pbs_policy.store.connect.connect_by", lambda *_, **__: client_on(redis))
-
-
-def commands_on(
-    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Pbs:
-    """What runs a command on `redis`, with no settings but those among its arguments."""
-    put_behind(redis, monkeypatch)
-    return commands_with(own_settings(tmp_path, monkeypatch), capsys)
 
 
 def is_one_error(result: Result, status: int, text: str) -> bool:

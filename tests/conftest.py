@@ -22,11 +22,13 @@ from redis import Redis
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.programs import find_program, missing
 from pbs_policy.store.redis_url import RedisUrl
+from pbs_policy.table.login_table import LoginTable
 from tests import patience
 from tests.certificates import Authority, Certificates
+from tests.commands import Pbs, commands_with, own_settings, put_behind
 from tests.redis_clients import Clients
 from tests.service import Recorder, Service
-from tests.stores import close_clients, connect
+from tests.stores import close_clients, connect, table_on
 from tests.tree_programs import command, names
 
 hypothesis.settings.register_profile("pbs", deadline=None)  # a slow machine is no fault of the code
@@ -164,6 +166,31 @@ def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
     server: PrivateRedis = request.getfixturevalue("redis_server")
     with connect(RedisUrl.parse(server.url), "", "") as client:
         yield client
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file of the test's own, and no settings from its environment."""
+    return own_settings(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def bare(settings_file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
+    """Run a command in this process, with nothing behind it but `settings_file`."""
+    return commands_with(settings_file, capsys)
+
+
+@pytest.fixture
+def pbs(redis: Redis, bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> Pbs:
+    """The same on a Redis of both worlds."""
+    put_behind(redis, monkeypatch)
+    return bare
+
+
+@pytest.fixture
+def table(redis: Redis) -> LoginTable:
+    """The login table that `pbs` finds."""
+    return table_on(redis, "pbs:")
 
 
 @pytest.fixture

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Pbs, Result, commands_with, own_settings
+from tests.commands import Pbs, Result
 
 
 @pytest.fixture
-def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
+def pbs(bare: Pbs, settings_file: Path) -> Pbs:
     """What runs a command whose service, when it gets that far, cannot listen."""
-    file = own_settings(tmp_path, monkeypatch)
-    file.write_text("listen = unix:/nonexistent/policy\n")
-    return commands_with(file, capsys)
+    settings_file.write_text("listen = unix:/nonexistent/policy\n")
+    return bare
 
 
 def got_so_far(result: Result) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import time
@@ -19,7 +18,7 @@ from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Permit, Record, serialise_permit, serialise_record
 from pbs_policy.table.rows import read_time, write_time
 from pbs_policy.table.users import names_of_user
-from tests.commands import Result, commands_with, is_one_error, own_settings, put_behind
+from tests.commands import Pbs, Result, is_one_error
 from tests.test_query import answering
 
 KEYS = Keys("pbs:")
@@ -33,23 +32,14 @@ Check = Callable[..., Result]
 
 
 @pytest.fixture
-def bare(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
-    """Run `check` in this process, with settings (name=value) and nothing else behind it."""
-    file = own_settings(tmp_path, monkeypatch)
-    commands = commands_with(file, capsys)
+def check(pbs: Pbs, settings_file: Path) -> Check:
+    """Run `check` in this process on a login table of both worlds, with settings (name=value)."""
 
-    def call(*arguments: str, **settings: str) -> Result:
-        file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
-        return commands("check", *arguments)
+    def call(*arguments: str, given: bytes = b"", **settings: str) -> Result:
+        settings_file.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
+        return pbs("check", *arguments, given=given)
 
     return call
-
-
-@pytest.fixture
-def check(redis: Redis, bare: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
-    """Run `check` in this process on a login table of both worlds."""
-    put_behind(redis, monkeypatch)
-    return bare
 
 
 def record_login(redis: Redis, address: str, user: str, service: str = "pop3", left: int = LEFT) -> None:
@@ -386,16 +376,14 @@ def test_a_deny_is_in_the_headline_where_nobody_is_logged_in_either(
 # --- several, and the running service
 
 
-def test_several_addresses_are_checked_at_once(check: Check, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_addresses_are_checked_at_once(check: Check, redis: Redis) -> None:
     record_login(redis, "192.0.2.7", ALICE)
     result = check("-q", "192.0.2.7", "192.0.2.8")
     assert [line.partition(":")[0] for line in result.out.splitlines()] == ["OK  192.0.2.7", "DUNNO  192.0.2.8"]
     assert result.status == 1
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"192.0.2.7\n")))
-    result = check("-", "--json")
+    result = check("-", "--json", given=b"192.0.2.7\n")
     assert (result.status, [each["action"] for each in json.loads(result.out)]) == (0, ["OK"])
     assert [each["action"] for each in json.loads(check("--json", "192.0.2.7", "192.0.2.8").out)] == ["OK", "DUNNO"]
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert is_one_error(check("-"), 64, "standard input names nobody")
 
 

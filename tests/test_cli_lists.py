@@ -32,7 +32,7 @@ from pbs_policy.table.keys import Keys
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.rows import read_time, write_time
-from tests.commands import Pbs, Result, commands_on, is_one_error
+from tests.commands import Pbs, Result, is_one_error
 from tests.service import CLI
 from tests.stores import connect, table_on, write_login
 
@@ -50,11 +50,6 @@ parse_target = ClientAddresses().parse_target
 @pytest.fixture
 def table(redis: Redis) -> LoginTable:
     return table_on(redis, "pbs:", now=lambda: DAYS_AGO)
-
-
-@pytest.fixture
-def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    return commands_on(redis, tmp_path, monkeypatch, capsys)
 
 
 def login(table: LoginTable, address: str, user: str, ttl: float = LEFT) -> None:

@@ -26,21 +26,11 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
 from pbs_policy.table.records import SESSION, Permit, Record, parse_permit
 from pbs_policy.table.rows import read_time
-from tests.commands import Pbs, Result, commands_on, is_one_error
-from tests.stores import table_on, write_login
+from tests.commands import Pbs, Result, is_one_error
+from tests.stores import write_login
 
 KEYS = Keys("pbs:")
 HOUR = 3600
-
-
-@pytest.fixture
-def table(redis: Redis) -> LoginTable:
-    return table_on(redis, "pbs:")
-
-
-@pytest.fixture
-def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    return commands_on(redis, tmp_path, monkeypatch, capsys)
 
 
 def login(table: LoginTable, address: str, user: str, ttl: float = HOUR) -> None:
@@ -510,19 +500,13 @@ def test_several_are_permitted_denied_undenied_and_revoked_at_once(pbs: Pbs, tab
     assert pbs("revoke", "192.0.2.8").status == 0
 
 
-def give(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
-
-
-def test_a_dash_stands_for_the_lines_of_standard_input(
-    pbs: Pbs, table: LoginTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dash_stands_for_the_lines_of_standard_input(pbs: Pbs, table: LoginTable) -> None:
+    lines = b"# the second floor\n192.0.2.7\n\n  2001:db8::/64  \r\n192.0.2.7"
     for command, said in (
         ("permit", "{} may relay for 8h\n"), ("deny", "denied: {} for 1d\n"), ("undeny", "no longer denied: {}\n"),
         ("revoke", "revoked: {}\n"),
     ):  # fmt: skip
-        give(monkeypatch, "# the second floor\n192.0.2.7\n\n  2001:db8::/64  \r\n192.0.2.7")
-        result = pbs(command, "192.0.2.8", "-")
+        result = pbs(command, "192.0.2.8", "-", given=lines)
         assert result == Result(0, "".join(map(said.format, ("192.0.2.8", "192.0.2.7", "2001:db8::/64"))), "")
     assert list(table.entries()) == []
 
@@ -538,10 +522,9 @@ def test_a_dash_stands_for_the_lines_of_standard_input(
     ],
 )
 def test_a_fault_in_one_line_leaves_everything_as_it_is(
-    pbs: Pbs, redis: Redis, monkeypatch: pytest.MonkeyPatch, command: str, lines: str, text: str
+    pbs: Pbs, redis: Redis, command: str, lines: str, text: str
 ) -> None:
-    give(monkeypatch, lines)
-    assert is_one_error(pbs(command, "192.0.2.9", "-"), 64, text)
+    assert is_one_error(pbs(command, "192.0.2.9", "-", given=lines.encode()), 64, text)
     assert redis.keys() == []
 
 

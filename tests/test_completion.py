@@ -26,7 +26,7 @@ from pbs_policy.settings import defaults
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Permit, Record
-from tests.commands import Pbs, commands_on
+from tests.commands import Pbs
 from tests.service import CLI
 from tests.stores import connect, table_on, write_login
 
@@ -185,20 +185,13 @@ def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytes
         reader.join(10)
 
 
-@pytest.fixture
-def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    import fakeredis
-
-    return commands_on(fakeredis.FakeRedis(), tmp_path, monkeypatch, capsys)
-
-
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_script_is_for_that_shell_and_asks_for_its_completion(pbs: Pbs, shell: str) -> None:
-    result = pbs("completion", shell)
+def test_the_script_is_for_that_shell_and_asks_for_its_completion(bare: Pbs, shell: str) -> None:
+    result = bare("completion", shell)
     assert result.status == 0
     assert f"{completion.VARIABLE}={shell}_complete" in result.out
     assert "pbs-policy" in result.out
-    assert pbs("completion", "tcsh").status == os.EX_USAGE
+    assert bare("completion", "tcsh").status == os.EX_USAGE
 
 
 @pytest.mark.parametrize(

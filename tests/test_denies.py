@@ -28,23 +28,13 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
 from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.rows import write_time
-from tests.commands import Pbs, Result, commands_on, is_one_error
+from tests.commands import Pbs, Result, is_one_error
 from tests.manager import Manager
 from tests.service import SERVE, Service
 from tests.stores import connect, table_on, write_login
 
 KEYS = Keys("pbs:")
 DAY = 86_400
-
-
-@pytest.fixture
-def table(redis: Redis) -> LoginTable:
-    return table_on(redis, "pbs:")
-
-
-@pytest.fixture
-def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    return commands_on(redis, tmp_path, monkeypatch, capsys)
 
 
 def key_of(who: str) -> bytes:

@@ -32,7 +32,7 @@ from pbs_policy.store.redis_url import RedisUrl, written
 from pbs_policy.table.records import Record
 from pbs_policy.table.rows import write_time
 from tests import stores
-from tests.commands import Result, commands_with, is_one_error, own_settings, put_behind
+from tests.commands import Pbs, Result, is_one_error, put_behind
 from tests.stores import table_on, write_login
 from tests.test_printable_output import ARGUMENTS, NO_REDIS, SERVICES
 
@@ -59,11 +59,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "etc" / "dovecot" / "dovecot.conf").write_text("# Nothing.\n")
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
     return tmp_path
-
-
-@pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return own_settings(tmp_path, monkeypatch)
 
 
 def arguments_of(command: str, folder: Path) -> list[str]:
@@ -183,17 +178,17 @@ def _undo(client: Any) -> None:
 @pytest.mark.parametrize("command", ASKS_REDIS)
 @pytest.mark.parametrize("name", STATES)
 def test_a_redis_that_is_unwell_is_one_line(
-    name: str, command: str, unwell: Callable[[str], Unwell], file: Path, folder: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    name: str, command: str, unwell: Callable[[str], Unwell], settings_file: Path, folder: Path,
+    bare: Pbs, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(connect, "TIMEOUT", 0.05 if name == "mute" else connect.TIMEOUT)
     state, redis = STATES[name], unwell(name)
-    file.write_text(f"ttl = 30m\nredis_url = {redis.url}\n{redis.settings}")
-    result = commands_with(file, capsys)(*arguments_of(command, folder))
+    settings_file.write_text(f"ttl = 30m\nredis_url = {redis.url}\n{redis.settings}")
+    result = bare(*arguments_of(command, folder))
     if command == "doctor":
         # What others end with is a finding here, or several.
         assert (result.status, result.err) == (2, "")
-        assert name == "OOM" or ("\nwrong         store." in result.out and str(file) in result.out)
+        assert name == "OOM" or ("\nwrong         store." in result.out and str(settings_file) in result.out)
     elif command in state.works:
         assert result.status in (os.EX_OK, 1, os.EX_UNAVAILABLE)
         assert result.err.count("\n") <= 1
@@ -201,7 +196,7 @@ def test_a_redis_that_is_unwell_is_one_line(
         assert is_one_error(result, os.EX_UNAVAILABLE, f"Redis is unavailable: {redis.where}: {state.says}")
         assert state.advises in result.err
         if "redis_url (" in state.advises:
-            assert f"redis_url ({file}:2)" in result.err
+            assert f"redis_url ({settings_file}:2)" in result.err
         assert PASSWORD not in result.err
 
 
@@ -220,19 +215,19 @@ def test_a_redis_that_is_unwell_is_one_line(
     ids=["absent", "not to be read", "a folder", "a bad disk"],
 )
 def test_a_settings_file_that_cannot_be_read_is_one_line(
-    command: str, number: int, advice: str, file: Path, folder: Path, capsys: pytest.CaptureFixture[str],
+    command: str, number: int, advice: str, settings_file: Path, folder: Path, bare: Pbs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def fail(path: Path, **_: object) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr("pbs_policy.settings.sources.read_trusted", fail)
-    result = commands_with(file, capsys)(*arguments_of(command, folder))
-    said = f"{file}: {os.strerror(number)}"
+    result = bare(*arguments_of(command, folder))
+    said = f"{settings_file}: {os.strerror(number)}"
     if command == "doctor":
         assert (result.status, result.err) == (2, "")
         assert os.strerror(number) in result.out
-        assert f"in    {file}" in result.out
+        assert f"in    {settings_file}" in result.out
     else:
         assert is_one_error(result, os.EX_CONFIG, said)
         assert advice in result.err
@@ -248,13 +243,13 @@ OTHER_FILES = [
 
 @pytest.mark.parametrize(("setting", "command"), OTHER_FILES)
 def test_another_file_of_the_settings_is_named_with_its_setting(
-    setting: str, command: str, file: Path, folder: Path, capsys: pytest.CaptureFixture[str],
+    setting: str, command: str, settings_file: Path, folder: Path, bare: Pbs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if setting in ("denies", "sender_maps"):
         put_behind(fakeredis.FakeRedis(), monkeypatch)
-    file.write_text(f"{setting} = {folder}/none\nredis_url = rediss://127.0.0.1\n")
-    result = commands_with(file, capsys)(*arguments_of(command, folder))
+    settings_file.write_text(f"{setting} = {folder}/none\nredis_url = rediss://127.0.0.1\n")
+    result = bare(*arguments_of(command, folder))
     if command == "doctor":
         assert (result.status, result.err) == (2, "")
         assert f"{folder}/none" in result.out
@@ -334,9 +329,9 @@ class Streams:
 
 
 @pytest.fixture
-def streams(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Streams:
+def streams(settings_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Streams:
     """On a table with a login, with a service that nobody answers for."""
-    file.write_text(f"listen = inet:127.0.0.1:{free_port()}\n")
+    settings_file.write_text(f"listen = inet:127.0.0.1:{free_port()}\n")
 
     def begin() -> None:
         redis = fakeredis.FakeRedis()
@@ -349,11 +344,11 @@ def streams(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Stream
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("command", [*WRITES, "demo", "--help", "--version"])
 def test_an_output_that_cannot_be_written_is_no_answer(
-    command: str, kind: str, streams: Streams, file: Path, folder: Path
+    command: str, kind: str, streams: Streams, settings_file: Path, folder: Path
 ) -> None:
     words = [command] if command.startswith("-") else arguments_of(command, folder)
-    healthy = streams.run_well(["-c", str(file), *words]) if command != "demo" else Result(0, "told", "")
-    result = streams.run(["-c", str(file), *words], kind, "file")
+    healthy = streams.run_well(["-c", str(settings_file), *words]) if command != "demo" else Result(0, "told", "")
+    result = streams.run(["-c", str(settings_file), *words], kind, "file")
     if not healthy.out:
         assert (result.status, streams.comparable(result.err)) == (healthy.status, healthy.err)
         return
@@ -365,28 +360,28 @@ def test_an_output_that_cannot_be_written_is_no_answer(
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("command", ["permit", "revoke", "deny", "undeny"])
 def test_every_change_is_made_whether_or_not_the_output_is_read(
-    command: str, kind: str, streams: Streams, file: Path
+    command: str, kind: str, streams: Streams, settings_file: Path
 ) -> None:
     both = ["192.0.2.7", "198.51.100.7"]
     before = {"revoke": ["permit"], "undeny": ["deny"]}.get(command, [])
     for each in before:
-        streams.run(["-c", str(file), each, *both], "file", "file")
+        streams.run(["-c", str(settings_file), each, *both], "file", "file")
     left = {"permit": ["list", 2], "revoke": ["list", 0], "deny": ["denied", 2], "undeny": ["denied", 0]}
     listing, count = left[command]
-    result = streams.run(["-c", str(file), command, *both], kind, "file", anew=not before)
+    result = streams.run(["-c", str(settings_file), command, *both], kind, "file", anew=not before)
     assert result.status == STREAMS[kind][0]
-    listed = streams.run(["-c", str(file), str(listing), "-o", "jsonl"], "file", "file", anew=False)
+    listed = streams.run(["-c", str(settings_file), str(listing), "-o", "jsonl"], "file", "file", anew=False)
     assert sum(json.loads(line)["kind"] in ("permit", "deny") for line in listed.out.splitlines()) == count
 
 
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("command", [*WRITES, "--helpp"])
 def test_a_standard_error_that_cannot_be_written_changes_nothing(
-    command: str, kind: str, streams: Streams, file: Path, folder: Path
+    command: str, kind: str, streams: Streams, settings_file: Path, folder: Path
 ) -> None:
     words = [command] if command.startswith("-") else arguments_of(command, folder)
-    healthy = streams.run_well(["-c", str(file), *words])
-    result = streams.run(["-c", str(file), *words], "file", kind)
+    healthy = streams.run_well(["-c", str(settings_file), *words])
+    result = streams.run(["-c", str(settings_file), *words], "file", kind)
     assert result.status == healthy.status
     assert streams.comparable(result.out) == streams.comparable(healthy.out)
 

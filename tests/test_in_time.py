@@ -16,7 +16,7 @@ import pytest
 from pbs_policy.store.connect import Subscription, connect
 from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
-from tests.commands import Pbs, commands_with, own_settings
+from tests.commands import Pbs
 from tests.patience import as_shipped
 
 GIVEN_UP = 6.0
@@ -93,24 +93,14 @@ def go_round(words: list[bytes]) -> Iterator[bytes]:
         yield b"$-1\r\n"
 
 
-@pytest.fixture
-def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return own_settings(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def pbs(settings_file: Path, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    return commands_with(settings_file, capsys)
-
-
 @pytest.mark.parametrize(
     "command", [("check", "192.0.2.7"), ("denied",), ("list",), ("export",), ("show", "192.0.2.7")]
 )
-def test_a_redis_whose_answer_drips_is_given_up(command: tuple[str, ...], pbs: Pbs, settings_file: Path) -> None:
+def test_a_redis_whose_answer_drips_is_given_up(command: tuple[str, ...], bare: Pbs, settings_file: Path) -> None:
     with redis_that_says(drip) as url, as_shipped():
         settings_file.write_text(f"redis_url = {url}\n")
         begun = time.monotonic()
-        result = pbs(*command)
+        result = bare(*command)
         took = time.monotonic() - begun
     assert result.status == os.EX_UNAVAILABLE, result
     assert "no answer within 0.5 s" in result.out + result.err
@@ -118,10 +108,10 @@ def test_a_redis_whose_answer_drips_is_given_up(command: tuple[str, ...], pbs: P
 
 
 @pytest.mark.parametrize("command", [("list",), ("denied",), ("export",), ("show", "alice@example.com")])
-def test_a_scan_without_an_end_is_given_up(command: tuple[str, ...], pbs: Pbs, settings_file: Path) -> None:
+def test_a_scan_without_an_end_is_given_up(command: tuple[str, ...], bare: Pbs, settings_file: Path) -> None:
     with redis_that_says(go_round) as url:
         settings_file.write_text(f"redis_url = {url}\n")
-        result = pbs(*command)
+        result = bare(*command)
     assert result.status == os.EX_UNAVAILABLE, result
     assert "SCAN comes to a place where it was before" in result.err
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import socket
 import socketserver
 import tempfile
@@ -19,7 +18,7 @@ from pbs_policy.demo.ports import free_port
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, RequestParser, only
 from pbs_policy.postfix.query import PolicyClient, ask, serialise_request
-from tests.commands import Pbs, Result, commands_with, is_one_error, own_settings
+from tests.commands import Pbs, Result, is_one_error
 from tests.conftest import CAPTURES
 from tests.service import Service
 
@@ -80,18 +79,6 @@ def answering(*replies: bytes) -> Iterator[StandIn]:
         finally:
             stand_in.shutdown()
             thread.join()
-
-
-@pytest.fixture
-def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    """Run a command in this process, with standard input from `given`, and a settings file of the test's own."""
-    commands = commands_with(own_settings(tmp_path, monkeypatch), capsys)
-
-    def call(*arguments: str, given: bytes = b"") -> Result:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(given))))
-        return commands(*arguments)
-
-    return call
 
 
 # --- the client
@@ -186,42 +173,43 @@ def test_what_is_no_reply_is_an_error(reply: bytes, text: str) -> None:
         ("REJECT of another service", 1),
     ],
 )
-def test_the_action_is_printed_and_is_the_exit_status(pbs: Pbs, action: str, status: int) -> None:
+def test_the_action_is_printed_and_is_the_exit_status(bare: Pbs, action: str, status: int) -> None:
     with answering(f"action={action}\n\n".encode()) as service:
-        assert pbs("query", "--listener", str(service.listener), *ASKED) == Result(status, f"{action}\n", "")
+        assert bare("query", "--listener", str(service.listener), *ASKED) == Result(status, f"{action}\n", "")
         assert service.requests == [LOOKING]
 
 
-def test_the_first_listener_of_the_settings_is_asked(pbs: Pbs) -> None:
+def test_the_first_listener_of_the_settings_is_asked(bare: Pbs) -> None:
     with answering(b"action=OK\n\n") as service:
         listen = f"listen={service.listener}, inet:127.0.0.1:1"
-        assert pbs("--set", listen, "query", *ASKED).status == 0
-    assert pbs("--set", "ttl=0", "query", "--listener", "inet:127.0.0.1:1", *ASKED).status == 69, "no settings needed"
+        assert bare("--set", listen, "query", *ASKED).status == 0
+    listener = ("--listener", "inet:127.0.0.1:1")
+    assert bare("--set", "ttl=0", "query", *listener, *ASKED).status == 69, "no settings needed"
 
 
 def test_a_running_service_answers(
-    pbs: Pbs, redis_server: PrivateRedis, start_service: Callable[..., Service]
+    bare: Pbs, redis_server: PrivateRedis, start_service: Callable[..., Service]
 ) -> None:
     with Redis.from_url(redis_server.url) as redis:
         redis.set("pbs:login:192.0.2.7", "1795453232 imap alice@example.com", ex=100)
     service = start_service(redis_url=redis_server.url)
     where = ("query", "--listener", str(service.listeners[0]))
-    assert pbs(*where, *ASKED) == Result(0, "OK\n", "")
-    assert pbs(*where, "client_address=192.0.2.8") == Result(1, "DUNNO\n", "")
-    assert pbs(*where, "-", given=(CAPTURES / "policy" / "v4-plain.4.RCPT").read_bytes()) == Result(1, "DUNNO\n", "")
+    assert bare(*where, *ASKED) == Result(0, "OK\n", "")
+    assert bare(*where, "client_address=192.0.2.8") == Result(1, "DUNNO\n", "")
+    assert bare(*where, "-", given=(CAPTURES / "policy" / "v4-plain.4.RCPT").read_bytes()) == Result(1, "DUNNO\n", "")
 
 
-def test_a_running_service_without_redis_says_try_again(pbs: Pbs, start_service: Callable[..., Service]) -> None:
+def test_a_running_service_without_redis_says_try_again(bare: Pbs, start_service: Callable[..., Service]) -> None:
     service = start_service(redis_url=f"redis://127.0.0.1:{free_port()}/0")
-    result = pbs("query", "--listener", str(service.listeners[0]), *ASKED)
+    result = bare("query", "--listener", str(service.listeners[0]), *ASKED)
     assert (result.status, result.out.split()[:2], result.err) == (75, ["DEFER_IF_REJECT", "4.3.0"], "")
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b"\n\n\n"])
-def test_a_whole_request_is_read_from_standard_input(pbs: Pbs, end: bytes) -> None:
+def test_a_whole_request_is_read_from_standard_input(bare: Pbs, end: bytes) -> None:
     given = BYTES.replace(b"alice", b"j\xfcrgen").rstrip(b"\n") + end
     with answering(b"action=OK\n\n") as service:
-        assert pbs("query", "--listener", str(service.listener), "-", given=given).status == 0
+        assert bare("query", "--listener", str(service.listener), "-", given=given).status == 0
         assert service.requests == [LOOKING.replace(b"alice", b"j\xfcrgen")]
 
 
@@ -235,8 +223,8 @@ def test_a_whole_request_is_read_from_standard_input(pbs: Pbs, end: bytes) -> No
         (BYTES[:-1] + b"helo_name=" + b"x" * 2 * MAX_REQUEST_SIZE, "more than"),
     ],
 )
-def test_what_is_not_one_request_is_refused_before_anybody_is_asked(pbs: Pbs, given: bytes, text: str) -> None:
-    result = pbs("query", "--listener", "inet:127.0.0.1:1", "-", given=given)
+def test_what_is_not_one_request_is_refused_before_anybody_is_asked(bare: Pbs, given: bytes, text: str) -> None:
+    result = bare("query", "--listener", "inet:127.0.0.1:1", "-", given=given)
     assert (result.status, result.out) == (64, "")
     assert result.err.startswith("pbs-policy: standard input: ")
     assert text in result.err
@@ -256,36 +244,36 @@ def test_what_is_not_one_request_is_refused_before_anybody_is_asked(pbs: Pbs, gi
         (["--listener", "127.0.0.1:10040", *ASKED], "expected inet:HOST:PORT or unix:/PATH"),
     ],
 )
-def test_wrong_usage_is_one_line(pbs: Pbs, arguments: list[str], text: str) -> None:
-    result = pbs("query", *arguments)
+def test_wrong_usage_is_one_line(bare: Pbs, arguments: list[str], text: str) -> None:
+    result = bare("query", *arguments)
     assert (result.status, result.out, result.err.count("\n")) == (64, "", 1)
     assert text in result.err
 
 
-def test_where_nobody_answers_it_is_said_which_listener(pbs: Pbs, tmp_path: Path) -> None:
+def test_where_nobody_answers_it_is_said_which_listener(bare: Pbs, tmp_path: Path) -> None:
     listener = f"inet:127.0.0.1:{free_port()}"
-    result = pbs("query", "--listener", listener, *ASKED)
+    result = bare("query", "--listener", listener, *ASKED)
     assert is_one_error(result, 69, f"no reply from the policy service at {listener}: Connection refused; see ")
-    result = pbs("query", "--listener", "unix:/no/such/socket", *ASKED)
+    result = bare("query", "--listener", "unix:/no/such/socket", *ASKED)
     assert (result.status, result.out) == (69, "")
     assert "unix:/no/such/socket: No such file or directory" in result.err
     with answering(b"") as service:
-        result = pbs("query", "--listener", str(service.listener), *ASKED)
+        result = bare("query", "--listener", str(service.listener), *ASKED)
     assert (result.status, result.out) == (69, "")
     assert "closed the connection" in result.err
 
 
-def test_a_service_that_hangs_is_given_up(pbs: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_hangs_is_given_up(bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pbs_policy.postfix.query.TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        result = pbs("query", "--listener", f"inet:127.0.0.1:{mute.getsockname()[1]}", *ASKED)
+        result = bare("query", "--listener", f"inet:127.0.0.1:{mute.getsockname()[1]}", *ASKED)
     assert (result.status, result.out) == (69, "")
     assert ": timed out; see whether it runs (systemctl status pbs-policy), or correct listen" in result.err
 
 
-def test_what_a_peer_says_is_made_printable(pbs: Pbs) -> None:
+def test_what_a_peer_says_is_made_printable(bare: Pbs) -> None:
     with answering(b"action=OK \x1b[2J\n\n") as service:
-        assert pbs("query", "--listener", str(service.listener), *ASKED).out == "OK ?[2J\n"
+        assert bare("query", "--listener", str(service.listener), *ASKED).out == "OK ?[2J\n"
 
 
 def test_every_request_that_is_made_is_one_for_the_service() -> None:

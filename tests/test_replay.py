@@ -20,9 +20,7 @@ from pbs_policy.postfix.smtpd_log import SmtpdLog
 from tests.commands import Pbs
 from tests.conftest import CAPTURES
 from tests.service import CLI, Service
-from tests.test_query import ASKED, BYTES, LOOKING, answering, pbs
-
-__all__ = ["pbs"]  # the fixture
+from tests.test_query import ASKED, BYTES, LOOKING, answering
 
 LOGS = Path(__file__).parent / "logs"
 DENIED = (
@@ -39,9 +37,9 @@ LINE = "client_address=192.0.2.7 sender=alice@example.com recipient=bob@example.
 SUMMARY = "1 request: 0 OK, 1 DUNNO, 0 DEFER_IF_REJECT; 0 differ from what Postfix did\n"
 
 
-def test_each_attempt_in_a_log_is_a_line_and_what_differs_says_so(pbs: Pbs) -> None:
+def test_each_attempt_in_a_log_is_a_line_and_what_differs_says_so(bare: Pbs) -> None:
     with answering(b"action=OK\n\n", b"action=DUNNO\n\n") as service:
-        result = pbs("replay", "--listener", str(service.listener), "-", given=(DENIED + RELAYED + DENIED).encode())
+        result = bare("replay", "--listener", str(service.listener), "-", given=(DENIED + RELAYED + DENIED).encode())
         assert service.connections == 1
     assert result.err == "note: a log is asked of the logins, permits and denies as they are now\n"
     assert result.status == 1
@@ -56,10 +54,10 @@ def test_each_attempt_in_a_log_is_a_line_and_what_differs_says_so(pbs: Pbs) -> N
     )
 
 
-def test_the_same_as_json_lines(pbs: Pbs) -> None:
+def test_the_same_as_json_lines(bare: Pbs) -> None:
     given = DENIED.encode().replace(b"alice", b"j\xfcrgen") + b"postfix/smtpd[1]: A: client=\n"
     with answering(b"action=DEFER_IF_REJECT 4.3.0 later\n\n") as service:
-        result = pbs("replay", "--json", "--listener", str(service.listener), "-", given=given)
+        result = bare("replay", "--json", "--listener", str(service.listener), "-", given=given)
     first, summary = (json.loads(line) for line in result.out.splitlines())
     assert first == {
         "client_address": "192.0.2.7",
@@ -99,19 +97,19 @@ def test_the_same_as_json_lines(pbs: Pbs) -> None:
     ],
 )  # fmt: skip
 def test_an_answer_differs_where_postfix_would_now_do_something_else(
-    pbs: Pbs, reply: str, action: str, differs: bool
+    bare: Pbs, reply: str, action: str, differs: bool
 ) -> None:
     given = DENIED.replace("554 5.7.1 <bob@example.net>: Relay access denied", reply).encode()
     with answering(f"action={action}\n\n".encode()) as service:
-        result = pbs("replay", "--json", "--listener", str(service.listener), "-", given=given)
+        result = bare("replay", "--json", "--listener", str(service.listener), "-", given=given)
     first, summary = (json.loads(line) for line in result.out.splitlines())
     assert (first["differs"], summary["summary"]["differ"], result.status) == (differs, differs, differs)
 
 
 @pytest.mark.parametrize("file", sorted(LOGS.glob("postfix-*.log")), ids=lambda file: file.name)
-def test_the_logs_of_a_real_postfix_are_replayed(pbs: Pbs, file: Path) -> None:
+def test_the_logs_of_a_real_postfix_are_replayed(bare: Pbs, file: Path) -> None:
     with answering(b"action=DUNNO\n\n") as service:
-        result = pbs("replay", "--listener", str(service.listener), str(file))
+        result = bare("replay", "--listener", str(service.listener), str(file))
     *lines, summary = result.out.splitlines()
     accepted = sum("postfix=250" in line for line in lines)
     rewritten = sum("forward@local.example" in line for line in lines)
@@ -120,13 +118,13 @@ def test_the_logs_of_a_real_postfix_are_replayed(pbs: Pbs, file: Path) -> None:
     assert summary.endswith(f"; {accepted - rewritten} differ from what Postfix did")
 
 
-def test_captured_requests_are_sent_byte_for_byte_before_our_mark(pbs: Pbs, tmp_path: Path) -> None:
+def test_captured_requests_are_sent_byte_for_byte_before_our_mark(bare: Pbs, tmp_path: Path) -> None:
     captures = sorted((CAPTURES / "policy").iterdir())
     requests = [capture.read_bytes() for capture in captures]
     file = tmp_path / "requests"
     file.write_bytes(b"\n\n" + b"\n".join(requests).rstrip(b"\n"))
     with answering(b"action=OK\n\n") as service:
-        result = pbs("replay", "--listener", str(service.listener), str(file))
+        result = bare("replay", "--listener", str(service.listener), str(file))
         assert [each.replace(b"pbs_only_looks=yes\n", b"") for each in service.requests] == requests
     assert result.out.endswith(
         f"{len(requests)} requests: {len(requests)} OK, 0 DUNNO, 0 DEFER_IF_REJECT; 0 differ from what Postfix did\n"
@@ -148,11 +146,11 @@ def test_captured_requests_are_sent_byte_for_byte_before_our_mark(pbs: Pbs, tmp_
         BYTES[:-1] + (b"name=" + b"x" * 4_000 + b"\n") * (MAX_REQUEST_SIZE // 4_000 + 1) + b"\n",
     ],
 )
-def test_a_request_that_the_service_would_not_read_is_counted_and_left_out(pbs: Pbs, fault: bytes) -> None:
+def test_a_request_that_the_service_would_not_read_is_counted_and_left_out(bare: Pbs, fault: bytes) -> None:
     if b"\r\n\r\n" in fault:
         fault += b"\n"  # the end of what a file in that format makes one request
     with answering(b"action=OK\n\n") as service:
-        result = pbs("replay", "--listener", str(service.listener), "-", given=BYTES + fault + BYTES)
+        result = bare("replay", "--listener", str(service.listener), "-", given=BYTES + fault + BYTES)
         assert service.requests == [LOOKING, LOOKING]
     assert "; 1 line or request not understood\n" in result.out
 
@@ -169,87 +167,87 @@ def test_of_a_request_without_end_no_more_is_kept_than_a_request_may_have() -> N
     assert log.unparseable == 1
 
 
-def test_lines_that_are_cut_or_too_long_are_counted_and_left_out(pbs: Pbs) -> None:
+def test_lines_that_are_cut_or_too_long_are_counted_and_left_out(bare: Pbs) -> None:
     given = DENIED[:150] + "\n" + DENIED[:-2] + "x" * 100_000 + "\n\n\xff\n" + DENIED + "x" * MAX_LINE_SIZE
     with answering(b"action=DUNNO\n\n") as service:
-        result = pbs("replay", "--listener", str(service.listener), "-", given=given.encode("latin-1"))
+        result = bare("replay", "--listener", str(service.listener), "-", given=given.encode("latin-1"))
     assert result.out == LINE + SUMMARY.replace("did\n", "did; 3 lines or requests not understood\n")
 
 
-def test_clients_with_smtp_auth_are_left_out_and_counted(pbs: Pbs) -> None:
+def test_clients_with_smtp_auth_are_left_out_and_counted(bare: Pbs) -> None:
     given = RELAYED.replace("::8]", "::8], sasl_method=PLAIN, sasl_username=alice") + DENIED
     with answering(b"action=DUNNO\n\n") as service:
-        result = pbs("replay", "--listener", str(service.listener), "-", given=given.encode())
+        result = bare("replay", "--listener", str(service.listener), "-", given=given.encode())
     assert result.out == LINE + SUMMARY.replace("did\n", "did; 1 message with SMTP AUTH\n")
 
 
-def test_a_log_that_was_rotated_in_the_middle_of_a_message_is_read_as_one(pbs: Pbs, tmp_path: Path) -> None:
+def test_a_log_that_was_rotated_in_the_middle_of_a_message_is_read_as_one(bare: Pbs, tmp_path: Path) -> None:
     older, newer = tmp_path / "mail.log.1.gz", tmp_path / "mail.log"
     lines = RELAYED.splitlines(keepends=True)
     older.write_bytes(gzip.compress("".join(lines[:2]).encode()))
     newer.write_text(lines[2])
     with answering(b"action=OK\n\n") as service:
-        result = pbs("replay", "--listener", str(service.listener), str(older), str(newer))
+        result = bare("replay", "--listener", str(service.listener), str(older), str(newer))
     assert result.out.partition("\n")[0] == (
         'client_address=2001:db8::8 sender="" recipient=bob@example.net postfix=250 action=OK'
     )
 
 
-def test_standard_input_may_be_compressed_and_empty_files_are_no_fault(pbs: Pbs, tmp_path: Path) -> None:
+def test_standard_input_may_be_compressed_and_empty_files_are_no_fault(bare: Pbs, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     with answering(b"action=DUNNO\n\n") as service:
         where = ("replay", "--listener", str(service.listener))
-        assert pbs(*where, str(empty), "-", given=gzip.compress(DENIED.encode())).out == LINE + SUMMARY
-        nothing = pbs(*where, str(empty))
+        assert bare(*where, str(empty), "-", given=gzip.compress(DENIED.encode())).out == LINE + SUMMARY
+        nothing = bare(*where, str(empty))
         assert nothing.out == SUMMARY.replace("1 request", "0 requests").replace("1 ", "0 ")
         assert nothing.status == 65
 
 
 @pytest.mark.parametrize("given", ["", "hello\n", DENIED.replace("postfix/", ""), "x" + DENIED, "x=1\n\n"])
-def test_where_nothing_is_understood_that_is_a_failure(pbs: Pbs, given: str) -> None:
-    result = pbs("replay", "--json", "--listener", "unix:/nowhere", "-", given=given.encode())
+def test_where_nothing_is_understood_that_is_a_failure(bare: Pbs, given: str) -> None:
+    result = bare("replay", "--json", "--listener", "unix:/nowhere", "-", given=given.encode())
     assert result.status == 65
     assert result.err == "pbs-policy: -: no line of Postfix's and no request was understood\n"
     assert json.loads(result.out)["summary"]["unparseable"] == ("smtpd" in given or "=1" in given)
 
 
-def test_a_service_that_is_started_anew_in_between_is_asked_again(pbs: Pbs) -> None:
+def test_a_service_that_is_started_anew_in_between_is_asked_again(bare: Pbs) -> None:
     with answering(b"action=DUNNO\n\n", b"", b"action=OK\n\n") as service:
-        result = pbs("replay", "--listener", str(service.listener), "-", given=(DENIED + DENIED).encode())
+        result = bare("replay", "--listener", str(service.listener), "-", given=(DENIED + DENIED).encode())
         assert (service.connections, len(service.requests)) == (2, 3)
     assert result.out == LINE + LINE.replace("DUNNO\n", "OK differs\n") + (
         "2 requests: 1 OK, 1 DUNNO, 0 DEFER_IF_REJECT; 1 differs from what Postfix did\n"
     )
 
 
-def test_a_service_that_cannot_be_reached_ends_it(pbs: Pbs) -> None:
+def test_a_service_that_cannot_be_reached_ends_it(bare: Pbs) -> None:
     listener = f"inet:127.0.0.1:{free_port()}"
-    result = pbs("replay", "--listener", listener, "-", given=DENIED.encode())
+    result = bare("replay", "--listener", listener, "-", given=DENIED.encode())
     assert (result.status, result.out) == (69, "")
     said = f"pbs-policy: no reply from the policy service at {listener}: Connection refused; see "
     assert (result.err.startswith(said), result.err.count("\n")) == (True, 1)
     with answering(b"action=DUNNO\n\n", b"") as service:
-        result = pbs("replay", "--listener", str(service.listener), "-", given=(DENIED + DENIED).encode())
+        result = bare("replay", "--listener", str(service.listener), "-", given=(DENIED + DENIED).encode())
     assert (result.status, result.out) == (69, LINE)
     assert "closed the connection" in result.err
 
 
-def test_a_file_that_cannot_be_read_is_named(pbs: Pbs, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(bare: Pbs, tmp_path: Path) -> None:
     packed = gzip.compress(DENIED.encode())
     damaged = {"cut": packed[:-4], "changed": packed[:12] + b"\xff" * 8 + packed[20:], "sum": packed[:-8] + b"x" * 8}
     with answering(b"action=DUNNO\n\n") as service:
         for name, data in damaged.items():
             (tmp_path / name).write_bytes(data)
-            result = pbs("replay", "--listener", str(service.listener), str(tmp_path / name))
+            result = bare("replay", "--listener", str(service.listener), str(tmp_path / name))
             assert (result.status, result.err.count("\n")) == (74, 1)
             assert f"{name}: not a sound gzip file" in result.err
             assert " requests: " not in result.out, "a summary would look like that of the whole file"
     for path in (tmp_path / "missing", tmp_path):
-        result = pbs("replay", str(path))
+        result = bare("replay", str(path))
         assert (result.status, result.out, result.err.count("\n")) == (74, "", 1)
         assert str(path) in result.err
-    assert pbs("replay").status == 64
+    assert bare("replay").status == 64
 
 
 def test_a_line_is_answered_as_soon_as_it_comes() -> None:
@@ -268,28 +266,28 @@ def test_a_line_is_answered_as_soon_as_it_comes() -> None:
 
 
 def test_a_client_that_logged_in_meanwhile_is_seen_to_differ(
-    pbs: Pbs, redis_server: PrivateRedis, start_service: Callable[..., Service]
+    bare: Pbs, redis_server: PrivateRedis, start_service: Callable[..., Service]
 ) -> None:
     with Redis.from_url(redis_server.url) as redis:
         redis.set("pbs:login:192.0.2.7", "1795453232 imap alice@example.com", ex=100)
     service = start_service(redis_url=redis_server.url)
     file = str(LOGS / "postfix-3.7-instance.log")
-    result = pbs("--set", f"listen={service.listeners[0]}", "replay", file)
+    result = bare("--set", f"listen={service.listeners[0]}", "replay", file)
     assert [line.partition(" postfix=")[2] for line in result.out.splitlines()[:-1]] == [
         "554 action=OK differs", "554 action=DUNNO", "250 action=DUNNO differs", "250 action=DUNNO differs"
     ]  # fmt: skip
 
 
 def test_nothing_is_counted_for_what_these_commands_ask(
-    pbs: Pbs, redis_server: PrivateRedis, start_service: Callable[..., Service]
+    bare: Pbs, redis_server: PrivateRedis, start_service: Callable[..., Service]
 ) -> None:
     with Redis.from_url(redis_server.url) as redis:
         redis.set("pbs:login:192.0.2.7", "1795453232 imap alice@example.com", ex=100)
     service = start_service(redis_url=redis_server.url, max_recipients_per_address="1/1h")
     where = ("--listener", str(service.listeners[0]))
     for _ in range(2):
-        assert pbs("query", *where, *ASKED).out == "OK\n"
-        assert " action=OK differs\n" in pbs("replay", *where, "-", given=DENIED.encode()).out
-        assert " action=OK\n" in pbs("replay", *where, "-", given=BYTES).out
+        assert bare("query", *where, *ASKED).out == "OK\n"
+        assert " action=OK differs\n" in bare("replay", *where, "-", given=DENIED.encode()).out
+        assert " action=OK\n" in bare("replay", *where, "-", given=BYTES).out
     assert [service.ask("192.0.2.7") for _ in range(2)] == ["OK", "DUNNO"]
-    assert pbs("query", *where, *ASKED).out == "DUNNO\n", "a cap that is reached is seen"
+    assert bare("query", *where, *ASKED).out == "DUNNO\n", "a cap that is reached is seen"

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from redis import Redis
 from pbs_policy.duration import ago_at
 from pbs_policy.table.rows import write_time
 from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, Usage
-from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
+from tests.commands import Pbs, Result
 
 DAY = 86_400
 NOON = int(time.time()) // DAY * DAY + DAY // 2
@@ -25,18 +24,9 @@ KEPT = 400 * DAY
 Note = Callable[..., None]
 
 
-@pytest.fixture
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    """Run a command in this process at noon, with settings of the test's own."""
+@pytest.fixture(autouse=True)
+def noon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: NOON + 0.5)
-    return commands_with(own_settings(tmp_path, monkeypatch), capsys)
-
-
-@pytest.fixture
-def pbs(redis: Redis, bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> Pbs:
-    """The same on a Redis of both worlds."""
-    put_behind(redis, monkeypatch)
-    return bare
 
 
 @pytest.fixture

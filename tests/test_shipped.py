@@ -13,7 +13,7 @@ import pytest
 
 from pbs_policy import shipped as module
 from pbs_policy.shipped import SHIPPED, shipped
-from tests.commands import commands_with, is_one_error, own_settings
+from tests.commands import Pbs, is_one_error
 from tests.pages import tracked_files
 
 TOP = Path(__file__).parent.parent
@@ -92,8 +92,5 @@ def test_what_lies_beside_an_installed_package_is_not_taken_for_ours(
 
 
 @pytest.mark.parametrize("name", ["nothing", "../dovecot-hooks", "dovecot-hooks/nothing"])
-def test_what_does_not_ship_is_an_error_that_says_what_does(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pbs = commands_with(own_settings(tmp_path, monkeypatch), capsys)
-    assert is_one_error(pbs("path", name), 64, f"there is no '{name}'; there are dovecot-hooks, man, ")
+def test_what_does_not_ship_is_an_error_that_says_what_does(name: str, bare: Pbs) -> None:
+    assert is_one_error(bare("path", name), 64, f"there is no '{name}'; there are dovecot-hooks, man, ")

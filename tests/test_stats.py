@@ -7,7 +7,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from pbs_policy.service.stats import (
     KEPT,
     MINUTES,
     SERVICE_KEPT,
+    ServiceState,
     Stats,
     flatten,
     no_counts,
@@ -31,7 +31,7 @@ from pbs_policy.service.stats import (
 )
 from pbs_policy.store.question import Command
 from pbs_policy.table.keys import Keys
-from tests.commands import Pbs, Result, commands_with, own_settings, put_behind
+from tests.commands import Pbs, Result, put_behind
 from tests.service import Service
 from tests.stores import client_on
 
@@ -96,6 +96,10 @@ def counted(redis: Redis, clock: Clock) -> dict[int, dict[str, int]]:
     return {now - minute.begins // 60: dict(minute.counts) for minute in minutes if minute.counts}
 
 
+def running(redis: Redis, clock: Clock) -> list[ServiceState]:
+    return read_services(client_on(redis), KEYS, read_minutes(client_on(redis), KEYS, clock.time))
+
+
 def test_what_is_counted_is_summed_by_minute_over_all_processes(process: Process, redis: Redis, clock: Clock) -> None:
     other = Process(redis, clock, "mx2:7")
     process.decide(OK, "login", 2)
@@ -140,19 +144,15 @@ def test_the_end_of_a_minute_is_set_right_behind_its_first_number(process: Proce
 
 
 def test_a_process_describes_itself(process: Process, redis: Redis, clock: Clock) -> None:
+    process.write()
+    assert [(each.host, each.counts) for each in running(redis, clock)] == [("mx1", Counter())]
     process.decide(OK, "permit", 5)
     process.write()
     clock.time += 61
     process.decide(OK, "permit")
     process.write()
-    (service,) = read_services(client_on(redis), KEYS, read_minutes(client_on(redis), KEYS, clock.time))
+    (service,) = running(redis, clock)
     assert service == ("mx1", 7, "1.2", NOON, 3, 2, Counter({"OK permit": 6}))
-
-
-def test_a_process_that_decides_nothing_is_known_to_run(process: Process, redis: Redis, clock: Clock) -> None:
-    process.write()
-    (service,) = read_services(client_on(redis), KEYS, read_minutes(client_on(redis), KEYS, clock.time))
-    assert (service.host, service.counts) == ("mx1", Counter())
 
 
 def test_a_process_that_ends_is_gone_at_once_and_its_numbers_stay(
@@ -160,7 +160,7 @@ def test_a_process_that_ends_is_gone_at_once_and_its_numbers_stay(
 ) -> None:
     process.decide(OK, "login")
     process.write(is_last=True)
-    assert read_services(client_on(redis), KEYS, read_minutes(client_on(redis), KEYS, clock.time)) == []
+    assert running(redis, clock) == []
     assert counted(redis, clock) == {0: {"OK login": 1}}
 
 
@@ -232,12 +232,6 @@ def test_the_action_is_counted_without_what_postfix_is_told_besides() -> None:
 @given(st.dictionaries(st.binary(max_size=30), st.binary(max_size=30)))
 def test_whatever_stands_in_a_hash_is_read_without_an_error(fields: dict[bytes, bytes]) -> None:
     assert isinstance(module._parse_service("mx1:x", fields).counts, Counter)
-
-
-@pytest.fixture
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    """Run a command in this process at noon, with settings of the test's own."""
-    return commands_with(own_settings(tmp_path, monkeypatch), capsys)
 
 
 @pytest.fixture
@@ -338,6 +332,11 @@ def test_a_key_of_another_type_is_an_error_of_redis(pbs: Pbs, redis: Redis) -> N
     assert "WRONGTYPE" in result.err
 
 
+def written(client: Redis) -> Counter[str]:
+    """What all processes have decided by now."""
+    return sum((minute.counts for minute in read_minutes(client_on(client), KEYS, time.time())), Counter())
+
+
 def test_a_running_service_writes_what_it_decides(
     start_service: Callable[..., Service], redis_server: PrivateRedis
 ) -> None:
@@ -349,16 +348,14 @@ def test_a_running_service_writes_what_it_decides(
         wanted = {"OK login": 1, "DUNNO no_login": 2, "DUNNO loopback": 1}
         key = f"pbs:service:{process_name(service.pid)}"
         assert wait_until(lambda: client.hget(key, "OK login") == b"1")
-        minutes = read_minutes(client_on(client), KEYS, time.time())
-        assert sum((minute.counts for minute in minutes), Counter()) == wanted
-        (state,) = read_services(client_on(client), KEYS, minutes)
+        assert written(client) == wanted
+        (state,) = read_services(client_on(client), KEYS, read_minutes(client_on(client), KEYS, time.time()))
         assert (state.pid, state.counts, state.redis_connections) == (service.pid, wanted, 1)
         assert abs(state.started - time.time()) < 60
         service.ask("192.0.2.9")
         service.stop()
-        minutes = read_minutes(client_on(client), KEYS, time.time())
-        assert sum((minute.counts for minute in minutes), Counter())["DUNNO no_login"] == 3
-        assert read_services(client_on(client), KEYS, minutes) == []
+        assert written(client)["DUNNO no_login"] == 3
+        assert read_services(client_on(client), KEYS, read_minutes(client_on(client), KEYS, time.time())) == []
 
 
 def test_under_observe_only_what_would_have_been_permitted_is_counted_as_dunno_login(
@@ -369,5 +366,4 @@ def test_under_observe_only_what_would_have_been_permitted_is_counted_as_dunno_l
         service = start_service(redis_url=redis_server.url, observe_only="yes")
         service.ask("192.0.2.7")
         service.stop()
-        minutes = read_minutes(client_on(client), KEYS, time.time())
-        assert sum((minute.counts for minute in minutes), Counter()) == {"DUNNO login": 1}
+        assert written(client) == {"DUNNO login": 1}

@@ -27,7 +27,7 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.rows import read_time, write_time
 from pbs_policy.table.transfer import LONGEST_LINE, export_lines, parse_line, parse_lines, read_lines
-from tests.commands import Pbs, Result, commands_on, is_one_error
+from tests.commands import Pbs, Result, is_one_error
 from tests.stores import table_on, write_login
 
 KEYS = Keys("pbs:")
@@ -55,11 +55,6 @@ def clock() -> Clock:
 @pytest.fixture
 def table(redis: Redis, clock: Clock) -> LoginTable:
     return table_on(redis, "pbs:", now=clock)
-
-
-@pytest.fixture
-def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    return commands_on(redis, tmp_path, monkeypatch, capsys)
 
 
 def stand(redis: Redis) -> dict[bytes, tuple[bytes, int]]:
@@ -361,11 +356,6 @@ def test_a_line_without_an_end_is_read_in_pieces_and_counted_once() -> None:
 # --- the commands
 
 
-def give(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    """Let `data` be a file on standard input."""
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-
-
 def now_lines(*lines: bytes) -> bytes:
     """The lines with their times moved to the present."""
     import time
@@ -416,13 +406,11 @@ def test_import_from_standard_input_a_pipe_or_a_file(
     assert result.out == f"written: 1 login, 0 permits, 0 denies; 1 had ended; {excluded}"
     expected = {KEYS.login("192.0.2.7", name) for name in (b"", b"jos\xe9@example.com", b"@example.com")}
     assert set(stand(redis)) == expected
-    give(monkeypatch, data)
-    assert pbs("import").out == (
+    assert pbs("import", given=data).out == (
         "written: 0 logins, 0 permits, 0 denies; 1 had ended; 1 stay as they are in the table, where they last as "
         f"long; {excluded}"
     )
-    give(monkeypatch, b"\n\n")
-    assert pbs("import") == Result(0, "written: 0 logins, 0 permits, 0 denies\n", "")
+    assert pbs("import", given=b"\n\n") == Result(0, "written: 0 logins, 0 permits, 0 denies\n", "")
 
 
 def test_of_a_file_with_faults_nothing_is_written(pbs: Pbs, redis: Redis, tmp_path: Path) -> None:

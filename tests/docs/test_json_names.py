@@ -26,7 +26,7 @@ from pbs_policy.service.stats import Stats
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.usage import Usage
-from tests.commands import Pbs, commands_on
+from tests.commands import Pbs, put_behind
 from tests.pages import TOP
 from tests.stores import table_on, write_login
 from tests.test_query import answering
@@ -48,9 +48,10 @@ COMMANDS = {
 
 
 @pytest.fixture
-def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
+def pbs(bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> Pbs:
     """Commands on a Redis that has one of everything."""
     redis = fakeredis.FakeRedis()
+    put_behind(redis, monkeypatch)
     table = table_on(redis, "pbs:")
     now, parse_target = int(table.now()), ClientAddresses().parse_target
     for user in ("alice@example.com", "bob@example.com"):
@@ -65,7 +66,7 @@ def pbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     stats = Stats(Keys("pbs:"), "mx1:7", "1.2", table.now)
     counts = {OK: {"login": 1}, DUNNO: {"no_login": 1}}
     table.write([*usage.commands(), *stats.commands(counts, {"connections": 1, "redis_connections": 1})])
-    return commands_on(redis, tmp_path, monkeypatch, capsys)
+    return bare
 
 
 def members(shown: Any) -> Iterator[tuple[str, Any]]:

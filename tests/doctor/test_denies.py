@@ -9,15 +9,10 @@ from redis import Redis
 
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.store_keys import check_denies
-from tests.commands import Pbs, commands_on
+from tests.commands import Pbs
 from tests.stores import table_on
 
 DAY = 86_400
-
-
-@pytest.fixture
-def pbs(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pbs:
-    return commands_on(redis, tmp_path, monkeypatch, capsys)
 
 
 def finding(redis: Redis) -> Finding:
