@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -197,17 +198,6 @@ def without(name: str) -> bytes:
 # --- more than one client --------------------------------------------------------------------------------------
 
 
-def test_two_clients_are_served_at_once(service: Service) -> None:
-    whole = request(LOGGED_IN)
-    with service.connect() as first, service.connect() as second:
-        first.send(whole[:50])
-        assert second.ask(STRANGER) == "DUNNO"
-        first.send(whole[50:])
-        assert first.action() == "OK"
-        assert second.ask(LOGGED_IN) == "OK"
-        assert first.ask(STRANGER) == "DUNNO"
-
-
 def test_answers_go_to_the_connection_that_asked(service: Service) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect(number % 2)) for number in range(60)]
@@ -226,16 +216,6 @@ def test_a_client_may_leave_a_request(service: Service, size: int, *, rudely: bo
         has_read(service)
         if rudely:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def test_a_client_that_leaves_before_its_answer_disturbs_nobody(service: Service) -> None:
-    with ExitStack() as stack:
-        staying = [stack.enter_context(service.connect()) for _ in range(10)]
-        for client in staying:
-            with service.connect() as leaving:
-                leaving.send(request(LOGGED_IN) * 3)
-            client.send(request(LOGGED_IN))
-        assert [client.action() for client in staying] == ["OK"] * 10
 
 
 def test_a_client_that_leaves_while_redis_is_mute_costs_its_neighbours_nothing(
@@ -276,20 +256,6 @@ def test_one_byte_at_a_time_is_a_request_as_well(service: Service) -> None:
         assert says_no_more(client)
 
 
-def test_a_thousand_idle_connections_leave_room_for_another_client(
-    few_descriptors: Callable[[], None], service: Service
-) -> None:
-    few_descriptors()
-    with ExitStack() as stack:
-        idle = [stack.enter_context(service.connect()) for _ in range(1000)]
-        with service.connect() as client:
-            for _ in range(20):
-                assert client.ask(LOGGED_IN) == "OK"
-        for client in idle:
-            client.send(request(LOGGED_IN))
-        assert {client.action() for client in idle} == {"OK"}
-
-
 def test_more_than_1024_descriptors_are_used_also_where_the_soft_limit_is_lower(
     few_descriptors: Callable[[], None], start_service: StartService, redis_server: PrivateRedis
 ) -> None:
@@ -325,40 +291,21 @@ SOUND: dict[str, tuple[Sequence[bytes], Sequence[str]]] = {
         request(LOGGED_IN, sender="j\u00fcrgen@example.com").partition(b"\xbc"),
         ["OK"],
     ),
-    "bytes that are not UTF-8": ([request(LOGGED_IN, helo_name="HELO").replace(b"HELO", b"\xff\xfe\x80")], ["OK"]),
     "client_address=unknown": ([request("unknown")], ["DUNNO"]),
     "no client_address": ([without("client_address")], ["DUNNO"]),
     "an empty client_address": ([request("")], ["DUNNO"]),
     "a client_address that is none": ([request("192.0.2.7 ")], ["DUNNO"]),
+    "a client_address that is not UTF-8": ([request("192.0.2.x").replace(b"x", b"\xff")], ["DUNNO"]),
     "a client_address with a NUL": ([request("192.0.2.7\0")], ["DUNNO"]),
-    "nothing but the request type": ([b"request=smtpd_access_policy\n\n"], ["DUNNO"]),
-    "= inside a value": ([request(LOGGED_IN, sender="prvs=0123abcdef=alice@example.com")], ["OK"]),
-    "= inside the value before client_address": ([b"helo_name=a=b=c\n" + request(LOGGED_IN)], ["OK"]),
-    "client_address inside a value": ([request(STRANGER, helo_name=f"client_address={LOGGED_IN}")], ["DUNNO"]),
-    "a name that ends in client_address": ([request(STRANGER, proxied_client_address=LOGGED_IN)], ["DUNNO"]),
-    "attributes in another order": (
-        [f"sender=alice@example.com\nclient_address={LOGGED_IN}\nrequest=smtpd_access_policy\n\n".encode()],
-        ["OK"],
-    ),
-    "a thousand attributes": ([request(LOGGED_IN, **{f"name_{number}": "x" for number in range(1000)})], ["OK"]),
-    "a line without =": ([request(LOGGED_IN).replace(b"protocol_state=", b"protocol_state ")], ["OK"]),
-    "unknown attributes": ([request(LOGGED_IN, mail_version="9.9", a_new_one="")], ["OK"]),
-    "a carriage return inside a value": ([request(LOGGED_IN, helo_name="a\rb")], ["OK"]),
 }
 
 UNSOUND: dict[str, bytes] = {
     "CRLF": request(LOGGED_IN).replace(b"\n", b"\r\n"),
-    "CRLF in one line": request(LOGGED_IN).replace(b"RCPT\n", b"RCPT\r\n"),
     "a wrong request type": request(LOGGED_IN).replace(b"smtpd_access_policy", b"junk_policy"),
-    "no request type": without("request"),
     "a duplicate client_address": request(STRANGER, helo_name=f"x\nclient_address={LOGGED_IN}"),
-    "the same client_address twice": request(LOGGED_IN, helo_name=f"x\nclient_address={LOGGED_IN}"),
     "a duplicate sender": request(LOGGED_IN, sender="alice@example.com\nsender=bob@example.com"),
     "a lone newline": b"\n",
     "a 60 kB value": request(LOGGED_IN, helo_name="x" * 60_000),
-    "a 20 kB value": request(LOGGED_IN, helo_name="x" * 20_000),
-    "a 40 kB request of short lines": request(LOGGED_IN, **{f"name_{number}": "x" * 4_000 for number in range(10)}),
-    "a 60 kB client_address": request("9" * 60_000),
     "another protocol": b"GET / HTTP/1.1\r\nHost: mail.example.com\r\n\r\n",
     "random bytes": bytes(range(256)) * 4,
 }
@@ -379,34 +326,16 @@ def test_exactly_one_answer_to_each_request_of(service: Service, case: str, whic
         assert says_no_more(client)
 
 
-@pytest.mark.parametrize("case", SOUND)
-def test_the_same_answers_in_small_pieces_to(service: Service, case: str) -> None:
-    segments, expected = SOUND[case]
-    with service.connect() as client:
-        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for piece in pieces(b"".join(segments), 7):
-            client.send(piece)
-        assert actions(client, len(expected)) == expected
-        assert client.ask(LOGGED_IN) == "OK"
-        assert says_no_more(client)
-
-
-@pytest.mark.parametrize("which", [0, 1], ids=["inet", "unix"])
+@pytest.mark.parametrize("which", [0, 1], ids=["inet", "unix, after a sound request"])
 @pytest.mark.parametrize("case", UNSOUND)
 def test_a_clean_close_without_a_byte_to(service: Service, case: str, which: int) -> None:
     before = service.log().count("warning: disconnecting")
     with service.connect(which) as client:
+        if which:
+            assert client.ask(LOGGED_IN) == "OK"
         send_what_goes(client, UNSOUND[case])
         assert client.is_closed()
     assert wait_until(lambda: service.log().count("warning: disconnecting") == before + 1)
-
-
-@pytest.mark.parametrize("case", UNSOUND)
-def test_a_sound_request_before_it_still_has_its_one_answer(service: Service, case: str) -> None:
-    with service.connect() as client:
-        assert client.ask(LOGGED_IN) == "OK"
-        send_what_goes(client, UNSOUND[case])
-        assert client.is_closed()
 
 
 @pytest.mark.parametrize("client_address", [LOGGED_IN, "unknown"], ids=["asking Redis", "without Redis"])
@@ -626,9 +555,8 @@ def test_where_it_cannot_listen_it_ends_and_leaves_no_socket_and_every_file(
 
 def test_listening_beyond_this_machine_is_said_loudly(start_service: StartService) -> None:
     service = start_service(listen="inet:127.0.0.1:0 inet:0.0.0.0:0")
-    warnings = [line for line in service.log().splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 1
-    assert "inet:0.0.0.0:" in warnings[0]
+    (warning,) = [line for line in service.log().splitlines() if line.startswith("warning: ")]
+    assert "inet:0.0.0.0:" in warning
 
 
 # --- the end ---------------------------------------------------------------------------------------------------
@@ -815,40 +743,6 @@ def test_a_restart_of_redis_loses_no_request(start_patient_service: StartService
     assert "Traceback" not in service.log()
 
 
-def test_a_request_during_a_restart_of_redis_waits_for_it(
-    start_patient_service: StartService, own_redis: StartRedis
-) -> None:
-    server = own_redis()
-    service = start_patient_service(redis_url=server.url)
-    log_in(server)
-    with service.connect() as client:
-        assert client.ask(STRANGER) == "DUNNO"
-        server.stop()
-        sent = time.monotonic()
-        client.send(request(STRANGER))
-        has_read(service)
-        server.start()
-        started_in_time = time.monotonic() - sent < patience.SECONDS / 2
-        action = client.action().split()[0]
-        assert action == "DUNNO" if started_in_time else action in ("DUNNO", DEFER)
-
-
-def test_a_connection_to_redis_that_is_cut_costs_no_request(
-    start_patient_service: StartService, redis_server: PrivateRedis
-) -> None:
-    service = start_patient_service(redis_url=redis_server.url)
-    log_in(redis_server)
-    with redis_at(redis_server) as redis, service.connect() as client:
-        for _ in range(100):
-            redis.client_kill_filter(_type="normal", skipme=True)
-            assert client.ask(LOGGED_IN) == "OK"
-            client.send(request(STRANGER) * 5)
-            redis.client_kill_filter(_type="normal", skipme=True)
-            assert actions(client, 5) == ["DUNNO"] * 5
-    # One that is cut while it is being opened is an error in the log, and the next is opened.
-    assert "Traceback" not in service.log()
-
-
 def test_a_mute_redis_costs_one_wait_and_then_none(start_service: StartService, own_redis: StartRedis) -> None:
     server = own_redis()
     service = start_service(redis_url=server.url)
@@ -868,21 +762,6 @@ def test_a_mute_redis_costs_one_wait_and_then_none(start_service: StartService, 
     assert service.log().count("error: ") == 1
 
 
-def test_a_hundred_clients_wait_for_a_mute_redis_together(start_service: StartService, own_redis: StartRedis) -> None:
-    server = own_redis()
-    service = start_service(redis_url=server.url)
-    assert service.ask(STRANGER) == "DUNNO"
-    with ExitStack() as stack:
-        clients = [stack.enter_context(service.connect()) for _ in range(100)]
-        pause(server)
-        before = time.monotonic()
-        for client in clients:
-            client.send(request(LOGGED_IN))
-        assert {client.action().split()[0] for client in clients} == {DEFER}
-        assert time.monotonic() - before < 10, "they waited one after the other"
-    resume(server)
-
-
 def test_a_wrong_password_is_unavailable_and_said_once(
     start_service: StartService, own_redis: StartRedis, tmp_path: Path
 ) -> None:
@@ -900,28 +779,6 @@ def test_a_wrong_password_is_unavailable_and_said_once(
     assert start_service(redis_url=server.url, redis_password_file=str(password)).ask(LOGGED_IN) == "DUNNO"
 
 
-def test_a_missing_password_is_unavailable(start_service: StartService, own_redis: StartRedis) -> None:
-    service = start_service(redis_url=own_redis("--requirepass", "right").url)
-    assert action_of(service)[0] == DEFER
-    assert "NOAUTH" in service.log()
-
-
-def test_the_smallest_rights_in_redis_are_enough(
-    start_service: StartService, own_redis: StartRedis, tmp_path: Path
-) -> None:
-    server = own_redis("--user", "svc", "on", ">secret", "%R~pbs:*", "-@all", "+get", "+mget", "+pttl")
-    password = tmp_path / "password"
-    password.write_text("secret\n")
-    service = start_service(
-        redis_url=server.url, redis_user="svc", redis_password_file=str(password), sender_match="domain"
-    )
-    write(server, "pbs:login:192.0.2.7,@example.com")
-    write(server, "pbs:login:192.0.2.9,@example.com")
-    write(server, "pbs:deny:192.0.2.9", b"spam")
-    assert [service.ask(address) for address in (LOGGED_IN, STRANGER, "192.0.2.9")] == ["OK", "DUNNO", "DUNNO"]
-    assert "error" not in service.log()
-
-
 def test_too_few_rights_in_redis_are_unavailable(
     start_service: StartService, own_redis: StartRedis, tmp_path: Path
 ) -> None:
@@ -936,36 +793,6 @@ def test_too_few_rights_in_redis_are_unavailable(
 
 
 # --- the decision, through the wire ----------------------------------------------------------------------------
-
-
-def test_a_permit_given_by_hand_is_a_permission(service: Service, redis_server: PrivateRedis) -> None:
-    since = len(service.log())
-    write(redis_server, "pbs:permit:192.0.2.9", b"1763881234 manual")
-    assert service.ask("192.0.2.9") == "OK"
-    line = "action=OK client_address=192.0.2.9 reason=permit service=manual "
-    assert wait_until(lambda: line in service.log()[since:])
-
-
-@pytest.mark.parametrize("value", [b"1763881234", b"", b"yes", b"-1 imap", b"1763881234imap alice"])
-def test_what_is_not_a_record_is_no_permission(service: Service, redis_server: PrivateRedis, value: bytes) -> None:
-    write(redis_server, "pbs:login:192.0.2.9", value)
-    write(redis_server, "pbs:permit:192.0.2.9", value.replace(b"1763881234", b"x"))
-    # A time alone is what Dovecot's last_login plugin writes.
-    assert service.ask("192.0.2.9") == ("OK" if value == b"1763881234" else "DUNNO")
-
-
-def test_a_deny_outranks_a_login_and_a_permit(service: Service, redis_server: PrivateRedis) -> None:
-    since = len(service.log())
-    write(redis_server, "pbs:permit:192.0.2.7", b"1763881234 manual")
-    write(redis_server, "pbs:deny:192.0.2.70", b"another address")
-    assert service.ask(LOGGED_IN) == "OK"
-    write(redis_server, "pbs:deny:192.0.2.7", b"spam")
-    assert service.ask(LOGGED_IN) == "DUNNO"
-    line = "action=DUNNO client_address=192.0.2.7 reason=denied"
-    assert wait_until(lambda: line in service.log()[since:])
-    with redis_at(redis_server) as redis:
-        redis.delete("pbs:deny:192.0.2.7")
-    assert service.ask(LOGGED_IN) == "OK"
 
 
 def test_a_key_without_an_end_is_not_honoured_and_reported_once(
@@ -1012,8 +839,16 @@ def test_deleting_the_key_takes_the_permission_away_at_once(service: Service, re
             assert client.ask("192.0.2.9") == "DUNNO"
 
 
+NEVER = {
+    "127.0.0.1": "loopback", "127.1.2.3": "loopback", "::1": "loopback", "::ffff:127.0.0.1": "loopback",
+    "0.0.0.1": "unspecified", "169.254.1.1": "link_local", "fe80::1": "link_local", "224.0.0.1": "multicast",
+    "ff02::1": "multicast",
+}  # fmt: skip
+"""Addresses that no login permits."""
+
+
 @pytest.mark.parametrize(
-    ("settings", "logins", "expected"),
+    ("settings", "keys", "expected"),
     [
         ({}, [LOGGED_IN], {(STRANGER, ""): "no_login", ("unknown", ""): "no_client_address",
                            ("127.0.0.1", ""): "loopback", (LOGGED_IN, ""): "login"}),
@@ -1030,19 +865,30 @@ def test_deleting_the_key_takes_the_permission_away_at_once(service: Service, re
         ({"never_record": "198.51.100.0/24, 2001:db8:bad::/48"}, ["198.51.100.77", "2001:db8:bad::1", LOGGED_IN],
          {("198.51.100.77", ""): "never_record", ("2001:db8:bad::1", ""): "never_record",
           ("::ffff:198.51.100.77", "x@example.com"): "never_record", (LOGGED_IN, ""): "login"}),
+        ({}, {"permit:192.0.2.9": b"1763881234 manual", "login:192.0.2.10": ALICE, "deny:192.0.2.70": b"another",
+              "permit:192.0.2.7": b"1763881234 manual", "login:192.0.2.7": ALICE, "deny:192.0.2.7": b"spam"},
+         {("192.0.2.9", ""): "permit", ("192.0.2.10", ""): "login", (LOGGED_IN, ""): "denied"}),
+        ({}, {"login:192.0.2.9": b"1763881234",  # as Dovecot's last_login writes it
+              **{f"{kind}:192.0.2.{10 + number}": value for kind in ("login", "permit")
+                 for number, value in enumerate((b"", b"yes", b"-1 imap", b"1763881234imap alice"))}},
+         {("192.0.2.9", ""): "login", **{(f"192.0.2.{number}", ""): "no_login" for number in range(10, 14)}}),
+        ({}, {f"login:{address}": ALICE for address in NEVER},
+         {(address, ""): reason for address, reason in NEVER.items()}),
     ],
-    ids=["no settings", "sender_match = domain", "sender_match = address", "ipv6_prefix", "never_record"],
+    ids=["no settings", "sender_match = domain", "sender_match = address", "ipv6_prefix", "never_record",
+         "permit and deny",
+         "what is no record", "addresses that never count"],
 )  # fmt: skip
 def test_each_answer_and_its_line_in_the_log_follow_from_the_settings(
-    start_service: StartService, redis_server: PrivateRedis, settings: dict[str, str], logins: list[str],
+    start_service: StartService, redis_server: PrivateRedis, settings: dict[str, str], keys: Any,
     expected: dict[tuple[str, str], str],
 ) -> None:  # fmt: skip
     service = start_service(redis_url=redis_server.url, log_decisions="all", **settings)
-    for each in logins:
-        log_in(redis_server, each)
+    for key, value in (keys if isinstance(keys, dict) else {f"login:{each}": ALICE for each in keys}).items():
+        write(redis_server, f"pbs:{key}", value)
     with service.connect() as client:
         for (address, sender), reason in expected.items():
-            assert client.ask(address, sender=sender) == ("OK" if reason == "login" else "DUNNO")
+            assert client.ask(address, sender=sender) == ("OK" if reason in ("login", "permit") else "DUNNO")
     assert service.stop() == 0
     assert [each["reason"] for each in decisions(service)] == list(expected.values())
 
@@ -1075,18 +921,6 @@ def test_a_client_address_is_one_however_it_is_written(
     assert wait_until(lambda: f"action=OK client_address={written} " in service.log()[since:])
 
 
-@pytest.mark.parametrize(
-    "client_address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "0.0.0.1", "169.254.1.1", "fe80::1",
-                       "224.0.0.1", "ff02::1"]
-)  # fmt: skip
-def test_an_address_that_never_counts_is_not_permitted_by_a_login(
-    service: Service, redis_server: PrivateRedis, client_address: str
-) -> None:
-    log_in(redis_server, client_address)
-    log_in(redis_server, client_address.removeprefix("::ffff:"))
-    assert service.ask(client_address) == "DUNNO"
-
-
 def test_observe_only_permits_nobody_and_says_what_would_have_been(
     start_service: StartService, redis_server: PrivateRedis
 ) -> None:
@@ -1097,12 +931,9 @@ def test_observe_only_permits_nobody_and_says_what_would_have_been(
     assert service.waits_to_log("would_be=OK")
     (decision,) = decisions(service)
     assert (decision["action"], decision["would_be"], decision["reason"]) == ("DUNNO", "OK", "login")
-
-
-def test_observe_only_does_not_even_defer(start_service: StartService) -> None:
-    service = start_service(redis_url=f"redis://127.0.0.1:{free_port()}/0", observe_only="yes", log_decisions="all")
-    assert service.ask(LOGGED_IN) == "DUNNO"
-    assert service.waits_to_log("would_be=DEFER_IF_REJECT")
+    away = start_service(redis_url=f"redis://127.0.0.1:{free_port()}/0", observe_only="yes", log_decisions="all")
+    assert away.ask(LOGGED_IN) == "DUNNO"
+    assert away.waits_to_log("would_be=DEFER_IF_REJECT")
 
 
 # --- the log ---------------------------------------------------------------------------------------------------
@@ -1113,41 +944,25 @@ def test_a_permitted_decision_is_one_line_with_who_and_why(
 ) -> None:
     service = start_service(redis_url=redis_server.url)
     log_in(redis_server)
-    assert service.ask(LOGGED_IN, sender="alice@example.com", recipient="bob@example.net") == "OK"
-    assert service.ask(STRANGER) == "DUNNO"
-    assert service.stop() == 0
+    silent = start_service(redis_url=redis_server.url, log_decisions="none")
+    for each in (service, silent):
+        assert each.ask(LOGGED_IN, sender="alice@example.com", recipient="bob@example.net") == "OK"
+        assert each.ask(STRANGER) == "DUNNO"
+        assert each.stop() == 0
+    assert decisions(silent) == []
     assert [line for line in service.log().splitlines() if "action=" in line] == [
         "info: action=OK client_address=192.0.2.7 reason=login user=alice@example.com service=imap "
         "sender=alice@example.com recipient=bob@example.net"
     ]
 
 
-def test_no_decision_is_logged_where_none_is_asked_for(
-    start_service: StartService, redis_server: PrivateRedis
-) -> None:
-    service = start_service(redis_url=redis_server.url, log_decisions="none")
-    log_in(redis_server)
-    assert service.ask(LOGGED_IN) == "OK"
-    assert service.stop() == 0
-    assert decisions(service) == []
-
-
 HOSTILE = {
     "control characters": bytes(each for each in range(1, 128) if each not in b"\n" and not 32 <= each < 127),
-    "a carriage return and another line": b"x\rinfo: action=OK client_address=192.0.2.8 reason=login",
-    "a terminal's escape sequence": b"\x1b[2J\x1b[31mx",
     "separators of lines in Unicode": "x\x85y\u2028z\u2029".encode(),
-    "a change of writing direction": "x\u202ey".encode(),
-    "a NUL": b"x\0y",
     "a quote and another field": b'x" reason=login action=OK user="root',
-    "a blank and another field": b"x reason=login action=OK",
-    "a tab and another field": b"x\treason=login",
     "a backslash before the quote": b'x\\" reason=login',
-    "a backslash at the end": b"x y\\",
     "a very long text": b"a" * 5000,
-    "a long text of quotes": b'" ' * 2000,
     "bytes that are not UTF-8": b"\xff\xfe\xc3(\x80",
-    "surrogates written as UTF-8": b"\xed\xa0\x80x",
 }
 
 
