@@ -85,10 +85,10 @@ async def session(url: str, **login: str) -> AsyncIterator[Session]:
     opened.check()
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> bool:
+async def eventually(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 20) -> bool:
     """Ask on the loop until the condition holds, at most for so many seconds; whether it held."""
     deadline = time.monotonic() + seconds
-    while not await condition():
+    while not (found if isinstance(found := condition(), bool) else await found):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.005)
