@@ -12,10 +12,11 @@ import socket
 import stat
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 Word = Literal["info", "warning", "error"]
 """Postfix' words."""
@@ -31,40 +32,14 @@ _TAG = "pbs-policy"
 _MOST_WAITING = 2_000  # lines, while nobody takes any: some 300 kB
 
 
-class Writer(Protocol):
-    """Where lines go. `begins` is what a line of each word begins with, such as its priority; `lost` counts."""
+class Writer(ABC):
+    """Where lines go. `begins` is what a line of each word begins with, such as its priority."""
 
-    begins: dict[Word, str]
-    lost: int
-
-    @property
-    def waiting(self) -> int:
-        """How many lines nobody has taken yet."""
-
-    @property
-    def is_full(self) -> bool:
-        """The next line would be lost."""
-
-    def write(self, lines: list[str]) -> None:
-        """Take lines, which have no newlines, and pass on what is taken at once; none: only what waits is tried."""
-
-
-class Stream:
-    """A stream of lines, such as a file or a pipe. `give` passes on some bytes and says how many, or raises
-    BlockingIOError where it would have to wait."""
-
-    def __init__(
-        self, give: Callable[[bytes], int], close: Callable[[], None] = lambda: None, *, to_journal: bool = False
-    ) -> None:
-        """A line to the journal begins with its priority: sd-daemon(3)."""
-        self.close = close
-        self.begins: dict[Word, str] = {
-            word: f"<{number}>" if to_journal else "" for word, number in PRIORITIES.items()
-        }
+    def __init__(self, begin: str, facility: int = 0) -> None:
+        """`begin` holds {} for the priority, where there is one."""
+        self.begins: dict[Word, str] = {word: begin.format(facility + number) for word, number in PRIORITIES.items()}
         self.lost = 0
-        self.waiting = 0
-        self._give = give
-        self._rest = b""
+        self.waiting = 0  # lines that nobody has taken yet
 
     @property
     def is_full(self) -> bool:
@@ -72,11 +47,31 @@ class Stream:
         return self.waiting >= _MOST_WAITING
 
     def write(self, lines: list[str]) -> None:
+        """Take lines, which have no newlines, and pass on what is taken at once; none: only what waits is tried."""
+        room = max(_MOST_WAITING - self.waiting, 0)
+        self.lost += max(len(lines) - room, 0)
+        self._pass_on(lines[:room])
+
+    @abstractmethod
+    def _pass_on(self, lines: list[str]) -> None:
+        """Pass on what waits, and then these."""
+
+
+class Stream(Writer):
+    """A stream of lines, such as a file or a pipe. `give` passes on some bytes and says how many, or raises
+    BlockingIOError where it would have to wait."""
+
+    def __init__(
+        self, give: Callable[[bytes], int], close: Callable[[], None] = lambda: None, *, to_journal: bool = False
+    ) -> None:
+        """A line to the journal begins with its priority: sd-daemon(3)."""
+        super().__init__("<{}>" if to_journal else "")
+        self.close = close
+        self._give = give
+        self._rest = b""
+
+    def _pass_on(self, lines: list[str]) -> None:
         """Lines that were begun are given to their end, in their order."""
-        if self.waiting + len(lines) > _MOST_WAITING:
-            room = max(_MOST_WAITING - self.waiting, 0)
-            self.lost += len(lines) - room
-            lines = lines[:room]
         if lines:
             self._rest += _encoded("\n".join(lines) + "\n")
         try:
@@ -90,67 +85,43 @@ class Stream:
         self.waiting = self._rest.count(b"\n")
 
 
-class Syslog:
+class Syslog(Writer):
     """syslog's socket: a datagram for each line, in the form that syslog(3) gives it, of the facility mail."""
 
     def __init__(self, path: str = SYSLOG) -> None:
-        self.begins: dict[Word, str] = {word: f"<{_MAIL + number}>" for word, number in PRIORITIES.items()}
-        self.lost = 0
-        self._waiting: deque[bytes] = deque()
+        super().__init__("<{}>", _MAIL)
+        self._datagrams: deque[bytes] = deque()
         self._path = path
         self._socket: socket.socket | None = None
-        self._head_of = (0, 0)
-        self._head = ""
 
-    @property
-    def waiting(self) -> int:
-        """How many lines nobody has taken yet."""
-        return len(self._waiting)
-
-    @property
-    def is_full(self) -> bool:
-        """The next line would be lost."""
-        return len(self._waiting) >= _MOST_WAITING
-
-    def write(self, lines: list[str]) -> None:
-        """Give the socket what it takes at once; what is left is tried again next time."""
-        for line in lines:
-            if self.is_full:
-                self.lost += 1
-            else:
-                self._waiting.append(_encoded(self._formed(line)))
+    def _pass_on(self, lines: list[str]) -> None:
+        head = time.strftime("%b %e %H:%M:%S ") + f"{_TAG}[{os.getpid()}]: "
+        self._datagrams += [_encoded(line.replace(">", f">{head}", 1)) for line in lines]
         self._send()
-
-    def _formed(self, line: str) -> str:
-        now = int(time.time()), os.getpid()
-        if now != self._head_of:
-            self._head_of = now
-            self._head = time.strftime("%b %e %H:%M:%S ", time.localtime(now[0])) + f"{_TAG}[{now[1]}]: "
-        priority, end, text = line.partition(">")
-        return f"{priority}{end}{self._head}{text}"
+        self.waiting = len(self._datagrams)
 
     def _send(self) -> None:
         may_open = True
-        while self._waiting:
+        while self._datagrams:
             try:
                 if self._socket is None:
                     may_open = False
                     self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
                     self._socket.connect(self._path)
-                self._socket.send(self._waiting[0])
+                self._socket.send(self._datagrams[0])
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
                     self.lost += 1
-                    self._waiting.popleft()
+                    self._datagrams.popleft()
                     continue
                 # syslog was started again and listens at a new socket, or is not there; tried again next time.
                 self.close()
                 if not may_open:
                     return
             else:
-                self._waiting.popleft()
+                self._datagrams.popleft()
 
     def close(self) -> None:
         """End the connection; the next line opens one."""
