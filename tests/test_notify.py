@@ -25,7 +25,7 @@ def ear(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, s
 def test_the_manager_is_told_on_a_path_and_on_an_abstract_name(ear: tuple[str, socket.socket]) -> None:
     address, bound = ear
     notify = Notify.from_environment({"NOTIFY_SOCKET": address})
-    assert notify
+    assert notify.beats
     assert notify.ready("all is well")
     assert bound.recv(4096) == b"READY=1\nSTATUS=all is well"
     assert notify.stopping()
@@ -57,7 +57,7 @@ def test_a_sign_of_life_brings_the_status_only_where_it_has_changed(ear: tuple[s
 )
 def test_without_a_manager_nobody_is_told(environment: dict[str, str]) -> None:
     notify = Notify.from_environment({**environment, "WATCHDOG_USEC": "1000000"})
-    assert not notify
+    assert not notify.beats
     assert notify.watchdog == 0
     assert not notify.ready("nobody hears")
 
