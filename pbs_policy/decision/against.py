@@ -62,9 +62,8 @@ def read_against(case: Case, standing: Sequence[Candidate]) -> Procedure[Against
         # Networks are denied: of which lengths is known now. Everything is read anew, together with them.
         asked = [*asked, *unasked]
         values, left = yield Question(asked, commands)
-    times = dict(zip(asked[last_user:first_other], left, strict=True))
-    if None in (permissions := values[last_user:first_other]):
-        times |= {each.key: GONE for each, value in zip(standing, permissions, strict=True) if value is None}
+    stood = zip(asked[last_user:first_other], values[last_user:first_other], left, strict=True)
+    times = {key: time if value is not None else GONE for key, value, time in stood}
     if case.denies is None and values[:last_user].count(None) == last_user:  # nearly always
         return Against(asked, values, times)
     denied = {user for user, value in zip(users, values[first_user:last_user], strict=True) if value is not None}

@@ -90,18 +90,22 @@ def find_permissions(
     """The permits and the logins that may be the answer, each best first, given the values `found` under the case's
     `keys`; and the last login from the address, whoever it is of."""
     keys, client, domain = case.keys, case.client, case.rules.senders.user_domain
-    permits = [permit_under(client, keys[0], found[0], domain)]
-    if case.networks:
-        first_network = len(keys) - len(case.networks)
-        under = zip(case.networks, keys[first_network:], found[first_network:], strict=True)
-        permits += [permit_under(network, key, value, domain) for network, key, value in under]
+    permits, logins = [], []
+    if permit := permit_under(client, keys[0], found[0], domain):
+        permits.append(permit)
     last = login_under(client, keys[1], found[1], domain)
-    logins = [last]
-    if case.names is not None:
-        last_name = 2 + len(case.names)
-        under_names = zip(keys[2:last_name], found[2:last_name], strict=True)
-        logins = [login_under(client, key, value, domain) for key, value in under_names]
-    return [each for each in permits if each], [each for each in logins if each], last
+    at = 2
+    if case.names is None:
+        if last:
+            logins.append(last)
+    else:
+        at += len(case.names)
+        under_names = zip(keys[2:at], found[2:at], strict=True)
+        logins += filter(None, (login_under(client, key, value, domain) for key, value in under_names))
+    if case.networks:
+        under = zip(case.networks, keys[at:], found[at:], strict=True)
+        permits += filter(None, (permit_under(network, key, value, domain) for network, key, value in under))
+    return permits, logins, last
 
 
 def find_own_logins(case: Case, weighed: set[bytes]) -> Procedure[list[Candidate]]:

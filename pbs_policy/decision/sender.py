@@ -134,6 +134,8 @@ def own_names(sender: bytes, rules: SenderRules) -> tuple[bytes, ...]:
 def names_to_deny(sender: bytes, rules: SenderRules) -> tuple[bytes, ...]:
     """The same, with every address that stands within a tag: who is denied may not hide in one."""
     names = own_names(sender, rules)
+    if b"=" not in sender:
+        return names
     inner = names[0] if names else b""
     while b"=" in inner:
         if tagged := _match_batv(inner):

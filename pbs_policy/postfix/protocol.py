@@ -24,6 +24,7 @@ MAX_LINE_SIZE = 8_192
 
 _REQUEST_TYPE = b"request=smtpd_access_policy"
 _FIRST_LINE = _REQUEST_TYPE + b"\n"
+_find_empty_line = re.compile(rb"\n\n").search  # half the time of bytes.find
 _KNOWN_ACTION = re.compile(r"OK|DUNNO|DEFER_IF_REJECT(?: [\x21-\x7e]+)*")
 
 
@@ -97,7 +98,8 @@ class RequestParser:
         if (
             not self.waiting
             and data.startswith(_FIRST_LINE)
-            and data.find(b"\n\n") == len(data) - 2 < MAX_LINE_SIZE - 2
+            and (empty_line := _find_empty_line(data)) is not None
+            and empty_line.end() == len(data) < MAX_LINE_SIZE
             and 13 not in data
         ):
             return data
