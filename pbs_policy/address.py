@@ -135,18 +135,6 @@ class ClientAddresses:
         host = inet_ntop(AF_INET6, packed) if "/" in text else ""
         return ClientAddress(text, self._excluded(packed), host)
 
-    def find(self, text: str) -> ClientAddress | None:
-        """The client address that `text` names, also as a listing shows it (`2001:db8::/64`), or None: a user."""
-        suffix = f"/{self.ipv6_prefix}"
-        try:
-            client = self.parse(text.removesuffix(suffix))
-            if "/" in client.text or not text.endswith(suffix):
-                return client
-            target = self.parse_target(text)
-        except AddressError:
-            return None
-        return None if target.length else ClientAddress(target.text, target.excluded)
-
     def parse_target(self, text: str) -> Target:
         """The address or network that an administrator names. Raises AddressError where `text` is neither."""
         if "/" not in text:

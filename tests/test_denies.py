@@ -113,21 +113,6 @@ def test_a_longer_deny_that_comes_in_between_is_not_overwritten(table: LoginTabl
     assert redis.get(KEYS.deny_user(b"alice@example.com")) == b"of another"
 
 
-def test_an_import_shortens_no_deny(pbs: Pbs, redis: Redis, table: LoginTable, tmp_path: Path) -> None:
-    file = tmp_path / "table.jsonl"
-    short = [
-        {"kind": "deny", name: who, "reason": "short", "expires_at": write_time(table.now() + 3600)}
-        for name, who in (("client_address", "192.0.2.7"), ("user", "alice@example.com"))
-    ]
-    file.write_text("".join(json.dumps(each) + "\n" for each in short))
-    for who in ("192.0.2.7", "alice@example.com"):
-        assert pbs("deny", who, "--for", "30d", "--reason", "long").status == 0
-    assert "2 stay as they are" in pbs("import", str(file)).out
-    assert {redis.get(key_of(who)) for who in ("192.0.2.7", "alice@example.com")} == {b"long"}
-    assert "written: 0 logins, 0 permits, 2 denies" in pbs("import", "--replace", str(file)).out
-    assert {redis.get(key_of(who)) for who in ("192.0.2.7", "alice@example.com")} == {b"short"}
-
-
 # --- auto_deny's are its own
 
 

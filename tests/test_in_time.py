@@ -125,6 +125,26 @@ def test_an_answer_in_pieces_is_taken_as_long_as_it_is_complete_in_time() -> Non
         assert client.ask([(b"GET", b"a")]) == [b"alice"]
 
 
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_connection_lost_in_the_middle_of_a_command_is_opened_once_more(times: int) -> None:
+    """A failover closes it when the command is under way already; whoever hangs up twice is unavailable."""
+    asked = []
+
+    def hang_up(words: list[bytes]) -> Iterator[bytes]:
+        asked.append(words)
+        if len(asked) <= times:
+            raise ConnectionResetError
+        yield b"$5\r\nalice\r\n"
+
+    with redis_that_says(hang_up) as url, connect(RedisUrl.parse(url), "", "") as client:
+        if times == 1:
+            assert client.ask([(b"GET", b"a")]) == [b"alice"]
+        else:
+            with pytest.raises(StoreUnavailable):
+                client.ask([(b"GET", b"a")])
+    assert len(asked) == 2
+
+
 def test_messages_that_drip_are_given_up_and_late_ones_are_not() -> None:
     def publish(words: list[bytes]) -> Iterator[bytes]:
         yield b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
-from typing import Self, cast
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -489,54 +486,6 @@ def test_after_a_restart_of_redis_the_first_command_succeeds(
             server.stop()
             server.start()
             assert list(table.entries()) == []
-
-
-class Hangup:
-    """Speaks enough of Redis' protocol to be asked, and hangs up `times` times when it is asked for a key."""
-
-    def __init__(self, times: int) -> None:
-        self._times = times
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listening.getsockname()[1]}"
-        self.connections = 0
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listening.accept()
-                self.connections += 1
-                with connection:
-                    self._answer(connection)
-
-    def _answer(self, connection: socket.socket) -> None:
-        while data := connection.recv(4096):
-            if b"MGET" in data:
-                if self.connections <= self._times:
-                    return
-                connection.sendall(b"*1\r\n$1\r\n1\r\n")
-            else:
-                connection.sendall(b"*0\r\n" * data.count(b"HELLO"))
-
-
-def test_a_connection_lost_in_the_middle_of_a_command_is_opened_once_more() -> None:
-    """A failover closes it when the command is under way already; whoever hangs up twice is unavailable."""
-    with Hangup(1) as server, connect(RedisUrl.parse(server.url), "", "") as redis:
-        assert LoginTable(redis, "t:").read([b"a"]) == ([b"1"], [])
-        assert server.connections == 2
-    with Hangup(9) as server, connect(RedisUrl.parse(server.url), "", "") as redis:
-        with pytest.raises(StoreUnavailable):
-            LoginTable(redis, "t:").read([b"a"])
-        assert server.connections == 2
 
 
 def test_a_database_number_names_another_table(redis_server: PrivateRedis) -> None:

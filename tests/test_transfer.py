@@ -198,17 +198,20 @@ def test_a_longer_entry_stays_unless_it_is_to_be_replaced(table: LoginTable, red
     write_login(table, "192.0.2.7", alice, 2 * HOUR, with_domain=True)
     table.permit(target, FULL, 2 * HOUR)
     table.deny(target, "spam", 2 * HOUR)
+    table.deny_user(b"bob@example.com", "spam", 2 * HOUR)
     before = stand(redis)
     data = login("alice@example.com") + line(kind="permit", client_address="192.0.2.7", since=NOW)
     data += line(kind="deny", client_address="192.0.2.7", reason="other")
-    assert take_in(table, data) == {"kept": 3}
+    data += line(kind="deny", user="bob@example.com", reason="other")
+    assert take_in(table, data) == {"kept": 4}
     assert are_alike(before, stand(redis))
-    assert take_in(table, data, replaces=True, only_looks=True) == {"logins": 1, "permits": 1, "denies": 1}
+    assert take_in(table, data, replaces=True, only_looks=True) == {"logins": 1, "permits": 1, "denies": 2}
     assert are_alike(before, stand(redis))
-    assert take_in(table, data, replaces=True) == {"logins": 1, "permits": 1, "denies": 1}
-    assert all(left <= HOUR * 1000 for _, left in stand(redis).values())
+    assert take_in(table, data, replaces=True) == {"logins": 1, "permits": 1, "denies": 2}
+    marks = (KEYS.user_denies,)
+    assert all(left <= HOUR * 1000 for key, (_, left) in stand(redis).items() if key not in marks)
     assert stand(redis)[KEYS.login("192.0.2.7")][0] == b"%d imap alice@example.com" % NOW
-    assert redis.get(KEYS.deny("192.0.2.7")) == b"other"
+    assert redis.get(KEYS.deny("192.0.2.7")) == redis.get(KEYS.deny_user(b"bob@example.com")) == b"other"
 
 
 def test_a_shorter_entry_is_lengthened(table: LoginTable, redis: Redis) -> None:

@@ -33,8 +33,8 @@ class ProtocolError(Exception):
 
 
 Request: TypeAlias = bytes
-"""One policy request: its lines as they were sent, each with its newline, and the empty line. `first`, `only` and
-`attributes` read it, when they are asked, since a decision needs only one to three attributes. Every name stands
+"""One policy request: its lines as they were sent, each with its newline, and the empty line. `first` and
+`only` read it, when they are asked, since a decision needs only one to three attributes. Every name stands
 behind a newline, save the request's type where it comes first (`as_request`)."""
 
 
@@ -59,12 +59,6 @@ def only(request: Request, name: bytes) -> bytes:
     if len(found) > 2:
         raise ProtocolError(f"attribute {name.decode('ascii', 'replace')} stands twice in one request")
     return found[1].partition(b"\n")[0]
-
-
-def attributes(request: Request) -> list[tuple[str, str]]:
-    """Every attribute in the order sent, for people and tests; what is not UTF-8 is shown as U+FFFD."""
-    pairs = (line.partition(b"=") for line in request.split(b"\n") if line)
-    return [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, _, value in pairs]
 
 
 class RequestParser:

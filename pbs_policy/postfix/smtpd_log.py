@@ -75,12 +75,12 @@ class Attempt(NamedTuple):
 
 
 _Key = tuple[str, str, str]
-"""Host, instance and queue id, or process of smtpd."""
+"""Host, instance and queue id, or (`_process`) that of smtpd which gives a message to a filter before the queue."""
 
 
 @dataclass(eq=False, slots=True)
 class _Message:
-    """A message in the queue, or (`_proxying`) on its way to a filter before the queue.
+    """A message in the queue, or on its way to a filter before the queue.
 
     `returned`: it came back from a filter, or from this host, and is nobody's until its `origin` is known.
     `delivered`: of one that went to a filter, each recipient and what it was before it was rewritten; `held`: of one
@@ -118,7 +118,6 @@ class SmtpdLog:
     authenticated: int = 0
     forgotten: int = 0
     _messages: OrderedDict[_Key, _Message] = field(default_factory=OrderedDict)
-    _proxying: OrderedDict[_Key, _Message] = field(default_factory=OrderedDict)  # by smtpd's process
     _waiting: OrderedDict[_Key, None] = field(default_factory=OrderedDict)  # those of _messages that are removed
     _instances: set[tuple[str, str]] = field(default_factory=set)
     _size: int = 0
@@ -167,25 +166,17 @@ class SmtpdLog:
         return [Attempt(head[2], head[1], helo_name, sender, recipient, reply, about_relaying)]
 
     def _arrival(self, key: _Key, text: str, line: Line) -> None:
+        if key[2] == "NOQUEUE":  # on its way to a filter before the queue
+            key = _process(line)
+        self._forget(key)  # Postfix gives a short queue id to another message later
         found = _ARRIVAL.fullmatch(text)
-        is_proxying = key[2] == "NOQUEUE"
-        if not is_proxying:
-            self._forget(key)  # Postfix gives a short queue id to another message later
         if not found:
             self.unparseable += 1
             return
         rest = found[4] or ""
-        if is_proxying:
-            key = (line.host, line.instance, line.pid)
         message = _Message(key, found[1], found[2], ", sasl_username=" in rest)
         self.authenticated += message.authenticated
         message.returned = bool(found[3]) or ", orig_client=" in rest or _is_loopback(message.client_address)
-        if is_proxying:
-            self._proxying.pop(key, None)
-            self._proxying[key] = message
-            if len(self._proxying) > self.remembered:
-                self._proxying.popitem(last=False)
-            return
         if len(self._instances) < _MOST_INSTANCES:
             self._instances.add(key[:2])
         if found[3]:
@@ -212,7 +203,8 @@ class SmtpdLog:
 
     def _proxied(self, line: Line) -> list[Attempt]:
         found = _PROXIED.fullmatch(line.text)
-        origin = self._proxying.pop((line.host, line.instance, line.pid), None)
+        origin = self._messages.get(_process(line))
+        self._forget(_process(line))
         message = self._find((line.host, line.instance, ""), found[1]) if found else None
         if origin is None or message is None or not message.returned or message.origin:
             return []
@@ -323,6 +315,10 @@ class SmtpdLog:
             self._size -= message.size
             if message.origin and message in message.origin.followers:
                 message.origin.followers.remove(message)
+
+
+def _process(line: Line) -> _Key:
+    return line.host, line.instance, f"smtpd[{line.pid}]"
 
 
 def _is_loopback(address: str) -> bool:

@@ -18,7 +18,8 @@ def find_conflicts(values: Mapping[str, Value], credentials: str = "") -> Iterat
     passwords, if there is one."""
     for server in ("redis", "sentinel"):
         user, file = values[f"{server}_user"], f"{server}_password_file"
-        if user.text and not values[file].text and not _is_file(credentials, f"{server}_password"):
+        has_credential = bool(credentials) and Path(credentials, f"{server}_password").exists()
+        if user.text and not values[file].text and not has_credential:
             yield (
                 f"{user.place}: {server}_user = {user.text}: nobody logs in as that user without a password: "
                 f"set {file}, or leave {server}_user empty"
@@ -64,7 +65,3 @@ def find_idle(values: Mapping[str, Value]) -> Iterator[str]:
         for name, idle in (("sender_maps", ""), ("null_sender", "refuse")):
             if values[name].text != idle:
                 yield f"{values[name].place}: {name} has no effect with sender_match = off: any sender may relay"
-
-
-def _is_file(directory: str, name: str) -> bool:
-    return bool(directory) and Path(directory, name).exists()

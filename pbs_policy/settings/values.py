@@ -19,7 +19,6 @@ def _items(text: str) -> list[str]:
 
 
 def parse_listeners(text: str) -> tuple[Listener, ...]:
-    """One or more listeners, between blanks or commas."""
     listeners = tuple(Listener.parse(item) for item in _items(text))
     if not listeners:
         raise ValueError(f"expected at least one {LISTENER}")
@@ -27,7 +26,6 @@ def parse_listeners(text: str) -> tuple[Listener, ...]:
 
 
 def parse_listeners_or_none(text: str) -> tuple[Listener, ...]:
-    """Any number of listeners."""
     return tuple(Listener.parse(item) for item in _items(text))
 
 
@@ -40,19 +38,16 @@ def parse_tcp_listeners(text: str) -> tuple[Listener, ...]:
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Any number of networks."""
     return tuple(parse_network(item) for item in _items(text))
 
 
 def parse_yes_no(text: str) -> bool:
-    """`yes` or `no`."""
     if text not in ("yes", "no"):
         raise ValueError("expected yes or no")
     return text == "yes"
 
 
 def parse_ipv6_prefix(text: str) -> int:
-    """Bits of an IPv6 address, 48 to 128."""
     # RFC 6177: a site gets between a /48 and a /64; anything wider would permit strangers.
     if not text.isascii() or not text.isdecimal() or not 48 <= int(text) <= 128:
         raise ValueError("expected a number of bits from 48 to 128")
@@ -60,7 +55,6 @@ def parse_ipv6_prefix(text: str) -> int:
 
 
 def parse_mode(text: str) -> int:
-    """An octal access mode."""
     if not re.fullmatch(r"0?[0-7]{3}", text):
         raise ValueError("expected an octal mode such as 0660")
     return int(text, 8)
@@ -74,7 +68,6 @@ def parse_path(text: str) -> str:
 
 
 def parse_services(text: str) -> frozenset[str]:
-    """Names of Dovecot services, in any order."""
     services = frozenset(_items(text))
     if not all(re.fullmatch(r"[A-Za-z0-9_-]{1,32}", service) for service in services):
         raise ValueError("expected words such as pop3 imap")
@@ -82,7 +75,6 @@ def parse_services(text: str) -> frozenset[str]:
 
 
 def parse_cap(text: str) -> Cap | None:
-    """A cap, or nothing."""
     return Cap.parse(text) if text else None
 
 

@@ -79,11 +79,9 @@ class Keys:
         ]  # fmt: skip
 
     def permit(self, target: str) -> bytes:
-        """The key of a permit for an address or network."""
         return self.permit_prefix + target.encode()
 
     def deny(self, target: str) -> bytes:
-        """The key of a deny of an address or network, or of EVERYBODY."""
         return self.deny_prefix + target.encode()
 
     def deny_user(self, user: bytes) -> bytes:

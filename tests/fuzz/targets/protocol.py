@@ -52,7 +52,6 @@ def _parse(pieces: list[bytes]) -> tuple[list[Request], str]:
 def _check(request: Request, lines: list[bytes]) -> None:
     assert sum(len(line) + 1 for line in lines) < MAX_REQUEST_SIZE
     assert b"request=smtpd_access_policy" in lines
-    protocol.attributes(request)
     for name in (b"client_address", b"sender", b"recipient", b"x"):
         said = [line[len(name) + 1 :] for line in lines if line.startswith(name + b"=")]
         assert protocol.first(request, name) == (said or [b""])[0]
