@@ -1,4 +1,4 @@
-"""What the matrix does by itself: the host's mirror, pytest's last line, its page. (The rest is its run.)"""
+"""What the matrix does by itself: the host's mirror, pytest's last line. (The rest is its run.)"""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix import page, pythons, tree
-from tests.matrix.page import Told
-from tests.matrix.pythons import Outcome
+from tests.matrix import pythons, tree
 
 DEB822 = """\
 Types: deb
@@ -58,26 +56,3 @@ def test_what_pytest_counts_is_taken_from_its_last_line() -> None:
 
 def test_the_oldest_versions_are_those_of_pyproject() -> None:
     assert "click~=8.1.0" in pythons.lowest_versions()
-
-
-def test_each_run_replaces_its_own_section_of_the_page_alone(tmp_path: Path) -> None:
-    file = tmp_path / "matrix.md"
-    told = Told("bookworm", "wheel, venv", {"postfix": "3.7.11"}, ["the store answers"], 61.5)
-    page.write(file, stories=page.stories([told], "pbs.whl", {"bookworm": ""}))
-    page.write(file, pythons=page.pythons([Outcome("3.14", "not to be had here", {})], []))
-    failed = Told("trixie", "Debian package", error="doctor: 2")
-    page.write(file, stories=page.stories([told, failed], "pbs.whl", {}))
-    text = file.read_text()
-    assert text.count("## The story") == text.count("## The tests") == 1
-    assert "| bookworm | 3.7.11 |  |  |  | wheel, venv | 1 steps, all right | 62 s |" in text
-    assert "**failed**: doctor: 2" in text
-    assert "| 3.14 | not to be had here |" in text
-    assert "lintian" not in text
-
-
-def test_the_page_names_the_tests_that_were_run_or_those_that_were_not() -> None:
-    every = [str(each.relative_to(pythons.TOP)) for each in (pythons.TOP / "tests").glob("test_*.py")]
-    assert "`tests/test_cli.py`" in page.pythons([], ["tests/test_cli.py"])
-    some = page.pythons([], [each for each in every if each != "tests/test_cli.py"])
-    assert f"{len(every) - 1} files, all `tests/test_*.py` but `test_cli.py`." in some
-    assert "the whole suite" in page.pythons([], [])

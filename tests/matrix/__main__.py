@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tests.matrix import page, pythons
 from tests.matrix.page import Told
-from tests.matrix.pythons import TOP, Outcome
-from tests.matrix.tree import TO_BUILD, CannotRun, Tree, need_root_and_debootstrap
+from tests.matrix.pythons import Outcome
+from tests.matrix.tree import TO_BUILD, TOP, CannotRun, Tree, need_root_and_debootstrap
 
 WORK = TOP / "build" / "matrix"
 PAGE = TOP / "docs" / "matrix.md"
@@ -92,12 +92,7 @@ def _wheel() -> Path:
 def _build_package(base: Tree) -> tuple[Path, str]:
     """The .deb that `make deb` makes in this Debian, and what lintian says of it."""
     with base.copy(WORK / f"{base.suite}-build") as tree:
-        files = subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, check=True).stdout
-        packed = subprocess.run(
-            ["tar", "-C", str(TOP), "-c", "--files-from=-"], input=files, capture_output=True, check=True
-        ).stdout
-        (tree.path / "root/src").mkdir()
-        subprocess.run(["tar", "-x", "-C", str(tree.path / "root/src")], input=packed, check=True)
+        tree.put_checkout()
         tree.install(*TO_BUILD)
         tree.run("sh", "-c", "cd /root/src && apt-get build-dep -y -qq --no-install-recommends ./ && make deb")
         said = tree.run("sh", "-c", "lintian --allow-root --fail-on none -I /root/src/dist/*.deb").stdout

@@ -142,26 +142,21 @@ def relay(client: dict[int, str], family: int, recipient: str = REMOTE) -> int:
         return code
 
 
-class Pop3(poplib.POP3):
+class _AtClient:
     """A client at the address of its family."""
 
     def __init__(self, family: int) -> None:
         self.family = family
-        super().__init__(SERVER[family])
+        super().__init__(SERVER[family])  # type: ignore[call-arg]  # of the class beside this one
 
-    def _create_socket(self, timeout: float | None = None) -> socket.socket:  # noqa: ARG002 - poplib says so
-        return socket.create_connection((self.host, self.port), 30, (CLIENT[self.family], 0))
+    def _create_socket(self, timeout: float | None = None) -> socket.socket:  # noqa: ARG002 - the libraries say so
+        return socket.create_connection((self.host, self.port), 30, (CLIENT[self.family], 0))  # type: ignore[attr-defined]
 
 
-class Imap(imaplib.IMAP4):
-    """A client at the address of its family."""
+class Pop3(_AtClient, poplib.POP3): ...
 
-    def __init__(self, family: int) -> None:
-        self.family = family
-        super().__init__(SERVER[family])
 
-    def _create_socket(self, timeout: float | None = None) -> socket.socket:  # noqa: ARG002 - imaplib says so
-        return socket.create_connection((self.host, self.port), 30, (CLIENT[self.family], 0))
+class Imap(_AtClient, imaplib.IMAP4): ...
 
 
 def pop3(family: int) -> None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.matrix.pythons import TOP, Outcome
+from tests.matrix.pythons import Outcome
 
 _HEAD = """\
 # Where it runs
@@ -64,22 +64,12 @@ def pythons(outcomes: list[Outcome], tests: list[str]) -> str:
             rows.append([each.python, each.where, *counts, str(failed), f"{each.seconds:.0f} s"])
         else:
             rows.append([each.python, each.where, "", "", "", ""])
-    what = _which(tests) if tests else "the whole suite"
+    what = ", ".join(f"`{each}`" for each in tests) or "the whole suite"
     failures = sorted({(each.python, name) for each in outcomes for name in each.failures})
     lines = [f"{_now()}: {what}.", "", _table(["Python", "where", "passed", "skipped", "failed", "took"], rows)]
     if failures:
         lines += ["", "Failed:", "", *(f"- {python}: `{name}`" for python, name in failures)]
     return "\n".join(lines)
-
-
-def _which(tests: list[str]) -> str:
-    """The tests that were run, by their names or, where that is shorter, by those that were left out."""
-    every = {str(each.relative_to(TOP)) for each in (TOP / "tests").glob("test_*.py")}
-    left_out = sorted(every - set(tests))
-    if set(tests) <= every and len(left_out) < len(tests):
-        names = ", ".join(f"`{Path(each).name}`" for each in left_out)
-        return f"{len(tests)} files, all `tests/test_*.py`" + (f" but {names}" if names else "")
-    return ", ".join(f"`{each}`" for each in tests)
 
 
 def write(path: Path, **sections: str) -> None:

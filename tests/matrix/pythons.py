@@ -12,12 +12,11 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.matrix.tree import CannotRun, Tree
-
-TOP = Path(__file__).parent.parent.parent
+from tests.matrix.tree import TOP, CannotRun, Tree
 
 WANTED = ("3.11", "3.12", "3.13", "3.14")
 """Every minor version from pyproject's lower bound to the newest that has been released."""
@@ -77,13 +76,7 @@ def on_this_host(python: str, folder: Path, tests: list[str], lowest: bool = Fal
 
 def in_tree(tree: Tree, tests: list[str]) -> Outcome:
     """Run the tests with the tree's own Python and daemons."""
-    archive = subprocess.run(["git", "ls-files", "-z"], cwd=TOP, capture_output=True, check=True).stdout.replace(
-        b"\0", b"\n"
-    )
-    (tree.path / "root/src").mkdir()
-    tar = ["tar", "-C", str(TOP), "-c", "--files-from=-"]
-    packed = subprocess.run(tar, input=archive, capture_output=True, check=True).stdout
-    subprocess.run(["tar", "-x", "-C", str(tree.path / "root/src")], input=packed, check=True)
+    tree.put_checkout()
     tree.install(*_FOR_TESTS)
     # Tests that copy the checkout ask git what belongs to it.
     tree.run("sh", "-c", "cd /root/src && git init --quiet && git add --all")
@@ -103,8 +96,6 @@ def lowest_versions() -> list[str]:
 
     Raises CannotRun for one without a bound.
     """
-    import tomllib
-
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     pinned = []
     for dependency in project["dependencies"]:

@@ -10,9 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
+
+TOP = Path(__file__).parent.parent.parent
 
 PACKAGES = (
     "ca-certificates", "iproute2", "procps", "postfix", "dovecot-pop3d", "dovecot-imapd", "redis-server",
@@ -56,7 +57,9 @@ class Tree:
             if done.returncode:
                 raise CannotRun(f"debootstrap of {suite} failed: see {folder / suite}.log")
             # Without it a package's daemon would be started when it is installed.
-            tree.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
+            policy = tree.path / "usr/sbin/policy-rc.d"
+            policy.write_text("#!/bin/sh\nexit 101\n")
+            policy.chmod(0o755)
             complete.touch()
         tree.take_network_settings()
         return tree
@@ -94,21 +97,20 @@ class Tree:
             if re.search(r"(?i)proxy|Check-(Valid|Date)", own.read_text(errors="replace")):
                 shutil.copyfile(own, self.path / "etc/apt/apt.conf.d" / f"99-host-{own.name}")
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """A file in the tree, its folder made."""
-        place = self.path / path.lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-        place.chmod(mode)
+    def put(self, file: Path) -> str:
+        """Copy a file into root's folder of the tree; returns its name there."""
+        shutil.copy(file, self.path / "root")
+        return f"/root/{file.name}"
 
-    def put(self, file: Path, folder: str = "/root") -> str:
-        """Copy a file into the tree; returns its name there."""
-        shutil.copy(file, self.path / folder.lstrip("/"))
-        return f"{folder}/{file.name}"
+    def put_checkout(self) -> None:
+        """Copy the checkout, as git has it, to /root/src."""
+        files = subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, check=True).stdout
+        tar = ["tar", "-C", str(TOP), "-c", "--files-from=-"]
+        packed = subprocess.run(tar, input=files, capture_output=True, check=True).stdout
+        (self.path / "root/src").mkdir()
+        subprocess.run(["tar", "-x", "-C", str(self.path / "root/src")], input=packed, check=True)
 
-    def run(
-        self, *command: str, alone: bool = False, environment: Mapping[str, str] | None = None, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, alone: bool = False, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the tree, as root; `alone` in a network of its own, of which not even the loopback is up.
 
         Raises CannotRun with the end of what it said where it fails, unless `check` is off.
@@ -116,7 +118,7 @@ class Tree:
         inherited = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         variables = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
-            "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **inherited, **(environment or {}),
+            "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **inherited,
         }  # fmt: skip
         inside = ["unshare", f"--mount-proc={self.path}/proc", "--fork", "--pid", "--kill-child"]
         inside += ["--net"] if alone else []
