@@ -133,16 +133,13 @@ def test_who_is_connected_keeps_the_login_with_the_full_ttl(keeping: Keeping) ->
     assert abs(int(value.split()[0]) - time.time()) < 60
 
 
-def test_a_redis_that_came_back_empty_is_filled_again(keeping: Keeping) -> None:
-    async def story() -> None:
-        keeping.record(ALICE, HOME)
-        keeping.connected((ALICE, HOME))
-        async with keeping.keeper() as keeper:
-            await keeping.renew(keeper)
-            keeping.redis.flushall()
-            await keeping.renew(keeper)
-
-    asyncio.run(story())
+async def test_a_redis_that_came_back_empty_is_filled_again(keeping: Keeping) -> None:
+    keeping.record(ALICE, HOME)
+    keeping.connected((ALICE, HOME))
+    async with keeping.keeper() as keeper:
+        await keeping.renew(keeper)
+        keeping.redis.flushall()
+        await keeping.renew(keeper)
     assert keeping.left(HOME) > 3500
     assert keeping.left(HOME, ALICE) > 3500
 
@@ -157,20 +154,17 @@ def test_a_session_whose_login_was_never_recorded_is_not_renewed(keeping: Keepin
     assert keeping.left(HOME, ALICE) == keeping.left(OFFICE) == 0
 
 
-def test_one_that_ended_is_renewed_again_only_after_another_login(keeping: Keeping) -> None:
-    async def story() -> None:
+async def test_one_that_ended_is_renewed_again_only_after_another_login(keeping: Keeping) -> None:
+    keeping.record(ALICE, HOME)
+    async with keeping.keeper() as keeper:
+        for sessions in ([(ALICE, HOME)], [], [(ALICE, HOME)]):
+            keeping.connected(*sessions)
+            await keeping.renew(keeper)
+            keeping.redis.flushall()
+        await keeping.renew(keeper)
+        assert keeping.left(HOME) == 0
         keeping.record(ALICE, HOME)
-        async with keeping.keeper() as keeper:
-            for sessions in ([(ALICE, HOME)], [], [(ALICE, HOME)]):
-                keeping.connected(*sessions)
-                await keeping.renew(keeper)
-                keeping.redis.flushall()
-            await keeping.renew(keeper)
-            assert keeping.left(HOME) == 0
-            keeping.record(ALICE, HOME)
-            await keeping.renew(keeper)
-
-    asyncio.run(story())
+        await keeping.renew(keeper)
     assert keeping.left(HOME) > 3500
 
 
@@ -269,27 +263,24 @@ def test_the_recorders_rights_in_redis_suffice_and_without_the_right_to_read_den
     assert ("error: sessions are not renewed: Redis does not tell in time who is denied" in log) is not renews
 
 
-def test_while_redis_is_away_nothing_is_renewed_and_it_is_said_once(
+async def test_while_redis_is_away_nothing_is_renewed_and_it_is_said_once(
     own_redis: Callable[..., PrivateRedis], keeping: Keeping, tmp_path: Path
 ) -> None:
     server = own_redis()
     alone = Keeping(server.url, tmp_path / "bin")
 
-    async def story() -> None:
-        alone.record(ALICE, HOME)
-        alone.connected((ALICE, HOME))
-        async with alone.keeper() as keeper:
+    alone.record(ALICE, HOME)
+    alone.connected((ALICE, HOME))
+    async with alone.keeper() as keeper:
+        await alone.renew(keeper)
+        await asyncio.to_thread(server.stop)
+        for _ in range(3):
+            await keeper.renew()
+        await asyncio.to_thread(server.start)
+        alone.redis.flushall()
+        deadline = time.monotonic() + 20
+        while not alone.left(HOME) and time.monotonic() < deadline:
             await alone.renew(keeper)
-            await asyncio.to_thread(server.stop)
-            for _ in range(3):
-                await keeper.renew()
-            await asyncio.to_thread(server.start)
-            alone.redis.flushall()
-            deadline = time.monotonic() + 20
-            while not alone.left(HOME) and time.monotonic() < deadline:
-                await alone.renew(keeper)
-
-    asyncio.run(story())
     assert alone.left(HOME) > 3500
     assert alone.log().count("error: sessions are not renewed") == 1
     assert alone.log().count("info: sessions are renewed: 1 logins of 1") == 2
@@ -307,38 +298,32 @@ def test_while_redis_is_away_nothing_is_renewed_and_it_is_said_once(
         ("seq 100000 >&2; exit 2", "failed with status 2: 104"),  # of what it says the beginning is kept
     ],
 )  # fmt: skip
-def test_a_doveadm_that_fails_is_one_line_and_no_harm(keeping: Keeping, script: str, said: str) -> None:
-    async def story() -> None:
-        keeping.record(ALICE, HOME)
-        keeping.doveadm(script)
-        async with keeping.keeper() as keeper:
-            for _ in range(3):
-                await keeping.renew(keeper)
-            assert keeping.left(HOME) <= 100
-            keeping.connected((ALICE, HOME))
+async def test_a_doveadm_that_fails_is_one_line_and_no_harm(keeping: Keeping, script: str, said: str) -> None:
+    keeping.record(ALICE, HOME)
+    keeping.doveadm(script)
+    async with keeping.keeper() as keeper:
+        for _ in range(3):
             await keeping.renew(keeper)
-
-    asyncio.run(story())
+        assert keeping.left(HOME) <= 100
+        keeping.connected((ALICE, HOME))
+        await keeping.renew(keeper)
     assert keeping.log().count(f"error: sessions are not renewed: doveadm {said}\n") == 1
     assert keeping.log().count("error") == 1
     assert keeping.left(HOME) > 3500
 
 
 @pytest.mark.parametrize("script", ["sleep 1000", "sleep 1000 & exec sleep 1000", "yes", "sleep 1000 & exit 0"])
-def test_a_doveadm_that_hangs_or_prints_without_an_end_is_killed_with_its_children(
+async def test_a_doveadm_that_hangs_or_prints_without_an_end_is_killed_with_its_children(
     keeping: Keeping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr("pbs_policy.dovecot.doveadm.SECONDS", 0.5)
     keeping.doveadm(f"echo $$ >{tmp_path}/new && mv {tmp_path}/new {tmp_path}/pid; {script}")
     descriptors = []
 
-    async def story() -> None:
-        async with keeping.keeper() as keeper:
-            for _ in range(3):
-                await keeping.renew(keeper)
-                descriptors.append(count_descriptors())
-
-    asyncio.run(story())
+    async with keeping.keeper() as keeper:
+        for _ in range(3):
+            await keeping.renew(keeper)
+            descriptors.append(count_descriptors())
     assert descriptors[2] <= descriptors[0] + 1, "each of them has two pipes"
     log = keeping.log()
     assert re.search("error: sessions are not renewed: doveadm (did not end within 0.5 s|prints more than)", log)
@@ -367,14 +352,11 @@ def test_a_doveadm_that_complains_and_succeeds_is_heard(keeping: Keeping) -> Non
     assert keeping.left(HOME) > 3500
 
 
-def test_sessions_that_cannot_be_read_are_told_once(keeping: Keeping) -> None:
-    async def story() -> None:
-        keeping.connected(("al\ufffdce@example.com", HOME), ("", HOME))
-        async with keeping.keeper() as keeper:
-            for _ in range(3):
-                await keeping.renew(keeper)
-
-    asyncio.run(story())
+async def test_sessions_that_cannot_be_read_are_told_once(keeping: Keeping) -> None:
+    keeping.connected(("al\ufffdce@example.com", HOME), ("", HOME))
+    async with keeping.keeper() as keeper:
+        for _ in range(3):
+            await keeping.renew(keeper)
     told = "doveadm tells of sessions that are not read: 1 with a user name that is not certain, 1 with no user\n"
     assert keeping.log().count(told) == 1
 

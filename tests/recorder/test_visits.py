@@ -34,69 +34,54 @@ class Peer:
         return bytes(self.transport.written[9:12])
 
 
-def test_a_process_that_stood_still_blames_no_peer() -> None:
-    async def scenario() -> None:
-        peer = Peer(Bench())
-        peer.visit.data_received(WHOLE)
-        loop, now = asyncio.get_running_loop(), asyncio.get_running_loop().time()
-        loop.time = lambda: now + 1000  # type: ignore[method-assign]  # before anybody could answer
+async def test_a_process_that_stood_still_blames_no_peer() -> None:
+    peer = Peer(Bench())
+    peer.visit.data_received(WHOLE)
+    loop, now = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+    loop.time = lambda: now + 1000  # type: ignore[method-assign]  # before anybody could answer
+    peer.visit.sweep()
+    await peer.send(b"")
+    assert peer.status == b"200"
+    assert not peer.transport.closed
+
+
+async def test_a_request_that_does_not_end_is_told_so_after_a_while_however_it_trickles() -> None:
+    peer = Peer(Bench())
+    for at in range(PATIENCE):
+        await peer.send(WHOLE[at : at + 1])
         peer.visit.sweep()
-        await peer.send(b"")
+    assert not peer.transport.closed
+    peer.visit.sweep()
+    assert (peer.status, peer.transport.closed) == (b"408", True)
+
+
+async def test_a_connection_may_be_silent_between_reports_for_a_while() -> None:
+    peer = Peer(Bench())
+    for _ in range(3):
+        await peer.send(WHOLE)
         assert peer.status == b"200"
-        assert not peer.transport.closed
-
-    asyncio.run(scenario())
-
-
-def test_a_request_that_does_not_end_is_told_so_after_a_while_however_it_trickles() -> None:
-    async def scenario() -> None:
-        peer = Peer(Bench())
-        for at in range(PATIENCE):
-            await peer.send(WHOLE[at : at + 1])
+        for _ in range(IDLE):
             peer.visit.sweep()
         assert not peer.transport.closed
-        peer.visit.sweep()
-        assert (peer.status, peer.transport.closed) == (b"408", True)
-
-    asyncio.run(scenario())
+    peer.visit.sweep()
+    assert peer.transport.closed
 
 
-def test_a_connection_may_be_silent_between_reports_for_a_while() -> None:
-    async def scenario() -> None:
-        peer = Peer(Bench())
-        for _ in range(3):
-            await peer.send(WHOLE)
-            assert peer.status == b"200"
-            for _ in range(IDLE):
-                peer.visit.sweep()
-            assert not peer.transport.closed
-        peer.visit.sweep()
-        assert peer.transport.closed
-
-    asyncio.run(scenario())
+async def test_reports_on_one_connection_may_be_longer_together_than_one_may_be() -> None:
+    peer = Peer(Bench())
+    for _ in range(2 * LONGEST_REQUEST // len(WHOLE)):
+        await peer.send(WHOLE)
+    assert not peer.transport.closed
+    await peer.send(HEAD % LONGEST_REQUEST + b"x" * LONGEST_REQUEST)
+    assert peer.transport.closed
+    assert b"\nHTTP/1.1 413 " in peer.transport.written
 
 
-def test_reports_on_one_connection_may_be_longer_together_than_one_may_be() -> None:
-    async def scenario() -> None:
-        peer = Peer(Bench())
-        for _ in range(2 * LONGEST_REQUEST // len(WHOLE)):
-            await peer.send(WHOLE)
-        assert not peer.transport.closed
-        await peer.send(HEAD % LONGEST_REQUEST + b"x" * LONGEST_REQUEST)
-        assert peer.transport.closed
-        assert b"\nHTTP/1.1 413 " in peer.transport.written
-
-    asyncio.run(scenario())
-
-
-def test_where_too_many_come_at_once_the_silent_ones_make_room() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        peers = [Peer(bench) for _ in range(MOST)]
-        await peers[0].send(WHOLE)
-        more = [Peer(bench) for _ in range(10)]
-        assert [peer.transport.closed for peer in peers[:12]] == [False, *[True] * 10, False]
-        assert not any(peer.transport.closed for peer in more)
-        assert len(bench.reports.visits) == MOST
-
-    asyncio.run(scenario())
+async def test_where_too_many_come_at_once_the_silent_ones_make_room() -> None:
+    bench = Bench()
+    peers = [Peer(bench) for _ in range(MOST)]
+    await peers[0].send(WHOLE)
+    more = [Peer(bench) for _ in range(10)]
+    assert [peer.transport.closed for peer in peers[:12]] == [False, *[True] * 10, False]
+    assert not any(peer.transport.closed for peer in more)
+    assert len(bench.reports.visits) == MOST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -51,13 +51,8 @@ class Bench:
         return self._output.getvalue().decode().splitlines()
 
 
-
 def login(number: int = 7, user: bytes = b"alice", way: str = "report", **more: Any) -> SeenLogin:
     return SeenLogin(user, f"192.0.2.{number}", "imap", way, **more)
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 60))
 
 
 async def renew(bench: Bench, login: SeenLogin) -> None:
@@ -74,26 +69,23 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_logins_are_written_with_their_way_and_their_ttl() -> None:
-    async def scenario() -> None:
-        bench = Bench(ttl="10m", user_domain="example.com", sender_match="domain")
-        writing = asyncio.create_task(bench.writer.run())
-        assert bench.writer.offer(login())
-        await renew(bench, login(8, way="session"))
-        await end(bench, writing)
-        values = {key.decode(): (value.split(b" ", 1)[1], ex) for _, key, value, *ex in bench.redis.taken}
-        report, session = ((b"imap-" + way + b" alice", [b"EX", b"600"]) for way in (b"report", b"session"))
-        assert values == {
-            "pbs:login:192.0.2.7": report,
-            "pbs:login:192.0.2.7,alice@example.com": report,
-            "pbs:login:192.0.2.7,@example.com": report,
-            "pbs:login:192.0.2.8": session,
-            "pbs:login:192.0.2.8,alice@example.com": session,
-            "pbs:login:192.0.2.8,@example.com": session,
-        }
-        assert bench.writer.recorded == {"report": 1, "session": 1}
-
-    run(scenario())
+async def test_logins_are_written_with_their_way_and_their_ttl() -> None:
+    bench = Bench(ttl="10m", user_domain="example.com", sender_match="domain")
+    writing = asyncio.create_task(bench.writer.run())
+    assert bench.writer.offer(login())
+    await renew(bench, login(8, way="session"))
+    await end(bench, writing)
+    values = {key.decode(): (value.split(b" ", 1)[1], ex) for _, key, value, *ex in bench.redis.taken}
+    report, session = ((b"imap-" + way + b" alice", [b"EX", b"600"]) for way in (b"report", b"session"))
+    assert values == {
+        "pbs:login:192.0.2.7": report,
+        "pbs:login:192.0.2.7,alice@example.com": report,
+        "pbs:login:192.0.2.7,@example.com": report,
+        "pbs:login:192.0.2.8": session,
+        "pbs:login:192.0.2.8,alice@example.com": session,
+        "pbs:login:192.0.2.8,@example.com": session,
+    }
+    assert bench.writer.recorded == {"report": 1, "session": 1}
 
 
 @pytest.mark.parametrize(
@@ -111,137 +103,112 @@ def test_logins_are_written_with_their_way_and_their_ttl() -> None:
         (login(user=b"alice@example.org"), "of no domain"),
     ],
 )
-def test_what_the_script_would_not_record_is_left_out(seen: SeenLogin, said: str) -> None:
-    async def scenario() -> None:
-        bench = Bench(never_record="203.0.113.0/24", user_domain="example.com", login_domains="example.com")
-        writing = asyncio.create_task(bench.writer.run())
-        assert not bench.writer.offer(seen)
-        await end(bench, writing)
-        assert not bench.redis.taken
-        assert bench.writer.left_out == {"report": 1}
-        assert (said in bench.log[0] and bench.log[0].isprintable()) if said else bench.log == []
-
-    run(scenario())
+async def test_what_the_script_would_not_record_is_left_out(seen: SeenLogin, said: str) -> None:
+    bench = Bench(never_record="203.0.113.0/24", user_domain="example.com", login_domains="example.com")
+    writing = asyncio.create_task(bench.writer.run())
+    assert not bench.writer.offer(seen)
+    await end(bench, writing)
+    assert not bench.redis.taken
+    assert bench.writer.left_out == {"report": 1}
+    assert (said in bench.log[0] and bench.log[0].isprintable()) if said else bench.log == []
 
 
-def test_logins_wait_for_redis_and_each_ends_when_it_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_logins_wait_for_redis_and_each_ends_when_it_would_have(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(module, "monotonic", lambda: now)
     monkeypatch.setattr(module, "_AGAIN", 0.001)
 
-    async def scenario() -> None:
-        nonlocal now
-        bench = Bench(ttl="10m")
-        bench.redis.answers = False
-        writing = asyncio.create_task(bench.writer.run())
-        bench.writer.offer(login(1))
-        now += 500
-        bench.writer.offer(login(2))
-        await until(lambda: bench.redis.asked > 2)
-        now += 200
-        bench.redis.answers = True
-        await until(lambda: not bench.writer.waiting)
-        await end(bench, writing)
-        # The first one has ended meanwhile: it is neither written nor lost.
-        assert [(each[1], each[4]) for each in bench.redis.taken] == [
-            (b"pbs:login:192.0.2.2", b"400"), (b"pbs:login:192.0.2.2,alice", b"400"),
-        ]  # fmt: skip
-        assert bench.writer.lost == 0
-
-    run(scenario())
+    bench = Bench(ttl="10m")
+    bench.redis.answers = False
+    writing = asyncio.create_task(bench.writer.run())
+    bench.writer.offer(login(1))
+    now += 500
+    bench.writer.offer(login(2))
+    await until(lambda: bench.redis.asked > 2)
+    now += 200
+    bench.redis.answers = True
+    await until(lambda: not bench.writer.waiting)
+    await end(bench, writing)
+    # The first one has ended meanwhile: it is neither written nor lost.
+    assert [(each[1], each[4]) for each in bench.redis.taken] == [
+        (b"pbs:login:192.0.2.2", b"400"), (b"pbs:login:192.0.2.2,alice", b"400"),
+    ]  # fmt: skip
+    assert bench.writer.lost == 0
 
 
-def test_what_finds_no_room_is_the_oldest_and_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_finds_no_room_is_the_oldest_and_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AGAIN", 0.001)
 
-    async def scenario() -> None:
-        bench = Bench()
-        bench.redis.answers = False
-        writing = asyncio.create_task(bench.writer.run())
-        for number in range(MOST_WAITING + 50):
-            bench.writer.offer(login(user=b"user%d" % number))
-        await until(lambda: bench.redis.asked > 3)
-        assert bench.writer.waiting <= MOST_WAITING
-        assert bench.writer.lost == 50
-        assert [line for line in bench.log if "lost" in line] == [
-            "error: 50 logins are lost: Redis did not take them in time"
-        ]
-        bench.redis.answers = True
-        await until(lambda: not bench.writer.waiting)
-        await end(bench, writing)
-        users = [command[2].split(b" ", 2)[2] for command in bench.redis.taken[::2]]
-        assert users == [b"user%d" % number for number in range(50, MOST_WAITING + 50)]
-
-    run(scenario())
+    bench = Bench()
+    bench.redis.answers = False
+    writing = asyncio.create_task(bench.writer.run())
+    for number in range(MOST_WAITING + 50):
+        bench.writer.offer(login(user=b"user%d" % number))
+    await until(lambda: bench.redis.asked > 3)
+    assert bench.writer.waiting <= MOST_WAITING
+    assert bench.writer.lost == 50
+    assert [line for line in bench.log if "lost" in line] == [
+        "error: 50 logins are lost: Redis did not take them in time"
+    ]
+    bench.redis.answers = True
+    await until(lambda: not bench.writer.waiting)
+    await end(bench, writing)
+    users = [command[2].split(b" ", 2)[2] for command in bench.redis.taken[::2]]
+    assert users == [b"user%d" % number for number in range(50, MOST_WAITING + 50)]
 
 
-def test_logins_that_come_by_the_hundred_in_each_turn_of_the_loop_are_all_written() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        writing = asyncio.create_task(bench.writer.run())
-        for turn in range(300):
-            for number in range(100):
-                bench.writer.offer(login(user=b"user%d-%d" % (turn, number)))
-            await asyncio.sleep(0)
-        await end(bench, writing)
-        assert (bench.writer.lost, bench.writer.recorded.total()) == (0, 30_000)
-
-    run(scenario())
-
-
-def test_few_sessions_go_out_in_a_round_whatever_else_does() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        for number in range(200):
-            await renew(bench, login(user=b"s%d" % number, way="session"))
-            bench.writer.offer(login(user=b"r%d" % number))
-        writing = asyncio.create_task(bench.writer.run())
-        await end(bench, writing)
-        assert (bench.redis.asked, bench.writer.recorded) == (4, {"session": 200, "report": 200})
-
-    run(scenario())
-
-
-def test_a_session_waits_for_half_of_the_queue_to_be_free() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        bench.redis.answers = False
-        for number in range(MOST_WAITING // 2):
-            await renew(bench, login(user=b"user%d" % number, way="session"))
-        renewing = asyncio.create_task(renew(bench, login(way="session")))
+async def test_logins_that_come_by_the_hundred_in_each_turn_of_the_loop_are_all_written() -> None:
+    bench = Bench()
+    writing = asyncio.create_task(bench.writer.run())
+    for turn in range(300):
+        for number in range(100):
+            bench.writer.offer(login(user=b"user%d-%d" % (turn, number)))
         await asyncio.sleep(0)
-        assert not renewing.done()
-        bench.writer.offer(login(8))  # a report finds room
-        bench.redis.answers = True
-        writing = asyncio.create_task(bench.writer.run())
-        await renewing
-        await end(bench, writing)
-        assert bench.writer.lost == 0
-        assert bench.writer.recorded.total() == MOST_WAITING // 2 + 2
-
-    run(scenario())
+    await end(bench, writing)
+    assert (bench.writer.lost, bench.writer.recorded.total()) == (0, 30_000)
 
 
-def test_what_redis_does_not_take_at_the_end_is_lost_and_said() -> None:
-    async def scenario() -> None:
-        bench = Bench()
-        bench.redis.answers = False
-        bench.writer.offer(login())
-        bench.writer.stop()
-        await bench.writer.run()
-        assert bench.log == ["error: 1 logins are lost: Redis did not take them in time"]
-
-    run(scenario())
+async def test_few_sessions_go_out_in_a_round_whatever_else_does() -> None:
+    bench = Bench()
+    for number in range(200):
+        await renew(bench, login(user=b"s%d" % number, way="session"))
+        bench.writer.offer(login(user=b"r%d" % number))
+    writing = asyncio.create_task(bench.writer.run())
+    await end(bench, writing)
+    assert (bench.redis.asked, bench.writer.recorded) == (4, {"session": 200, "report": 200})
 
 
-def test_each_login_is_told_where_log_logins_says_so() -> None:
-    async def scenario() -> None:
-        bench = Bench(log_logins="yes")
-        bench.writer.offer(login(user=b"a\x1b b"))
-        bench.writer.offer(login()._replace(address="127.0.0.1"))
-        assert bench.log == [
-            'info: login client_address=192.0.2.7 user="a? b" service=imap ttl=1800',
-            "info: not_recorded client_address=127.0.0.1 user=alice service=imap reason=loopback",
-        ]
+async def test_a_session_waits_for_half_of_the_queue_to_be_free() -> None:
+    bench = Bench()
+    bench.redis.answers = False
+    for number in range(MOST_WAITING // 2):
+        await renew(bench, login(user=b"user%d" % number, way="session"))
+    renewing = asyncio.create_task(renew(bench, login(way="session")))
+    await asyncio.sleep(0)
+    assert not renewing.done()
+    bench.writer.offer(login(8))  # a report finds room
+    bench.redis.answers = True
+    writing = asyncio.create_task(bench.writer.run())
+    await renewing
+    await end(bench, writing)
+    assert bench.writer.lost == 0
+    assert bench.writer.recorded.total() == MOST_WAITING // 2 + 2
 
-    run(scenario())
+
+async def test_what_redis_does_not_take_at_the_end_is_lost_and_said() -> None:
+    bench = Bench()
+    bench.redis.answers = False
+    bench.writer.offer(login())
+    bench.writer.stop()
+    await bench.writer.run()
+    assert bench.log == ["error: 1 logins are lost: Redis did not take them in time"]
+
+
+async def test_each_login_is_told_where_log_logins_says_so() -> None:
+    bench = Bench(log_logins="yes")
+    bench.writer.offer(login(user=b"a\x1b b"))
+    bench.writer.offer(login()._replace(address="127.0.0.1"))
+    assert bench.log == [
+        'info: login client_address=192.0.2.7 user="a? b" service=imap ttl=1800',
+        "info: not_recorded client_address=127.0.0.1 user=alice service=imap reason=loopback",
+    ]
