@@ -6,16 +6,15 @@ a service that answers late is not asked less. A lost connection is opened anew.
 
 from __future__ import annotations
 
+import asyncio
 import random
-import selectors
-import socket
 import struct
 import subprocess
 import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from pbs_policy.postfix.listener import Listener
 from tests.faults.clients import DENIED, LOGGED_IN, STRANGERS
@@ -84,117 +83,106 @@ class Asking:
         return [Asked(sent, answered, group, ANSWERS[answer]) for sent, answered, group, answer in records]
 
 
-class _Connection:
-    def __init__(self) -> None:
-        self.socket: socket.socket | None = None
-        self.reply = b""
-        self.group = 0
-        self.sent = 0.0
+class _Asker:
+    """Sends what is due, and writes down what came of it."""
 
+    def __init__(self, place: Listener, output: BinaryIO) -> None:
+        self._place = place
+        self._output = output
+        self._chosen = random.Random(1)
+        self.ready: deque[_Connection] = deque()
 
-def main(listener: str, file: str, rate: str, connections: str) -> None:
-    """Ask until standard input ends."""
-    place = Listener.parse(listener)
-    chosen = random.Random(1)
-    watching = selectors.DefaultSelector()
-    watching.register(sys.stdin, selectors.EVENT_READ)
-    closed = deque(_Connection() for _ in range(int(connections)))
-    ready: deque[_Connection] = deque()
-    interval, due = 1 / int(rate), time.monotonic()
-    reopen_at = 0.0
-    with Path(file).open("wb") as output:
-        print("ready", flush=True)
-
-        def note(connection: _Connection, answer: str) -> None:
-            record = (connection.sent, time.monotonic(), connection.group, ANSWERS.index(answer))
-            output.write(_RECORD.pack(*record))
-            connection.sent, connection.reply = 0.0, b""
-
-        def lose(connection: _Connection, answer: str) -> None:
-            nonlocal reopen_at
-            assert connection.socket
-            watching.unregister(connection.socket)
-            connection.socket.close()
-            connection.socket = None
-            if connection in ready:
-                ready.remove(connection)
-            if connection.sent or answer == "wrong":
-                note(connection, answer)
-            closed.append(connection)
-            reopen_at = time.monotonic() + _REOPEN
-
+    async def ask(self, rate: int) -> None:
+        """Send as many requests a second, for ever. What could not be sent in time is not made up for."""
+        due = time.monotonic()
         while True:
+            await asyncio.sleep(_TICK)
             now = time.monotonic()
-            while closed and now >= reopen_at:
-                connection = closed.popleft()
-                connection.socket = _open(place)
-                if connection.socket is None:
-                    closed.append(connection)
-                    reopen_at = now + _REOPEN
-                    break
-                watching.register(connection.socket, selectors.EVENT_READ, connection)
-                ready.append(connection)
             while due <= now:
-                due += interval
-                if not ready:
-                    due = max(due, now)  # what could not be sent is not made up for
+                due += 1 / rate
+                if not self.ready:
+                    due = max(due, now)
                     break
-                connection = ready.popleft()
-                connection.group = chosen.randrange(len(GROUPS))
-                data = request(chosen.choice(GROUPS[connection.group]))
-                connection.sent = time.monotonic()
-                assert connection.socket
-                try:
-                    connection.socket.send(data)
-                except OSError:
-                    lose(connection, "lost")
-            for key, _ in watching.select(_TICK):
-                if key.data is None:
-                    return  # standard input has ended
-                connection = key.data
-                answer = _read(connection)
-                if answer in ("lost", "wrong"):
-                    lose(connection, answer)
-                elif answer:
-                    note(connection, answer)
-                    ready.append(connection)
+                group = self._chosen.randrange(len(GROUPS))
+                self.ready.popleft().send(group, request(self._chosen.choice(GROUPS[group])))
+
+    def note(self, sent: float, group: int, answer: str) -> None:
+        """One request was answered."""
+        self._output.write(_RECORD.pack(sent, time.monotonic(), group, ANSWERS.index(answer)))
+
+    async def keep_connected(self) -> None:
+        """One connection, opened again and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            connection = _Connection(self)
+            try:
+                if self._place.path:
+                    await loop.create_unix_connection(lambda: connection, self._place.path)  # noqa: B023 - at once
+                else:
+                    await loop.create_connection(lambda: connection, self._place.host, self._place.port)  # noqa: B023
+                await connection.lost.wait()
+            except OSError:
+                pass
+            await asyncio.sleep(_REOPEN)
 
 
-def _open(place: Listener) -> socket.socket | None:
-    opened = socket.socket(socket.AF_UNIX if place.path else socket.AF_INET, socket.SOCK_STREAM)
-    opened.settimeout(1.0)
-    try:
-        opened.connect(place.path or (place.host, place.port))
-    except OSError:
-        opened.close()
-        return None
-    if not place.path:
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    opened.setblocking(False)
-    return opened
+class _Connection(asyncio.Protocol):
+    def __init__(self, asker: _Asker) -> None:
+        self._asker = asker
+        self._reply = b""
+        self._group = 0
+        self._sent = 0.0  # 0 while nothing is asked
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._asker.ready.append(self)
+
+    def send(self, group: int, data: bytes) -> None:
+        """Ask on it."""
+        self._group, self._sent, self._reply = group, time.monotonic(), b""
+        self._transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        self._reply += data
+        if self._sent and not self._reply.endswith(b"\n\n"):
+            return
+        answer = _read(self._reply) if self._sent else "wrong"  # nobody asked
+        self._asker.note(self._sent, self._group, answer)
+        if self._sent and answer != "wrong":
+            self._asker.ready.append(self)
+        else:
+            self._transport.abort()
+        self._sent = 0.0
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._sent:
+            self._asker.note(self._sent, self._group, "lost")
+        if self in self._asker.ready:
+            self._asker.ready.remove(self)
+        self.lost.set()
 
 
-def _read(connection: _Connection) -> str:
-    """The answer when it is complete, `lost`, or nothing yet."""
-    assert connection.socket
-    try:
-        data = connection.socket.recv(4096)
-    except BlockingIOError:
-        return ""
-    except OSError:
-        return "lost"
-    if not data:
-        return "lost"
-    connection.reply += data
-    if not connection.sent:
-        return "wrong"  # nobody asked
-    if not connection.reply.endswith(b"\n\n"):
-        return ""
+def _read(reply: bytes) -> str:
     known = {b"action=OK\n\n": "OK", b"action=DUNNO\n\n": "DUNNO"}
-    if connection.reply.startswith(b"action=DEFER_IF_REJECT ") and connection.reply.count(b"\n") == 2:
+    if reply.startswith(b"action=DEFER_IF_REJECT ") and reply.count(b"\n") == 2:
         return "DEFER"
-    return known.get(connection.reply, "wrong")
+    return known.get(reply, "wrong")
+
+
+async def main(output: BinaryIO, listener: str, rate: int, connections: int) -> None:
+    """Ask until standard input ends."""
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
+    asker = _Asker(Listener.parse(listener), output)
+    work = [asker.ask(rate), *(asker.keep_connected() for _ in range(connections))]
+    tasks = [asyncio.create_task(each) for each in work]
+    print("ready", flush=True)
+    await ended.wait()
+    for each in tasks:
+        each.cancel()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with Path(sys.argv[2]).open("wb") as answers:
+        asyncio.run(main(answers, sys.argv[1], int(sys.argv[3]), int(sys.argv[4])))
