@@ -35,25 +35,44 @@ _is_plain = re.compile(r"[\w@:/][\w.+@:/%-]*").fullmatch
 LOGINS = ("login", "permit")
 DENIES = ("deny", "auto-deny")
 
-
 Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
 
 
-def _suggesting(targets: tuple[str, ...], users: tuple[str, ...] = ()) -> Suggest:
-    """What suggests the addresses and networks, and the users, in keys of these kinds."""
-    return lambda context, _, incomplete: _from_table(context, incomplete, targets, users)
+def _suggesting(targets: tuple[str, ...], users: tuple[str, ...] = (), *, networks: bool = True) -> Suggest:
+    """What suggests the addresses, with `networks` those too, and the users in keys of these kinds: sorted names that
+    begin as it is typed, as far as they are found in time."""
+
+    def names_in(key: str) -> Iterator[str]:
+        kind, _, rest = key.partition(":")
+        target, comma, user = rest.partition(",") if kind == "login" else (rest, "", rest)
+        if kind in targets and target != "all" and (networks or "/" not in target):
+            yield target
+        if kind in users and user and not (comma and user.startswith("@")):
+            yield user
+
+    def suggest(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        settings = _settings(context)
+        if settings is None or (incomplete and not _is_plain(incomplete)):
+            return []
+        found: set[str] = set()
+        # To import it may take as long as there is time to read.
+        import pbs_policy.store.connect  # noqa: F401
+
+        # A thread, because nothing else can leave a name server behind that does not answer.
+        reader = Thread(target=_read, args=(settings, incomplete.lower(), names_in, found), daemon=True)
+        reader.start()
+        reader.join(SECONDS)
+        # What was typed stays: keys have users in lower case.
+        return sorted(incomplete + name[len(incomplete) :] for name in found.copy())[:MOST]
+
+    return suggest
 
 
 suggest_target = _suggesting(LOGINS)
+suggest_address = _suggesting((*LOGINS, *DENIES), networks=False)
 suggest_user = _suggesting((), ("login", "deny-user"))
 suggest_who = _suggesting(LOGINS, ("login",))
 suggest_denied = _suggesting(DENIES, ("deny-user",))
-
-
-def suggest_address(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Addresses with a login, a permit or a deny; networks are not among them."""
-    found = _from_table(context, incomplete, (*LOGINS, *DENIES), ())
-    return [each for each in found if "/" not in each]
 
 
 def suggest_setting(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -63,13 +82,13 @@ def suggest_setting(_context: click.Context, _: click.Parameter, incomplete: str
     return [name for name in defaults() if name.startswith(incomplete)]
 
 
-def suggest_override(_context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def suggest_override(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """`NAME=` of a setting; behind that its default, or yes and no, as examples of a value."""
     from pbs_policy.settings import defaults
 
     name, equals, _text = incomplete.partition("=")
     if not equals:
-        return [f"{each}=" for each in defaults() if each.startswith(name)]
+        return [f"{each}=" for each in suggest_setting(context, parameter, name)]
     default = defaults()[name].text if name in defaults() else ""
     values = ("yes", "no") if default in ("yes", "no") else (default,)
     return [whole for value in values if value and (whole := f"{name}={value}").startswith(incomplete)]
@@ -80,37 +99,6 @@ def suggest_listener(context: click.Context, _: click.Parameter, incomplete: str
     settings = _settings(context)
     listeners = map(str, settings.listen) if settings else ()
     return [name for name in listeners if name.startswith(incomplete)]
-
-
-def names_in(key: bytes, prefix: bytes, targets: tuple[str, ...], users: tuple[str, ...]) -> Iterator[str]:
-    """The names in a key of the login table: its address or network where its kind is one of `targets`, its user
-    where it is one of `users`."""
-    kind, _, rest = key.removeprefix(prefix).decode("utf-8", "replace").partition(":")
-    target, comma, user = rest.partition(",") if kind == "login" else (rest, "", rest)
-    if kind in targets and target != "all":
-        yield target
-    if kind in users and user and not (comma and user.startswith("@")):
-        yield user
-
-
-def _from_table(
-    context: click.Context, incomplete: str, targets: tuple[str, ...], users: tuple[str, ...]
-) -> list[str]:
-    """Sorted names that begin with `incomplete`, as far as they are found in time."""
-    settings = _settings(context)
-    if settings is None or (incomplete and not _is_plain(incomplete)):
-        return []
-    found: set[str] = set()
-    # To import it may take as long as there is time to read.
-    import pbs_policy.store.connect  # noqa: F401
-
-    # A thread, because nothing else can leave a name server behind that does not answer.
-    beginning = incomplete.encode("utf-8", "surrogateescape").lower()
-    reader = Thread(target=_read, args=(settings, beginning, targets, users, found), daemon=True)
-    reader.start()
-    reader.join(SECONDS)
-    # What was typed stays: keys have users in lower case.
-    return sorted(incomplete + name[len(incomplete) :] for name in found.copy())[:MOST]
 
 
 def _settings(context: click.Context) -> Settings | None:
@@ -125,9 +113,7 @@ def _settings(context: click.Context) -> Settings | None:
         return None
 
 
-def _read(
-    settings: Settings, beginning: bytes, targets: tuple[str, ...], users: tuple[str, ...], found: set[str]
-) -> None:
+def _read(settings: Settings, beginning: str, names_in: Callable[[str], Iterator[str]], found: set[str]) -> None:
     """Add to `found` what begins so, until there is enough, or all, or no time left, or Redis does not answer."""
     from pbs_policy.settings.sources import SettingsError
     from pbs_policy.store.bulk import BATCH, escape_glob, scan_command
@@ -135,15 +121,15 @@ def _read(
     from pbs_policy.store.errors import StoreUnavailable
 
     prefix = settings.key_prefix.encode()
-    pattern = escape_glob(prefix) + b"*[:,]" + beginning + b"*"  # a plain word's letters mean themselves
-    start = beginning.decode("utf-8", "replace")
+    pattern = escape_glob(prefix) + b"*[:,]" + beginning.encode() + b"*"  # a plain word's letters mean themselves
     try:
         with connect_by(settings, within=SECONDS) as redis:
             cursor = b""
             while cursor != b"0" and len(found) < MOST:
                 ((cursor, keys),) = redis.ask([scan_command(cursor or b"0", pattern, BATCH)])
-                names = (name for key in keys for name in names_in(key, prefix, targets, users))
-                found.update(name for name in names if name.startswith(start) and _is_plain(name))
+                for key in keys:
+                    names = names_in(key.removeprefix(prefix).decode("utf-8", "replace"))
+                    found.update(name for name in names if name.startswith(beginning) and _is_plain(name))
     except (StoreUnavailable, SettingsError):
         return  # a Tab is no place for an error: the command itself will say it
 

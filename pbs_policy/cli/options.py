@@ -1,24 +1,22 @@
-"""What the value of an option means: parsed by the module that knows, loaded when there is a value."""
+"""What the value of an option means: parsed by the module that knows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from operator import attrgetter
 from typing import Any
 
 import click
 
+from pbs_policy.duration import parse_duration
+from pbs_policy.table.permits import parse_text
 
-def parsed_by(place: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """A callback of click that has an option's value, or each of them, parsed by `place`, `MODULE:FUNCTION`
-    of this package; the ValueError becomes click's."""
+
+def parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback of click that has an option's value, or each of them, parsed; the ValueError becomes click's."""
 
     def callback(_context: click.Context, parameter: click.Parameter, given: Any) -> Any:
         if given is None:
             return None
-        module, _, function = place.partition(":")
-        parse = attrgetter(function)(import_module(f"pbs_policy.{module}"))
         try:
             return tuple(map(parse, given)) if isinstance(given, tuple) else parse(given)
         except ValueError as error:
@@ -27,5 +25,5 @@ def parsed_by(place: str) -> Callable[[click.Context, click.Parameter, Any], Any
     return callback
 
 
-DURATION = parsed_by("duration:parse_duration")
-TEXT = parsed_by("table.permits:parse_text")
+DURATION = parsed_by(parse_duration)
+TEXT = parsed_by(parse_text)

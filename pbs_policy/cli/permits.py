@@ -23,7 +23,7 @@ from pbs_policy.duration import format_duration
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
 from pbs_policy.table.login_table import LoginTable, Seen
-from pbs_policy.table.permits import refuse_permit
+from pbs_policy.table.permits import parse_domain, parse_sender, parse_user, refuse_permit
 from pbs_policy.table.records import Permit
 
 NOTHING = 1
@@ -32,15 +32,15 @@ NOTHING = 1
 
 @click.command()
 @click.argument("given", metavar="ADDRESS|NETWORK...|-", nargs=-1, required=True, shell_complete=suggest_target)
-@click.option("--user", metavar="USER", callback=parsed_by("table.permits:parse_user"), shell_complete=suggest_user,
+@click.option("--user", metavar="USER", callback=parsed_by(parse_user), shell_complete=suggest_user,
               help="Whom it is for; shown in listings and logs, counted by max_recipients_per_user.")  # fmt: skip
 @click.option("--sender", "senders", multiple=True, metavar="SENDER",
-              callback=parsed_by("table.permits:parse_sender"),
+              callback=parsed_by(parse_sender),
               help="Only for this MAIL FROM, or @example.com for a domain's; may be repeated.")  # fmt: skip
 @click.option("--recipient-domain", "domains", multiple=True, metavar="DOMAIN",
-              callback=parsed_by("table.permits:parse_domain"),
+              callback=parsed_by(parse_domain),
               help="Only to recipients in this domain; may be repeated.")  # fmt: skip
-@click.option("--cap", metavar="NUMBER/TIME", callback=parsed_by("cap:Cap.parse"),
+@click.option("--cap", metavar="NUMBER/TIME", callback=parsed_by(Cap.parse),
               help="At most so many recipients, such as 20/1h, in place of the settings' caps.")  # fmt: skip
 @click.option("--for", "seconds", default="8h", metavar="TIME", callback=DURATION, show_default=True,
               help="How long: 90s, 30m, 8h, 90d.")  # fmt: skip

@@ -19,7 +19,7 @@ from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, ProtocolError, Request
 from pbs_policy.postfix.query import ask_once, only_looking, serialise_request
 
 listener_option = click.option(
-    "--listener", "address", metavar="ADDRESS", callback=parsed_by("postfix.listener:Listener.parse"),
+    "--listener", "address", metavar="ADDRESS", callback=parsed_by(Listener.parse),
     help="Where the service listens: inet:HOST:PORT or unix:/PATH.  [default: the first of the setting listen]",
     shell_complete=suggest_listener,
 )  # fmt: skip

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Protocol
 
 import click
 
 from pbs_policy.cli.session import Session
+from pbs_policy.log import Log, printable
+from pbs_policy.log.writers import writer_to
+from pbs_policy.service.doubts import find_doubts
+from pbs_policy.service.reload import Load
+from pbs_policy.settings import Settings
+from pbs_policy.settings.sources import DEFAULT_FILE, Value
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Protocol
 
-    from pbs_policy.log import Log
-    from pbs_policy.service.reload import Load
-    from pbs_policy.settings import Settings
-    from pbs_policy.settings.sources import Value
+class Run(Protocol):
+    """A daemon from its start to its end."""
 
-    class Run(Protocol):
-        """A daemon from its start to its end."""
-
-        def __call__(self, settings: Settings, values: Mapping[str, Value], log: Log, load: Load, /) -> None: ...
+    def __call__(self, settings: Settings, values: Mapping[str, Value], log: Log, load: Load, /) -> None: ...
 
 
 class _IsRoot(click.ClickException):
@@ -70,11 +69,6 @@ def record(session: Session, allow_root: bool) -> None:
 
 
 def _run(session: Session, name: str, run: Run, *, allow_root: bool) -> None:
-    from pbs_policy.log import Log, printable
-    from pbs_policy.log.writers import writer_to
-    from pbs_policy.service.doubts import find_doubts
-    from pbs_policy.settings.sources import DEFAULT_FILE
-
     warnings: list[str] = []
     settings, values = session.load(warnings.append)
     if os.geteuid() == 0 and not allow_root:
