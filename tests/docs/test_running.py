@@ -112,7 +112,7 @@ def of(page: str, *numbers: int) -> list[Snippet]:
 
 
 SCENES = {
-    "by hand": of("README.md", 3, 4, 5, 7),
+    "by hand": [*of("README.md", 3, 4), *of("docs/howto/many-logins.md", 1), *of("README.md", 5, 7)],
     "by the installers": [
         *of("docs/tutorial.md", 1, 2, 3),
         *of("docs/install.md", 1, 2),
@@ -122,7 +122,6 @@ SCENES = {
         *of("docs/tutorial.md", 4),
         *of("docs/tutorial.md", 11, 12),
     ],
-    "reports": [*of("docs/tutorial.md", 1, 2), *of("docs/howto/many-logins.md", 1)],
     "the hook": of("dovecot-hooks/README.md", 1, 3, 5),
 }
 """Which snippets run one after the other: some need what those before them have done."""
