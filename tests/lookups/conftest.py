@@ -10,8 +10,7 @@ import pytest
 import uvloop
 
 from pbs_policy.store import redis_connector, resp
-from pbs_policy.store.connect import TIMEOUT
-from tests.lookups.peer import Run, wait_for_redis
+from tests.lookups.peer import DEADLINE, Run, wait_for_redis
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])
@@ -50,8 +49,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def as_shipped(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """For what ends with the deadline."""
-    wait_for_redis(TIMEOUT, monkeypatch)
+    wait_for_redis(DEADLINE, monkeypatch)
 
 

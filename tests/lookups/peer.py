@@ -18,6 +18,9 @@ from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import GONE
 
+DEADLINE = 1.0
+"""Seconds for Redis, where that is what a test is about: they pass once in each."""
+
 PROBE = b"pbs:probe"
 
 Values = list[bytes | None] | None

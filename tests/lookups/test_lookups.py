@@ -19,11 +19,11 @@ import pytest
 
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
-from pbs_policy.store.connect import TIMEOUT
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.store.resp import pack
 from pbs_policy.table.keys import GONE, NO_END
 from tests.lookups.peer import (
+    DEADLINE,
     PROBE,
     UNAVAILABLE,
     Peer,
@@ -209,7 +209,7 @@ async def test_an_error_makes_unavailable_what_rests_on_it_and_nothing_else(refu
         assert len(server.peers) == 1
 
 
-@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("when", ["answered", "unavailable"])
 async def test_an_answer_that_cannot_be_given_takes_no_other_with_it(when: str) -> None:
     # As where the connection that asked is gone: what the callback raises must not reach its neighbours.
@@ -233,7 +233,7 @@ async def test_an_answer_that_cannot_be_given_takes_no_other_with_it(when: str) 
         assert await eventually(asking.is_available)
 
 
-@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "banner",
     [
@@ -253,7 +253,7 @@ async def test_a_server_of_another_protocol_is_unavailable_and_said_once(banner:
         before = clock()
         async with session(url) as asking:
             assert await asking.ask([b"a"]) == UNAVAILABLE
-            assert clock() - before < 2 * TIMEOUT
+            assert clock() - before < 2 * DEADLINE
             assert await eventually(lambda: len(server.peers) >= 2)
             assert await asking.ask([b"a"]) == UNAVAILABLE
         # Every attempt fails alike: a line for each would fill the log for as long as it lasts.
@@ -299,7 +299,7 @@ async def test_a_reply_that_is_cut_off_is_asked_for_once_more_and_no_more(after:
         answers = [asking.ask([b"a", b"b"]), asking.ask([b"b"])]
         found = [([b"1", b"22222222"], []), ([b"22222222"], [])] if cuts == 1 else [UNAVAILABLE] * 2
         assert await asyncio.gather(*answers) == found
-        assert clock() - before < TIMEOUT
+        assert clock() - before < DEADLINE
         assert server.commands == [(number, [b"MGET", b"a", b"b", b"b"]) for number in (0, 1)]
         assert asking.errors() == 0
         assert await asking.value(b"a") == b"1"  # and the next one has a connection again
@@ -418,7 +418,7 @@ async def test_a_server_that_goes_and_comes_back_in_time_costs_no_request() -> N
                 assert await asyncio.gather(*answers) == [([b"1"], [])] * 10
 
 
-@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.usefixtures("impatient")
 async def test_a_server_that_does_not_come_back_is_awaited_until_the_deadline_and_no_longer() -> None:
     clock = LoopClock()
     port = free_port()
@@ -428,7 +428,7 @@ async def test_a_server_that_does_not_come_back_is_awaited_until_the_deadline_an
             assert await eventually(asking.is_available)
         before = clock()
         assert await asking.ask([b"a"]) == UNAVAILABLE
-        assert clock() - before < TIMEOUT + 0.3
+        assert clock() - before < DEADLINE + 0.3
 
         async def fails_at_once() -> bool:
             sent = clock()
@@ -458,7 +458,7 @@ async def test_a_server_that_is_still_loading_is_unavailable_until_it_has_loaded
 # --- a server that is mute ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.usefixtures("impatient")
 async def test_a_mute_server_costs_one_deadline_and_then_none() -> None:
     clock = LoopClock()
     server = Server({b"a": b"1"})
@@ -471,8 +471,8 @@ async def test_a_mute_server_costs_one_deadline_and_then_none() -> None:
         await asyncio.sleep(0)
         answers += [asking.ask([b"a"]) for _ in range(50)]
         assert await asyncio.gather(*answers) == [UNAVAILABLE] * 100
-        assert clock() - before < TIMEOUT + 0.4
-        assert time.monotonic() - began > TIMEOUT * 0.9
+        assert clock() - before < DEADLINE + 0.4
+        assert time.monotonic() - began > DEADLINE * 0.9
         for _ in range(20):
             before = clock()
             assert await asking.ask([b"a"]) == UNAVAILABLE
@@ -483,7 +483,7 @@ async def test_a_mute_server_costs_one_deadline_and_then_none() -> None:
         assert await asking.value(b"a") == b"1"
 
 
-@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.usefixtures("impatient")
 async def test_opening_does_not_wait_for_a_mute_server() -> None:
     clock = LoopClock()
     server = Server()
@@ -492,13 +492,13 @@ async def test_opening_does_not_wait_for_a_mute_server() -> None:
     async with server.running() as url:
         before = clock()
         async with session(url) as asking:
-            assert clock() - before < TIMEOUT + 0.4
+            assert clock() - before < DEADLINE + 0.4
             before = clock()
             assert await asking.ask([b"a"]) == UNAVAILABLE
             assert clock() - before < 0.1
 
 
-@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("first", ["answers in part", "closes"])
 async def test_a_server_that_goes_mute_on_the_way_keeps_the_deadline(first: str) -> None:
     clock = LoopClock()
@@ -514,7 +514,7 @@ async def test_a_server_that_goes_mute_on_the_way_keeps_the_deadline(first: str)
     async with server.running() as url, session(url) as asking:
         before = clock()
         assert await asking.ask([b"a"]) == UNAVAILABLE
-        assert clock() - before < TIMEOUT + 0.4
+        assert clock() - before < DEADLINE + 0.4
         server.script = server.answer
         assert await eventually(asking.is_available)
 
@@ -651,7 +651,7 @@ async def test_who_becomes_a_replica_is_asked_no_more(monkeypatch: pytest.Monkey
         place = at.removeprefix("redis://").removesuffix("/0")
         async with session(at) as asking:
             assert await asking.value(b"a") == b"1"
-            wait_for_redis(TIMEOUT, monkeypatch)
+            wait_for_redis(DEADLINE, monkeypatch)
             server.role = b"slave"
 
             async def is_unavailable() -> bool:
