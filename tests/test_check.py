@@ -19,7 +19,7 @@ from pbs_policy.table.records import Permit, Record, serialise_permit, serialise
 from pbs_policy.table.rows import read_time, write_time
 from pbs_policy.table.users import names_of_user
 from tests.commands import Pbs, Result, is_one_error
-from tests.test_query import answering
+from tests.stand_ins import answering
 
 KEYS = Keys("pbs:")
 DAYS_AGO = int(time.time()) - 3 * 86_400 - 5 * 3600 - 1800

@@ -10,9 +10,7 @@ import json
 import os
 import re
 import signal
-import socketserver
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -33,6 +31,7 @@ from pbs_policy.table.records import Record
 from pbs_policy.table.rows import write_time
 from tests import stores
 from tests.commands import Pbs, Result, is_one_error, put_behind
+from tests.stand_ins import redis_that_says
 from tests.stores import table_on, write_login
 from tests.test_printable_output import ARGUMENTS, NO_REDIS, SERVICES
 
@@ -113,22 +112,6 @@ UNDO = ("CONFIG SET maxmemory 0", "REPLICAOF NO ONE", "ACL DELUSER few", "ACL DE
         "CONFIG SET requirepass ''")  # fmt: skip
 
 
-class _Says(socketserver.ThreadingTCPServer):
-    """Answers everything alike."""
-
-    daemon_threads = True
-    block_on_close = False
-    reply = b""
-
-
-class _Handler(socketserver.BaseRequestHandler):
-    server: _Says
-
-    def handle(self) -> None:
-        while data := self.request.recv(65536):
-            self.request.sendall(self.server.reply * max(1, data.count(b"\r\n*") + data.startswith(b"*")))
-
-
 class Unwell(NamedTuple):
     """A Redis in a state: how it is named in redis_url and in a message, and settings besides."""
 
@@ -150,12 +133,9 @@ def unwell(redis_server: PrivateRedis, folder: Path) -> Iterator[Callable[[str],
             if name == "no socket":
                 return Unwell(f"unix://{folder}/none.sock", f"{folder}/none.sock")
             if name in ("no Redis", "LOADING"):
-                server = stack.enter_context(_Says(("127.0.0.1", 0), _Handler))
-                server.reply = b"220 mail ESMTP\r\n" if name == "no Redis" else f"-{state.says}\r\n".encode()
-                stack.callback(server.shutdown)
-                threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-                where = f"127.0.0.1:{server.socket.getsockname()[1]}"
-                return Unwell(f"redis://{where}/0", where)
+                said = b"220 mail ESMTP\r\n" if name == "no Redis" else f"-{state.says}\r\n".encode()
+                place = stack.enter_context(redis_that_says(lambda _: [said]))
+                return Unwell(place, place.removeprefix("redis://").removesuffix("/0"))
             if name == "mute":
                 stores.pause(redis_server)
                 stack.callback(stores.resume, redis_server)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import socketserver
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import cycle
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
 from tests.commands import Pbs
 from tests.patience import as_shipped
+from tests.stand_ins import redis_that_says
 
 GIVEN_UP = 6.0
 """Seconds, on a busy machine: 2 are the answer's."""
@@ -26,55 +25,10 @@ Answer = Callable[[list[bytes]], Iterator[bytes]]
 """What is said to a command, in pieces; there are 0.1 s between them."""
 
 
-class SlowRedis(socketserver.ThreadingTCPServer):
+def slow_redis(answer: Answer) -> AbstractContextManager[str]:
     """A server that is greeted as Redis is, and says the rest by `answer`."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answer = answer
-        self.gone = threading.Event()
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"redis://127.0.0.1:{self.socket.getsockname()[1]}/0"
-
-
-class _Handler(socketserver.StreamRequestHandler):
-    server: SlowRedis
-
-    def handle(self) -> None:
-        while head := self.rfile.readline():
-            words = []
-            for _ in range(int(head[1:])):
-                words.append(self.rfile.read(int(self.rfile.readline()[1:])))
-                self.rfile.readline()
-            if words[0] == b"HELLO":
-                self.wfile.write(b"-ERR unknown command\r\n")
-                continue
-            try:
-                for piece in self.server.answer(words):
-                    self.wfile.write(piece)
-                    if self.server.gone.wait(0.1):
-                        return
-            except OSError:
-                return
-
-
-@contextmanager
-def redis_that_says(answer: Answer) -> Iterator[str]:
-    with SlowRedis(answer) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.url
-        finally:
-            server.gone.set()
-            server.shutdown()
-            thread.join()
+    hello = (b"-ERR unknown command\r\n",)
+    return redis_that_says(lambda words: hello if words[0] == b"HELLO" else answer(words), pause=0.1)
 
 
 def drip(_words: list[bytes]) -> Iterator[bytes]:
@@ -97,7 +51,7 @@ def go_round(words: list[bytes]) -> Iterator[bytes]:
     "command", [("check", "192.0.2.7"), ("denied",), ("list",), ("export",), ("show", "192.0.2.7")]
 )
 def test_a_redis_whose_answer_drips_is_given_up(command: tuple[str, ...], bare: Pbs, settings_file: Path) -> None:
-    with redis_that_says(drip) as url, as_shipped():
+    with slow_redis(drip) as url, as_shipped():
         settings_file.write_text(f"redis_url = {url}\n")
         begun = time.monotonic()
         result = bare(*command)
@@ -109,7 +63,7 @@ def test_a_redis_whose_answer_drips_is_given_up(command: tuple[str, ...], bare: 
 
 @pytest.mark.parametrize("command", [("list",), ("denied",), ("export",), ("show", "alice@example.com")])
 def test_a_scan_without_an_end_is_given_up(command: tuple[str, ...], bare: Pbs, settings_file: Path) -> None:
-    with redis_that_says(go_round) as url:
+    with slow_redis(go_round) as url:
         settings_file.write_text(f"redis_url = {url}\n")
         result = bare(*command)
     assert result.status == os.EX_UNAVAILABLE, result
@@ -120,7 +74,7 @@ def test_an_answer_in_pieces_is_taken_as_long_as_it_is_complete_in_time() -> Non
     def in_pieces(_words: list[bytes]) -> Iterator[bytes]:
         yield from (b"$", b"5\r\n", b"al", b"ice\r\n")
 
-    with redis_that_says(in_pieces) as url, connect(RedisUrl.parse(url), "", "") as client:
+    with slow_redis(in_pieces) as url, connect(RedisUrl.parse(url), "", "") as client:
         assert client.ask([(b"GET", b"a")]) == [b"alice"]
         assert client.ask([(b"GET", b"a")]) == [b"alice"]
 
@@ -136,7 +90,7 @@ def test_a_connection_lost_in_the_middle_of_a_command_is_opened_once_more(times:
             raise ConnectionResetError
         yield b"$5\r\nalice\r\n"
 
-    with redis_that_says(hang_up) as url, connect(RedisUrl.parse(url), "", "") as client:
+    with slow_redis(hang_up) as url, connect(RedisUrl.parse(url), "", "") as client:
         if times == 1:
             assert client.ask([(b"GET", b"a")]) == [b"alice"]
         else:
@@ -154,7 +108,7 @@ def test_messages_that_drip_are_given_up_and_late_ones_are_not() -> None:
         yield b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$99999\r\n"
         yield from cycle([b"a"])
 
-    with redis_that_says(publish) as url, as_shipped(), connect(RedisUrl.parse(url), "", "") as client:
+    with slow_redis(publish) as url, as_shipped(), connect(RedisUrl.parse(url), "", "") as client:
         subscription = client.subscribe(b"a")
         messages: list[bytes] = []
         with pytest.raises(StoreUnavailable, match=r"no answer within"):

@@ -9,12 +9,12 @@ import json
 import os
 import pty
 import re
-import socketserver
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -27,7 +27,7 @@ from pbs_policy.log import Log, escaped
 from pbs_policy.watch.screen import BAD, ScreenLine
 from pbs_policy.watch.terminal import Terminal
 from tests.service import CLI, SERVE
-from tests.test_query import answering
+from tests.stand_ins import answering, redis_that_says
 
 SAID = "\x1b]0;x\x07\x1b[2J\x9b31m\x7f\x00\u202e\u2066\u200f\u2028\ue000\U0001f600\U000e0001caf\u00e9"
 """A title, a cleared screen, colours, DEL, direction marks, a line separator, private use, a tag, and what prints."""
@@ -73,45 +73,27 @@ ARGUMENTS = {
 """What each command needs to get as far as it can; DIR is a folder with hostile files."""
 
 
-class _Redis(socketserver.ThreadingTCPServer):
-    """Answers each command alike."""
+class Hostile(NamedTuple):
+    """A server that answers each command alike: where it is, and what it was asked."""
 
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, reply: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.reply = reply
-        self.commands = 0
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.socket.getsockname()[1]}/0"
-
-
-class _Handler(socketserver.BaseRequestHandler):
-    server: _Redis
-
-    def handle(self) -> None:
-        while data := self.request.recv(65536):
-            commands = len(re.findall(rb"^\*\d+\r$", data, re.MULTILINE))
-            self.server.commands += commands
-            self.request.sendall(self.server.reply * commands)
+    url: str
+    asked: list[list[bytes]]
 
 
 @pytest.fixture
-def hostile_redis() -> Iterator[Callable[[str], _Redis]]:
-    servers = []
+def hostile_redis() -> Iterator[Callable[[str], Hostile]]:
+    with ExitStack() as stack:
 
-    def start(kind: str) -> _Redis:
-        servers.append(_Redis(REPLIES[kind]))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return servers[-1]
+        def start(kind: str) -> Hostile:
+            asked: list[list[bytes]] = []
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+            def answer(words: list[bytes]) -> list[bytes]:
+                asked.append(words)
+                return [REPLIES[kind]]
+
+            return Hostile(stack.enter_context(redis_that_says(answer)), asked)
+
+        yield start
 
 
 @pytest.fixture
@@ -166,14 +148,14 @@ def test_every_command_is_tried() -> None:
 @pytest.mark.parametrize("kind", REPLIES)
 @pytest.mark.parametrize("command", sorted(set(PLACES) - NO_REDIS - {"demo"}))
 def test_what_redis_says_prints(
-    command: str, kind: str, hostile_redis: Callable[[str], _Redis], shown: Callable[..., str], folder: Path
+    command: str, kind: str, hostile_redis: Callable[[str], Hostile], shown: Callable[..., str], folder: Path
 ) -> None:
     server = hostile_redis(kind)
     shown("--set", f"redis_url={server.url}", *arguments_of(command, folder))
-    assert server.commands
+    assert server.asked
 
 
-def test_the_demonstration_prints(hostile_redis: Callable[[str], _Redis], shown: Callable[..., str]) -> None:
+def test_the_demonstration_prints(hostile_redis: Callable[[str], Hostile], shown: Callable[..., str]) -> None:
     shown("--set", f"redis_url={hostile_redis('errors').url}", "demo")
 
 
@@ -186,7 +168,7 @@ def test_what_files_and_the_service_say_prints(command: str, shown: Callable[...
 @pytest.mark.parametrize("command", sorted(PLACES))
 @pytest.mark.parametrize("argument", [SAID, f"--{SAID}", "\udcff\udc9b"], ids=["word", "option", "bytes"])
 def test_what_is_typed_prints(
-    command: str, argument: str, hostile_redis: Callable[[str], _Redis], shown: Callable[..., str]
+    command: str, argument: str, hostile_redis: Callable[[str], Hostile], shown: Callable[..., str]
 ) -> None:
     server = hostile_redis("errors")
     shown("--set", f"redis_url={server.url}", command, argument, argument)
@@ -204,7 +186,7 @@ def test_a_name_that_is_no_command_prints(shown: Callable[..., str]) -> None:
     shown("--set", SAID, "config")
 
 
-def test_the_service_and_its_log_print(hostile_redis: Callable[[str], _Redis], tmp_path: Path) -> None:
+def test_the_service_and_its_log_print(hostile_redis: Callable[[str], Hostile], tmp_path: Path) -> None:
     log = tmp_path / "log"
     settings = [f"--set={pair}" for pair in ("listen=inet:127.0.0.1:0", f"redis_url={hostile_redis('errors').url}")]
     with log.open("wb") as stream:
@@ -217,7 +199,7 @@ def test_the_service_and_its_log_print(hostile_redis: Callable[[str], _Redis], t
     assert prints(log.read_text())
 
 
-def test_a_terminal_gets_nothing_but_letters(hostile_redis: Callable[[str], _Redis]) -> None:
+def test_a_terminal_gets_nothing_but_letters(hostile_redis: Callable[[str], Hostile]) -> None:
     try:
         main, terminal = pty.openpty()
     except OSError:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import socketserver
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -21,6 +20,7 @@ from pbs_policy.postfix.query import PolicyClient, ask, serialise_request
 from tests.commands import Pbs, Result, is_one_error
 from tests.conftest import CAPTURES
 from tests.service import Service
+from tests.stand_ins import answering, serving
 
 ASKED = ("client_address=192.0.2.7", "sender=alice@example.com", "recipient=bob@example.net")
 BYTES = (
@@ -33,54 +33,6 @@ LOOKING = BYTES[:-1] + b"pbs_only_looks=yes\n\n"
 """What the commands send."""
 
 
-class StandIn(socketserver.ThreadingTCPServer):
-    """Keeps each request, and sends the next of `replies` for it, the last one again and again; closes after b""."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, *replies: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.replies = list(replies)
-        self.requests: list[bytes] = []
-        self.connections = 0
-
-    @property
-    def listener(self) -> Listener:
-        """Where it listens."""
-        return Listener(host="127.0.0.1", port=self.socket.getsockname()[1])
-
-
-class _Handler(socketserver.StreamRequestHandler):
-    server: StandIn
-
-    def handle(self) -> None:
-        self.server.connections += 1
-        request = b""
-        for line in self.rfile:
-            request += line
-            if line == b"\n":
-                self.server.requests.append(request)
-                request = b""
-                reply = self.server.replies.pop(0) if len(self.server.replies) > 1 else self.server.replies[0]
-                if not reply:
-                    return
-                self.wfile.write(reply)
-
-
-@contextmanager
-def answering(*replies: bytes) -> Iterator[StandIn]:
-    """A service that says `replies`."""
-    with StandIn(*replies) as stand_in:
-        thread = threading.Thread(target=stand_in.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield stand_in
-        finally:
-            stand_in.shutdown()
-            thread.join()
-
-
 # --- the client
 
 
@@ -88,23 +40,14 @@ def test_a_reply_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("pbs_policy.postfix.query.TIMEOUT", 0.5)
     gone = threading.Event()
 
-    class Drip(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            with suppress(OSError):
-                while not gone.wait(0.1):
-                    self.wfile.write(b"a")
+    def drip(_asked: Any, answer: Any) -> None:
+        while not gone.wait(0.1):
+            answer.write(b"a")
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            listener = Listener(host="127.0.0.1", port=server.socket.getsockname()[1])
-            with pytest.raises(TimeoutError, match="timed out"), PolicyClient(listener) as client:
-                client.ask(LOOKING)
-        finally:
-            gone.set()
-            server.shutdown()
-            thread.join()
+    with serving(drip) as port, PolicyClient(Listener(host="127.0.0.1", port=port)) as client:
+        with pytest.raises(TimeoutError, match="timed out"):
+            client.ask(LOOKING)
+        gone.set()
 
 
 def test_a_request_is_what_postfix_sends() -> None:

@@ -20,7 +20,8 @@ from pbs_policy.postfix.smtpd_log import SmtpdLog
 from tests.commands import Pbs
 from tests.conftest import CAPTURES
 from tests.service import CLI, Service
-from tests.test_query import ASKED, BYTES, LOOKING, answering
+from tests.stand_ins import answering
+from tests.test_query import ASKED, BYTES, LOOKING
 
 LOGS = Path(__file__).parent / "logs"
 DENIED = (

@@ -28,8 +28,8 @@ from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.usage import Usage
 from tests.commands import Pbs, put_behind
 from tests.pages import TOP
+from tests.stand_ins import answering
 from tests.stores import table_on, write_login
-from tests.test_query import answering
 
 PAGE = (TOP / "docs" / "reference.md").read_text()
 SECTION = PAGE.partition("\n## Names in JSON and TSV\n")[2].partition("\n## ")[0]
