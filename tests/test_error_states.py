@@ -39,7 +39,7 @@ COMMANDS = cli.list_commands(click.Context(cli))
 ASKS_REDIS = sorted({*COMMANDS, "import"} - (NO_REDIS - {"import"}) - {"demo"})
 """The demonstration has a Redis of its own."""
 NOT_INSTALLED = {"record"} if why_no_reports() else set()
-READS_SETTINGS = sorted(set(COMMANDS) - {"completion", "install-hook", "path"} - NOT_INSTALLED)
+READS_SETTINGS = sorted(set(COMMANDS) - {"completion", "demo", "install-hook", "path"} - NOT_INSTALLED)
 PASSWORD = "secret"
 
 

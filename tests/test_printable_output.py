@@ -155,10 +155,6 @@ def test_what_redis_says_prints(
     assert server.asked
 
 
-def test_the_demonstration_prints(hostile_redis: Callable[[str], Hostile], shown: Callable[..., str]) -> None:
-    shown("--set", f"redis_url={hostile_redis('errors').url}", "demo")
-
-
 @pytest.mark.parametrize("command", sorted(NO_REDIS - SERVICES))
 def test_what_files_and_the_service_say_prints(command: str, shown: Callable[..., str], folder: Path) -> None:
     with answering(b"action=OK " + SAID.encode() + b"\n\n") as service:
@@ -174,7 +170,7 @@ def test_what_is_typed_prints(
     shown("--set", f"redis_url={server.url}", command, argument, argument)
 
 
-@pytest.mark.parametrize("command", sorted(set(PLACES) - {"completion", "path"}))
+@pytest.mark.parametrize("command", sorted(set(PLACES) - {"completion", "demo", "path"}))
 def test_what_the_settings_say_prints(command: str, shown: Callable[..., str], folder: Path) -> None:
     lines = [f"{SAID} = 1", f"ttl = {SAID}", f"redis_url = {SAID}", f"sender_match = {SAID}", f"listen = {SAID}"]
     (folder / "hostile.conf").write_text("\n".join(lines))

@@ -1,12 +1,11 @@
 """The demonstration with nothing set up: the real script and the real service, asked as Postfix asks.
 
-Redis is the configured one if it answers, else a redis-server or valkey-server of PATH on a private socket, else the
-embedded one of fakeredis, in memory.
+Redis is a redis-server or valkey-server of PATH on a private socket, else the embedded one of fakeredis, in memory.
+The configured one is left alone.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -21,26 +20,22 @@ from pbs_policy.demo.service import PrivateService
 from pbs_policy.demo.story import Say, Seen
 from pbs_policy.postfix.query import ask
 from pbs_policy.programs import missing
-from pbs_policy.settings import Settings
 from pbs_policy.shipped import shipped
 from pbs_policy.store.connect import connect
-from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.trust import temporary_folder
 
 
-def run(settings: Settings, say: Say) -> bool:
+def run(say: Say) -> bool:
     """Tell the story. Returns whether every step went as it should. Raises DaemonError where it cannot begin."""
-    with temporary_folder() as directory, _some_redis(settings, directory, say) as lines:
-        prefix = f"{settings.key_prefix}demo-{os.getpid()}:"
-        lines |= {"key_prefix": prefix, "ttl": f"{story.TTL}s", "listen": f"unix:{directory}/policy"}
-        lines |= {"usage_kept": "0"}  # it would outlive the demonstration
+    with temporary_folder() as directory, _some_redis(directory, say) as url:
+        lines = {"redis_url": url, "ttl": f"{story.TTL}s", "listen": f"unix:{directory}/policy"}
         with PrivateService(directory, lines) as service:
             say("The policy service runs with these settings:")
             for line in service.settings_file.read_text().splitlines():
                 say(f"    {line}")
-            return story.tell(_Trial(service, _table(lines, settings)), say)
+            return story.tell(_Trial(service, LoginTable(connect(RedisUrl.parse(url), "", ""), "pbs:")), say)
 
 
 class _Trial:
@@ -77,39 +72,18 @@ class _Trial:
         return Seen(done.returncode == 0 and None not in values and "goes on" in done.stdout, lines)
 
 
-def _table(lines: dict[str, str], settings: Settings) -> LoginTable:
-    url = RedisUrl.parse(lines["redis_url"])
-    user = lines.get("redis_user", "")
-    password = settings.redis_password() if "redis_password_file" in lines else ""
-    return LoginTable(connect(url, user, password), lines["key_prefix"])
-
-
 @contextmanager
-def _some_redis(settings: Settings, directory: Path, say: Say) -> Iterator[dict[str, str]]:
-    """The settings that name a Redis which answers."""
-    configured = {
-        "redis_url": str(settings.redis_url),
-        "redis_user": settings.redis_user,
-        "redis_password_file": settings.redis_password_file,
-    }
-    configured = {name: value for name, value in configured.items() if value}
-    try:
-        _table({**configured, "key_prefix": settings.key_prefix}, settings).read([b"pbs:probe"])
-    except StoreUnavailable:
-        pass
-    else:
-        say(f"Using the configured Redis at {settings.redis_url}, under a prefix of this demonstration's own.")
-        yield configured
-        return
+def _some_redis(directory: Path, say: Say) -> Iterator[str]:
+    """The URL of a Redis of the demonstration's own."""
     if missing("redis") is None:
         with PrivateRedis(directory / "redis") as server:
-            say(f"No Redis answers at {settings.redis_url}: started a private one at {server.url}.")
-            yield {"redis_url": server.url}
+            say(f"A private Redis answers at {server.url}.")
+            yield server.url
         return
     with _embedded_redis() as url:
-        say(f"No Redis answers at {settings.redis_url}, and no redis-server or valkey-server is installed.")
-        say(f"Using an embedded one at {url}: in memory, for this demonstration only, never for production.")
-        yield {"redis_url": url}
+        say("No redis-server or valkey-server is installed.")
+        say(f"An embedded one answers at {url}: in memory, for this demonstration only, never for production.")
+        yield url
 
 
 @contextmanager
