@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import pytest
 from pbs_policy import __version__
 from pbs_policy.cli import run
 from pbs_policy.cli.commands import PLACES
-from pbs_policy.demo.daemons import PrivateRedis, wait_until
+from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.settings import defaults
 from tests.commands import Pbs, Result, is_one_error
 from tests.service import CLI, SERVE
@@ -187,24 +186,6 @@ def test_the_status_is_the_process_status() -> None:
     assert process("-c", "/dev/null", "config", "ttl").stdout == b"ttl = 30m\n"
     assert process("-c", "/nonexistent", "config").returncode == 78
     assert process("--set", "redis_url=unix:///nonexistent", "-c", "/dev/null", "list").returncode == 69
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_ends_with_0_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
-    log = tmp_path / "log"
-    settings = ("--set", "listen=inet:127.0.0.1:0", "--set", "redis_url=unix:///nonexistent")
-    with log.open("wb") as stream:
-        service = subprocess.Popen([*CLI, "-c", "/dev/null", *settings, *SERVE], stderr=stream, stdout=stream)
-    try:
-        assert wait_until(lambda: b"ready, listening on" in log.read_bytes())
-        service.send_signal(number)
-        assert service.wait(60) == 0
-    finally:
-        service.kill()
-        service.wait()
-    lines = log.read_text().splitlines()
-    assert lines[-1] == "info: stopped"
-    assert all(line.split(":")[0] in ("info", "warning", "error") for line in lines)
 
 
 def test_a_locale_without_letters_shows_a_user_all_the_same(redis_server: PrivateRedis) -> None:

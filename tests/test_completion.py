@@ -103,12 +103,19 @@ def complete(request: pytest.FixtureRequest, url: str, monkeypatch: pytest.Monke
         ("--set require_tls=", ["require_tls=yes", "require_tls=no"]),
         ("--set never_record=", []),
         ("--set nothing=", []),
+        ("--set ", [f"{name}=" for name in defaults()]),
+        ("show *", []),
+        ("show [a]", []),
+        ("show a?", []),
+        # What a shell would run, or is no user, is not among them.
+        ("show ", ["192.0.2.7", "192.0.2.8", "198.51.100.1", "2001:db8::7", "203.0.113.0/28", "alice@example.com",
+                   "bob@example.com"]),
         ("che", ["check"]),
         ("help unde", ["undeny"]),
         ("deny 192.0.2.99 ali", ["alice@example.com"]),
         ("completion f", ["fish"]),
     ],
-)
+)  # fmt: skip
 def test_a_tab_suggests_what_there_is(complete: Complete, line: str, suggested: list[str]) -> None:
     assert complete(line) == suggested
 
@@ -120,18 +127,6 @@ def test_a_listener_of_the_settings_is_suggested(url: str) -> None:
     assert completion.suggest_listener(context, parameter, "unix") == ["unix:/run/policy"]
     context.params["overrides"] = ("listen=nonsense",)
     assert completion.suggest_listener(context, parameter, "") == []
-
-
-def test_what_a_shell_would_run_or_that_is_no_user_is_never_suggested(complete: Complete) -> None:
-    suggested = complete("show ")
-    assert suggested == sorted(
-        ["192.0.2.7", "192.0.2.8", "2001:db8::7", "198.51.100.1", "203.0.113.0/28", "alice@example.com",
-         "bob@example.com"]
-    )  # fmt: skip
-
-
-def test_letters_that_mean_something_in_a_pattern_mean_themselves(complete: Complete) -> None:
-    assert complete("show *") == complete("show [a]") == complete("show a?") == []
 
 
 def test_at_most_200_are_suggested(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +189,19 @@ def test_the_script_is_for_that_shell_and_asks_for_its_completion(bare: Pbs, she
     assert bare("completion", "tcsh").status == os.EX_USAGE
 
 
+@pytest.fixture
+def bash(url: str, tmp_path: Path) -> str:
+    """A bash; beside it the program, and `conf` with that Redis."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed: apt-get install bash")
+    program = tmp_path / "pbs-policy"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(CLI)} "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "conf").write_text(f"redis_url = {url}\n")
+    return bash
+
+
 @pytest.mark.parametrize(
     ("line", "replies"),
     [
@@ -207,21 +215,13 @@ def test_the_script_is_for_that_shell_and_asks_for_its_completion(bare: Pbs, she
         ("config services", ["services"]),
     ],
 )
-def test_bash_gets_what_follows_its_last_cut(url: str, tmp_path: Path, line: str, replies: list[str]) -> None:
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("bash is not installed: apt-get install bash")
-    program = tmp_path / "pbs-policy"
-    program.write_text(f'#!/bin/sh\nexec {" ".join(CLI)} "$@"\n')
-    program.chmod(0o755)
+def test_bash_gets_what_follows_its_last_cut(bash: str, tmp_path: Path, line: str, replies: list[str]) -> None:
     script = (
         'source <("$1" completion bash); compopt() { :; }; COMP_LINE="pbs-policy $2"; COMP_POINT=${#COMP_LINE}\n'
         '_pbs_policy_completion "$1"; printf "%s\\n" "${COMPREPLY[@]}"; complete -p pbs-policy'
     )
-    file = tmp_path / "conf"
-    file.write_text(f"redis_url = {url}\n")
     process = subprocess.run(
-        [bash, "--norc", "-c", script, "bash", str(program), f"-c {file} {line}"],
+        [bash, "--norc", "-c", script, "bash", str(tmp_path / "pbs-policy"), f"-c {tmp_path}/conf {line}"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert process.stderr == ""
@@ -230,18 +230,7 @@ def test_bash_gets_what_follows_its_last_cut(url: str, tmp_path: Path, line: str
     assert registered == "complete -o nosort -F _pbs_policy_completion pbs-policy"
 
 
-def test_every_setting_can_be_overridden_by_a_tab(complete: Complete) -> None:
-    assert complete("--set ") == [f"{name}=" for name in defaults()]
-
-
-def test_a_tab_at_a_prompt_of_bash_completes_the_line(url: str, tmp_path: Path) -> None:
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("bash is not installed: apt-get install bash")
-    program = tmp_path / "pbs-policy"
-    program.write_text(f'#!/bin/sh\nexec {" ".join(CLI)} "$@"\n')
-    program.chmod(0o755)
-    (tmp_path / "conf").write_text(f"redis_url = {url}\n")
+def test_a_tab_at_a_prompt_of_bash_completes_the_line(bash: str, tmp_path: Path) -> None:
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TERM": "dumb", "PS1": "ready> "}
     try:
         terminal, slave = pty.openpty()

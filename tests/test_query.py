@@ -15,7 +15,7 @@ from redis import Redis
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.demo.ports import free_port
 from pbs_policy.postfix.listener import Listener
-from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE, RequestParser, only
+from pbs_policy.postfix.protocol import MAX_REQUEST_SIZE
 from pbs_policy.postfix.query import PolicyClient, ask, serialise_request
 from tests.commands import Pbs, Result, is_one_error
 from tests.conftest import CAPTURES
@@ -114,11 +114,13 @@ def test_what_is_no_reply_is_an_error(reply: bytes, text: str) -> None:
         ("DUNNO", 1),
         ("DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now", 75),
         ("REJECT of another service", 1),
+        ("OK \x1b[2J", 0),
     ],
 )
 def test_the_action_is_printed_and_is_the_exit_status(bare: Pbs, action: str, status: int) -> None:
     with answering(f"action={action}\n\n".encode()) as service:
-        assert bare("query", "--listener", str(service.listener), *ASKED) == Result(status, f"{action}\n", "")
+        result = bare("query", "--listener", str(service.listener), *ASKED)
+        assert result == Result(status, action.replace("\x1b", "?") + "\n", "")
         assert service.requests == [LOOKING]
 
 
@@ -168,9 +170,8 @@ def test_a_whole_request_is_read_from_standard_input(bare: Pbs, end: bytes) -> N
 )
 def test_what_is_not_one_request_is_refused_before_anybody_is_asked(bare: Pbs, given: bytes, text: str) -> None:
     result = bare("query", "--listener", "inet:127.0.0.1:1", "-", given=given)
-    assert (result.status, result.out) == (64, "")
+    assert is_one_error(result, 64, text)
     assert result.err.startswith("pbs-policy: standard input: ")
-    assert text in result.err
 
 
 @pytest.mark.parametrize(
@@ -188,9 +189,7 @@ def test_what_is_not_one_request_is_refused_before_anybody_is_asked(bare: Pbs, g
     ],
 )
 def test_wrong_usage_is_one_line(bare: Pbs, arguments: list[str], text: str) -> None:
-    result = bare("query", *arguments)
-    assert (result.status, result.out, result.err.count("\n")) == (64, "", 1)
-    assert text in result.err
+    assert is_one_error(bare("query", *arguments), 64, text)
 
 
 def test_where_nobody_answers_it_is_said_which_listener(bare: Pbs, tmp_path: Path) -> None:
@@ -198,28 +197,16 @@ def test_where_nobody_answers_it_is_said_which_listener(bare: Pbs, tmp_path: Pat
     result = bare("query", "--listener", listener, *ASKED)
     assert is_one_error(result, 69, f"no reply from the policy service at {listener}: Connection refused; see ")
     result = bare("query", "--listener", "unix:/no/such/socket", *ASKED)
-    assert (result.status, result.out) == (69, "")
-    assert "unix:/no/such/socket: No such file or directory" in result.err
+    assert is_one_error(result, 69, "unix:/no/such/socket: No such file or directory")
     with answering(b"") as service:
         result = bare("query", "--listener", str(service.listener), *ASKED)
-    assert (result.status, result.out) == (69, "")
-    assert "closed the connection" in result.err
+    assert is_one_error(result, 69, "closed the connection")
 
 
 def test_a_service_that_hangs_is_given_up(bare: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pbs_policy.postfix.query.TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         result = bare("query", "--listener", f"inet:127.0.0.1:{mute.getsockname()[1]}", *ASKED)
-    assert (result.status, result.out) == (69, "")
-    assert ": timed out; see whether it runs (systemctl status pbs-policy), or correct listen" in result.err
+    assert is_one_error(result, 69, ": timed out; see whether it runs (systemctl status pbs-policy), or correct ")
 
 
-def test_what_a_peer_says_is_made_printable(bare: Pbs) -> None:
-    with answering(b"action=OK \x1b[2J\n\n") as service:
-        assert bare("query", "--listener", str(service.listener), *ASKED).out == "OK ?[2J\n"
-
-
-def test_every_request_that_is_made_is_one_for_the_service() -> None:
-    request = RequestParser().next_request(serialise_request({"client_address": "192.0.2.7"}))
-    assert request is not None
-    assert only(request, b"client_address") == b"192.0.2.7"
