@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.doctor.real_ones import FAULTS, SITES, Site
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "doctor.md"
+CHECKS = re.findall(r"^\| `([a-z_.]+)` \|", PAGE.read_text(), re.MULTILINE)
+"""The names of the checks, as the page has them."""
+
 _BEGIN, _END = "<!-- written by python -m tests.doctor.page -->\n", "<!-- end -->\n"
 
 

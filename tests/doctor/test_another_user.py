@@ -24,25 +24,22 @@ def is_root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return bool(request.param == "root")
 
 
-def refuse_password(_: Settings) -> RedisClient:
-    raise SettingsError(["redis_password_file: [Errno 13] Permission denied: '/etc/pbs-policy/password'"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        SettingsError(["redis_password_file: [Errno 13] Permission denied: '/etc/pbs-policy/password'"]),
+        StoreUnavailable("/run/redis/redis.sock: Permission denied"),
+    ],
+)
+def test_a_redis_that_only_others_may_reach_is_not_said_to_be_down(refusal: Exception, is_root: bool) -> None:
+    def connect(_: Settings) -> RedisClient:
+        raise refusal
 
-
-def refuse_socket(_: Settings) -> RedisClient:
-    raise StoreUnavailable("/run/redis/redis.sock: Permission denied")
-
-
-@pytest.mark.parametrize("connect", [refuse_password, refuse_socket])
-def test_a_redis_that_only_others_may_reach_is_not_said_to_be_down(connect: object, is_root: bool) -> None:
-    doctor = Doctor(SETTINGS, VALUES, connect=connect)  # type: ignore[arg-type]  # one of the two above
-    (finding,) = doctor.examine_store()
-    assert finding.check == "store.reachable"
-    assert "Permission denied" in finding.seen
-    if is_root:
-        assert finding.level == "wrong"
-    else:
-        assert (finding.level, finding.mend) == ("unknown", AS_ROOT)
-        assert "unavailable" not in finding.seen
+    (finding,) = Doctor(SETTINGS, VALUES, connect=connect).examine_store()
+    assert (finding.check, "Permission denied" in finding.seen) == ("store.reachable", True)
+    assert finding.level == ("wrong" if is_root else "unknown")
+    assert (finding.mend == AS_ROOT) is not is_root
+    assert ("unavailable" in finding.seen) is is_root
 
 
 class HidingHost(Host):

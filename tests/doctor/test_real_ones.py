@@ -91,27 +91,20 @@ def test_of_a_sound_one_nothing_is_said_that_is_not_so(site: Site, tmp_path: Pat
 
 
 @each_site
-def test_its_fault_is_found_and_nothing_else(site: Site, tmp_path: Path) -> None:
-    fault = FAULTS[site.fault]
-    findings = examine(broken(site), site, tmp_path, socket=site.fault != "no socket")
-    found = said(findings)
-    assert found[fault.said] == Counter(site.said)[fault.said] + 1, findings
+def test_its_fault_is_found_and_its_fix_can_be_followed_by_the_letter_and_harms_nothing(
+    site: Site, tmp_path: Path
+) -> None:
+    fault, files = FAULTS[site.fault], broken(site)
+    findings = examine(files, site, tmp_path, socket=site.fault != "no socket")
+    found, sites = said(findings), Counter(site.said)
+    assert found[fault.said] == sites[fault.said] + 1, findings
     if fault.said != "wrong postfix.configuration":
-        assert found - Counter(site.said) == Counter([fault.said]), findings
+        assert found - sites == Counter([fault.said]), findings
     (finding,) = [
-        each for each in findings if fault.said == f"{each.level} {each.check}" and not _is_sites(each, site)
+        each for each in findings if fault.said == f"{each.level} {each.check}" and fault.said not in site.said
     ]
     assert finding.place
     assert finding.mend
-
-
-@each_site
-def test_its_fix_can_be_followed_by_the_letter_and_harms_nothing(site: Site, tmp_path: Path) -> None:
-    fault, files = FAULTS[site.fault], broken(site)
-    findings = examine(files, site, tmp_path, socket=site.fault != "no socket")
-    finding = next(
-        each for each in findings if f"{each.level} {each.check}" == fault.said and not _is_sites(each, site)
-    )
     try:
         fixed = fix(finding, files)
     except ByHand:
@@ -119,7 +112,7 @@ def test_its_fix_can_be_followed_by_the_letter_and_harms_nothing(site: Site, tmp
         return
     assert not fault.by_hand, finding
     after = examine(fixed, site, tmp_path)
-    assert said(after) == Counter(site.said), (finding.mend, after)
+    assert said(after) == sites, (finding.mend, after)
     assert any((each.check, each.level) == ("postfix.smtpd", "good") for each in after)
     lost = plain_words(files[0]) - plain_words(fixed[0])
     assert not lost - plain_words(finding.mend) - plain_words(of_ours(files[0])), lost
@@ -132,10 +125,6 @@ def plain_words(text: str) -> set[str]:
 def of_ours(main_cf: str) -> str:
     """What our check is given, which may change."""
     return " ".join(each.argument for each in parse_restrictions(main_cf) if "1004" in each.argument)
-
-
-def _is_sites(finding: Finding, site: Site) -> bool:
-    return f"{finding.level} {finding.check}" in site.said
 
 
 def test_each_fault_is_tried() -> None:

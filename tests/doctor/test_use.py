@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pbs_policy.doctor.finding import Finding
 from pbs_policy.doctor.use import check_use, gateways, own_addresses
 from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.programs import find_program
@@ -65,44 +66,39 @@ def users(number: int) -> list[str]:
     return [f"user{each}@example.com" for each in range(number)]
 
 
+def said(logins: Iterable[tuple[str, str]], inet_protocols: str = "ipv4") -> list[Finding]:
+    """What is not good."""
+    found = check_use(entries(logins), inet_protocols, Container())
+    return [each for each in found if each.level != "good"]
+
+
+BOTH = [("192.0.2.7", "alice"), ("2001:db8::7", "alice")]
+
+
 @pytest.mark.parametrize(
     ("logins", "check", "level"),
     [
         ([("172.17.0.1", user) for user in users(5)], "use.private_addresses", "wrong"),
         ([("172.17.0.1", user) for user in users(2)], "use.private_addresses", "warning"),
-        (
-            [(host, user) for user in users(2) for host in ("fd00::1", "192.0.2.1")],
-            "use.private_addresses",
-            "warning",
-        ),
+        ([(host, user) for user in users(2) for host in ("fd00::1", "192.0.2.1")],
+         "use.private_addresses", "warning"),
         ([("203.0.113.7", user) for user in users(10)], "use.shared_addresses", "warning"),
         ([("2001:db8::7", "alice"), ("192.0.2.7", "bob")], "use.address_families", "warning"),
+        (BOTH, "", ""),
+        ([("10.1.2.3", "alice"), ("10.1.2.4", "bob")], "", ""),
+        ([("203.0.113.7", user) for user in users(9)], "", ""),
+        ([("2001:db8::/64", "alice"), ("192.0.2.1", "Alice")], "", ""),
+        ([("no address", "alice")], "", ""),
+        *[([*BOTH, (neighbour, "alice")], "", "")
+          for neighbour in ("192.168.203.3", "192.168.203.255", "fd00:203::3", "2001:db8::/64")],
     ],
-)
-def test_what_logins_say_of_the_network_is_found(logins: list[tuple[str, str]], check: str, level: str) -> None:
-    found = [each for each in check_use(entries(logins), "ipv4", Container()) if each.level != "good"]
-    assert [(each.check, each.level) for each in found] == [(check, level)]
-    assert found[0].mend
-
-
-@pytest.mark.parametrize(
-    "logins",
-    [
-        [("192.0.2.7", "alice"), ("2001:db8::7", "alice")],
-        [("10.1.2.3", "alice"), ("10.1.2.4", "bob")],
-        [("203.0.113.7", user) for user in users(9)],
-        [("2001:db8::/64", "alice"), ("192.0.2.1", "Alice")],
-        [("no address", "alice")],
-    ],
-)
-def test_ordinary_use_has_no_fault(logins: list[tuple[str, str]]) -> None:
-    assert [each for each in check_use(entries(logins), "ipv4", Container()) if each.level != "good"] == []
-
-
-def test_what_cannot_be_known_of_use_is_not_looked_at() -> None:
-    assert [each.level for each in check_use([], "all", Container())] == ["not looked at"]
-    found = {each.check: each.level for each in check_use(entries([("2001:db8::7", "alice")]), "", Container())}
-    assert found["use.address_families"] == "not looked at"
+)  # fmt: skip
+def test_what_logins_say_of_the_network_is_found_and_ordinary_use_has_no_fault(
+    logins: list[tuple[str, str]], check: str, level: str
+) -> None:
+    found = said(logins)
+    assert [(each.check, each.level) for each in found] == ([(check, level)] if check else [])
+    assert all(each.mend for each in found)
 
 
 @pytest.mark.parametrize(
@@ -116,17 +112,14 @@ def test_what_cannot_be_known_of_use_is_not_looked_at() -> None:
     ],
 )
 def test_one_login_from_a_gateway_or_from_this_host_is_enough(address: str, what: str) -> None:
-    logins = entries([(address, "alice"), ("203.0.113.7", "bob")])
-    found = [each for each in check_use(logins, "all", Container()) if each.level != "good"]
-    assert [(each.check, each.level) for each in found] == [("use.gateways", "warning")]
-    assert what in found[0].seen
-    assert found[0].mend.startswith(f"never_record = {address}")
+    (found,) = said([(address, "alice"), ("203.0.113.7", "bob")], "all")
+    assert (found.check, found.level, what in found.seen) == ("use.gateways", "warning", True)
+    assert found.mend.startswith(f"never_record = {address}")
 
 
-@pytest.mark.parametrize("address", ["192.168.203.3", "192.168.203.255", "fd00:203::3", "2001:db8::/64"])
-def test_a_neighbour_is_no_gateway(address: str) -> None:
-    found = check_use(entries([(address, "alice")]), "all", Container())
-    assert [each for each in found if each.level != "good"] == []
+def test_what_cannot_be_known_of_use_is_not_looked_at() -> None:
+    assert [each.level for each in said([])] == ["not looked at"]
+    assert [(each.check, each.level) for each in said(BOTH, "")] == [("use.address_families", "not looked at")]
 
 
 def test_what_the_kernel_lists_is_what_ip_says() -> None:
