@@ -59,6 +59,7 @@ class PrivateDaemon:
     and the daemon's own children can be ended together with it through the process group.
     """
 
+    stop_signal = signal.SIGTERM
     stop_seconds = STOP_SECONDS
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -145,7 +146,7 @@ class PrivateDaemon:
             return None
         atexit.unregister(self.stop)
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(self.stop_signal)
             process.send_signal(signal.SIGCONT)
             try:
                 process.wait(self.stop_seconds)

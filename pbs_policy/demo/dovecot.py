@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ class PrivateDovecot(OpenPlace):
     def __init__(self, directory: Path, *, hook_config: str, program: Sequence[str] = ()) -> None:
         super().__init__("dovecot", directory)
         self._program = tuple(program)
+        if not program:  # whose processes are all in our group; on SIGTERM each has a second to end
+            self.stop_signal = signal.SIGKILL
         self.pop3_port = free_port()
         self.imap_port = free_port()
         self._hook_config = hook_config

@@ -6,6 +6,7 @@ path, the user it runs as, the service's address, and Redis'.
 
 from __future__ import annotations
 
+import compileall
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -92,6 +93,7 @@ def installation(
     script = directory / "pbs-postlogin"
     for name in ("pbs-postlogin", "pbs_postlogin.py"):
         shutil.copy(shipped(f"dovecot-hooks/{name}"), directory)
+    compileall.compile_dir(directory, quiet=1)  # as its installer does: who runs it may not write there
     listener = Listener(host="127.0.0.1", port=free_port())
     example = shipped(f"postfix-examples/{postfix_example}").read_text()
     if postfix_example == "main.cf.inet":

@@ -17,8 +17,9 @@ from pbs_policy.demo.daemons import wait_until
 from pbs_policy.demo.dovecot import imap_login, pop3_login
 from pbs_policy.demo.postfix import LOCAL_DOMAIN, attempt_relay
 from pbs_policy.demo.real import Site, installation
+from pbs_policy.demo.service import PrivateService
 from tests.conftest import need
-from tests.patience import be_patient
+from tests.patience import PatientService, be_patient
 from tests.stores import pause, resume
 
 V4, V6 = story.CLIENTS
@@ -34,8 +35,9 @@ def install() -> Iterator[Callable[..., Site]]:
             *, postfix_example: str = "main.cf.inet", chroot: bool = False, patient: bool = True, **settings: str
         ) -> Site:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
+            service = PatientService if patient else PrivateService
             site = stack.enter_context(
-                installation(directory, postfix_example=postfix_example, chroot=chroot, **settings)
+                installation(directory, service, postfix_example=postfix_example, chroot=chroot, **settings)
             )
             if patient:
                 be_patient(directory)

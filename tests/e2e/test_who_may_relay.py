@@ -29,7 +29,7 @@ from pbs_policy.demo.service import PrivateService
 from pbs_policy.programs import find_program
 from pbs_policy.shipped import shipped
 from tests.conftest import need
-from tests.patience import patient_script
+from tests.patience import PatientService, be_patient, patient_script
 from tests.service import CLI
 
 ADDRESS, OTHER = "192.0.2.7", "2001:db8::7"
@@ -45,7 +45,8 @@ def install() -> Iterator[Callable[..., Site]]:
         def start(**settings: str) -> Site:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
             lines: dict[str, Any] = {"ttl": "5m", "log_decisions": "all", **settings}
-            site = stack.enter_context(installation(directory, **lines))
+            site = stack.enter_context(installation(directory, PatientService, **lines))
+            be_patient(directory)
             with (site.dovecot.place / "users").open("a") as users:
                 users.write(f"{BOB}:{{PLAIN}}{PASSWORD}\n")
             return site
