@@ -25,37 +25,33 @@ BATCH = 1000
 
 class KeyBatch(NamedTuple):
     """Some keys of a table: what stands under each, None where it is gone; the milliseconds it has left (`keys`:
-    NO_END, GONE) at `asked_at`, by the monotonic clock; and the further keys that were asked for, with values."""
+    NO_END, GONE) at `asked_at`, by the monotonic clock."""
 
     keys: list[bytes]
     values: list[bytes | None]
     left: list[int]
     asked_at: float
-    further: Sequence[bytes] = ()
-    further_values: Sequence[bytes | None] = ()
 
 
 def read_keys(
     redis: RedisClient,
     pattern: bytes,
     wanted: Callable[[list[bytes]], list[bytes]],
-    further: Callable[[list[bytes], list[bytes | None]], list[bytes]] = lambda _keys, _values: [],
     progress: Callable[[int], object] = lambda _count: None,
 ) -> Iterator[KeyBatch]:
     """Everything under the keys that match `pattern`, in Redis' order, a batch at a time.
 
-    `wanted` chooses of a batch of keys, `further` names other keys that its values make interesting, `progress` is
-    told how many keys were read. A key may be missed or come twice that is written meanwhile (SCAN).
+    `wanted` chooses of a batch of keys, `progress` is told how many keys were read. A key may be missed or come twice
+    that is written meanwhile (SCAN).
     """
     cursor: bytes | None = b"0"
     cursors: set[bytes] = set()
     keys: list[bytes] = []
-    waiting: KeyBatch | None = None  # for its further values
     done: KeyBatch | None = None
     with ExitStack() as opened:
         ask_aside: Callable[[Sequence[Command]], Future[list[Any]]] | None = None
         while True:
-            commands = _commands(waiting.further if waiting else (), keys, pattern, cursor)
+            commands = _commands(keys, pattern, cursor)
             asked_at = time.monotonic()
             if done and commands:
                 # On a connection of its own: whoever is given a batch may ask something himself.
@@ -68,16 +64,8 @@ def read_keys(
                     yield done
                 replies = iter(redis.ask(commands) if commands else ())
             if not commands:
-                if waiting:
-                    yield waiting
                 return
-            done, waiting = waiting, None
-            if done and done.further:
-                done = done._replace(further_values=next(replies))
-            if keys:
-                values = next(replies)
-                left = [next(replies) for _ in keys]
-                waiting = KeyBatch(keys, values, left, asked_at, further(keys, values))
+            done = KeyBatch(keys, next(replies), [next(replies) for _ in keys], asked_at) if keys else None
             keys = []
             if cursor is not None:
                 at, names = next(replies)
@@ -93,10 +81,8 @@ def _aside(redis: RedisClient, opened: ExitStack) -> Callable[[Sequence[Command]
     return lambda commands: submit(ask, commands)
 
 
-def _commands(further: Sequence[bytes], keys: list[bytes], pattern: bytes, cursor: bytes | None) -> list[Command]:
+def _commands(keys: list[bytes], pattern: bytes, cursor: bytes | None) -> list[Command]:
     commands: list[Command] = []
-    if further:
-        commands.append((b"MGET", *further))
     if keys:
         commands.append((b"MGET", *keys))
         commands += [(b"PTTL", key) for key in keys]

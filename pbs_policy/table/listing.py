@@ -98,8 +98,8 @@ class Listing:
         """
         logins, permits = self.keys.login_prefix, self.keys.permit_prefix
         name = self.name(user)
-        if client_address:
-            yield from self._entries_at(client_address, name)
+        if client_address:  # its permit, and its last login where none of its users' own keys says the same
+            yield from self._entries(self._read(self.keys.relay(client_address)), name)
 
         def wanted(keys: list[bytes]) -> list[bytes]:
             keys = [key for key in keys if key.startswith((logins, permits)) and not self._is_domains(key)]
@@ -107,15 +107,8 @@ class Listing:
 
         # The logins of an address, or one pass over everything: looking for permits alone would take as long again.
         pattern = self.keys.login(client_address) + b"," if client_address else self.keys.prefix
-        for batch in read_keys(self.redis, escape_glob(pattern) + b"*", wanted, self._users_keys, progress):
+        for batch in read_keys(self.redis, escape_glob(pattern) + b"*", wanted, progress):
             yield from self._entries(batch, name)
-
-    def _entries_at(self, address: str, name: bytes) -> Iterator[Entry]:
-        """What is known of one address besides its users' own keys: its permit, and its last login where none of
-        those says the same."""
-        batch = self._read(self.keys.relay(address))
-        others = self._users_keys(batch.keys, batch.values)
-        yield from self._entries(batch._replace(further=others, further_values=self._read(others).values), name)
 
     def permits_around(self, target: Target) -> list[Entry]:
         """The permits of wider networks that hold `target`: they permit it too."""
@@ -184,12 +177,10 @@ class Listing:
     def _entries(self, batch: KeyBatch, name: bytes) -> Iterator[Entry]:
         """Of each login and permit one row. An address' own key is shown where no user's key says the same, and where
         its missing end needs a look."""
-        logins, permits = len(self.keys.login_prefix), self.keys.permit_prefix
-        doubled = {
-            other[: other.index(b",", logins)]
-            for other, value in zip(batch.further, batch.further_values, strict=True)
-            if value is not None
-        }
+        permits = self.keys.permit_prefix
+        users = dict(self._users_keys(batch))
+        standing = zip(users, self.read(users.values())[0], strict=True)
+        doubled = {key for key, value in standing if value is not None}
         for key, value, left in zip(batch.keys, batch.values, batch.left, strict=True):
             if value is None or (key in doubled and left != NO_END):
                 continue
@@ -205,17 +196,15 @@ class Listing:
             if record and (not name or self.name(record.user) == name):
                 yield Entry("permit" if permit else "login", self.target(key), record, seconds, permit)
 
-    def _users_keys(self, keys: list[bytes], values: list[bytes | None]) -> list[bytes]:
-        """Of keys that are an address' own, with a login of a known user: that user's key."""
+    def _users_keys(self, batch: KeyBatch) -> Iterator[tuple[bytes, bytes]]:
+        """Each key that is an address' own, with a login of a known user; and that user's key."""
         prefix = self.keys.login_prefix
-        found = []
-        for key, value in zip(keys, values, strict=True):
+        for key, value in zip(batch.keys, batch.values, strict=True):
             if value is not None and key.find(b",", len(prefix)) < 0 and key.startswith(prefix):
                 user = user_of_record(value)
                 names = names_of_user(self.name(user), "") if user else ()
                 if names:
-                    found.append(key + b"," + names[0])
-        return found
+                    yield key, key + b"," + names[0]
 
     def target(self, key: bytes) -> str:
         """The address or network of a login or permit."""
