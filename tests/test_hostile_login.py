@@ -20,7 +20,7 @@ from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import parse_record
 from pbs_policy.table.users import names_of_user
 from tests.conftest import need
-from tests.test_postlogin import log_in, went_on
+from tests.postlogin.support import log_in, went_on
 
 INJECTED = b"a\r\n*1\r\n$8\r\nFLUSHALL\r\n*3\r\n$3\r\nSET\r\n$21\r\npbs:permit:192.0.2.99\r\n$1\r\n1\r\n"
 USERS = (

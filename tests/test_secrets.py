@@ -15,9 +15,9 @@ from pbs_policy.demo.ports import free_port
 from pbs_policy.store.connect import connect
 from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.store.redis_url import RedisUrl
+from tests.postlogin.support import ALICE, log_in, went_on
 from tests.service import CLI, Service
 from tests.stores import pause
-from tests.test_postlogin import ALICE, log_in, went_on
 
 SECRET = "hunter2-tulip"
 NO_AUTH_COMMAND = ("--rename-command", "AUTH", "")

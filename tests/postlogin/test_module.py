@@ -17,7 +17,7 @@ import pytest
 from redis import Redis
 
 from pbs_policy.demo.daemons import PrivateRedis
-from tests.test_postlogin import (
+from tests.postlogin.support import (
     ALICE,
     LONGEST_LOGIN,
     SCRIPT,
@@ -26,11 +26,8 @@ from tests.test_postlogin import (
     full_pipe,
     load_recorder,
     logins,
-    redis,
     went_on,
 )
-
-__all__ = ["redis"]
 
 MODULE = SCRIPT.with_name("pbs_postlogin.py")
 
@@ -55,33 +52,9 @@ def run(command: list[str], session: tuple[str, ...] = SESSION) -> subprocess.Co
     return subprocess.run([*command, *session], env=ALICE, capture_output=True, check=False, timeout=60)
 
 
-def _absent(module: Path) -> None:
-    module.unlink()
-
-
 def _a_folder(module: Path) -> None:
     module.unlink()
     module.mkdir()
-
-
-def _empty(module: Path) -> None:
-    module.write_text("")
-
-
-def _no_python(module: Path) -> None:
-    module.write_text("\0\n<html>\n\xe9", "latin-1")
-
-
-def _raising(module: Path) -> None:
-    module.write_text("raise KeyboardInterrupt('two\\nlines')")
-
-
-def _ending(module: Path) -> None:
-    module.write_text("import sys\nsys.exit(1)")
-
-
-def _of_another_version(module: Path) -> None:
-    module.write_text("def record_login(file, service, environment): pass")
 
 
 def _badly_compiled(module: Path) -> None:
@@ -95,15 +68,23 @@ def _badly_compiled(module: Path) -> None:
     compiled.write_bytes(head + marshal.dumps(compile("", "", "exec"))[:-9])
 
 
-@pytest.mark.parametrize(
-    "broken", [_absent, _a_folder, _empty, _no_python, _raising, _ending, _of_another_version, _badly_compiled]
-)
-def test_a_module_that_cannot_be_used_fails_no_login(
-    broken: Callable[[Path], None], script: Path, working: list[str]
-) -> None:
-    if broken is _badly_compiled and _version(script) != sys.version_info[:2]:
+BROKEN: dict[str, Callable[[Path], object]] = {
+    "absent": Path.unlink,
+    "a folder": _a_folder,
+    "empty": lambda module: module.write_text(""),
+    "no Python": lambda module: module.write_text("\0\n<html>\n\xe9", "latin-1"),
+    "raising": lambda module: module.write_text("raise KeyboardInterrupt('two\\nlines')"),
+    "ending": lambda module: module.write_text("import sys\nsys.exit(1)"),
+    "of another version": lambda module: module.write_text("def record_login(file, service, environment): pass"),
+    "badly compiled": _badly_compiled,
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_module_that_cannot_be_used_fails_no_login(broken: str, script: Path, working: list[str]) -> None:
+    if broken == "badly compiled" and _version(script) != sys.version_info[:2]:
         pytest.skip("the script runs on another version of Python than the tests")
-    broken(script.with_name(MODULE.name))
+    BROKEN[broken](script.with_name(MODULE.name))
     result = run(working)
     # Taking out of the environment what Python adds is the module's part.
     assert went_on(result, ALICE) or went_on(result, ALICE | {b"LC_CTYPE": b"C.UTF-8"})
