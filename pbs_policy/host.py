@@ -159,7 +159,7 @@ class Host:
                 return f"{each} does not exist"
             except OSError as error:
                 raise NotLookedAt(f"{each}: {error.strerror}") from None
-            if not _allows(owned, account, bits):
+            if not allows(owned, account, bits):
                 return (
                     f"{account.name} may not {_verb(each, path, need)} {each} (mode {stat.S_IMODE(owned.mode):04o})"
                 )
@@ -170,7 +170,8 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _allows(owned: Owned, account: Account, bits: int) -> bool:
+def allows(owned: Owned, account: Account, bits: int) -> bool:
+    """Whether owner, group and mode let an account do this with a file."""
     mode = stat.S_IMODE(owned.mode)
     if account.uid == 0:
         return bits & EXECUTE == 0 or mode & 0o111 != 0 or stat.S_ISDIR(owned.mode)

@@ -18,7 +18,7 @@ from pbs_policy.command_line import command_line, useradd
 from pbs_policy.dovecot.auth import Unchecked, lets_everybody_in, one_for_all, passdbs
 from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook
-from pbs_policy.host import Host, NotLookedAt
+from pbs_policy.host import READ, Host, NotLookedAt, Owned, allows
 from pbs_policy.install.files import InstallError, Tree, read_state
 from pbs_policy.install.own_scripts import chained_by_hand
 from pbs_policy.install.plan import Plan, Wanted
@@ -170,7 +170,7 @@ def _look_at_users(hooking: Hooking, hooks: list[Hook | None]) -> None:
         account = tree.find_user(user)
         if account is None and None in hooks and user == placement.user:
             plan.obstacles.append(f"there is no user {user} to run the script. First: {useradd(user)}")
-        elif account and state and not account.may_read(state):
+        elif account and state and not allows(Owned(state.mode, state.uid, state.gid), account, READ):
             plan.notes.append(f"{file}: {user} may not read it, and will record no login")
 
 

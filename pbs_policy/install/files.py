@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
-import pwd
 import stat
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pbs_policy.host import Account, Host
 from pbs_policy.trust import Untrusted, judge_way
 
 
@@ -39,20 +37,6 @@ class FileState:
     mode: int
     uid: int
     gid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """A system user, or as much of one as owning files takes: the groups besides its own are not looked at."""
-
-    uid: int
-    gid: int
-
-    def may_read(self, file: FileState) -> bool:
-        """Whether the mode of `file` lets it read; that of the folders above is not looked at."""
-        if file.uid == self.uid:
-            return bool(file.mode & stat.S_IRUSR)
-        return bool(file.mode & (stat.S_IRGRP if file.gid == self.gid else stat.S_IROTH)) or self.uid == 0
 
 
 class Tree:
@@ -90,28 +74,32 @@ class Tree:
         """What the tree calls the file at `place(path)`: the same file has one name, however it was reached."""
         return "/" + str(self.place(path).relative_to(self.root))
 
-    def find_user(self, name: str) -> Owner | None:
+    def find_user(self, name: str) -> Account | None:
         """The user of that name in the tree's /etc/passwd, or, on the running system, of any source it has."""
-        entry = self._find("passwd", pwd.getpwnam, name)  # passwd(5)
-        numbers = [str(each) for each in entry[2:4]] if entry else []
-        return Owner(*map(int, numbers)) if numbers and all(map(str.isdecimal, numbers)) else None
+        if self.is_running_system:
+            with contextlib.suppress(KeyError):
+                return Host().account(name)
+            return None
+        fields = self._find("passwd", name)  # passwd(5); the groups besides its own are not looked at
+        if len(fields) < 4 or not (fields[2].isdecimal() and fields[3].isdecimal()):
+            return None
+        return Account(name, int(fields[2]), int(fields[3]), frozenset({int(fields[3])}))
 
     def has_group(self, name: str) -> bool:
         """Whether there is a group of that name, looked for in the same way."""
-        return self._find("group", grp.getgrnam, name) is not None
-
-    def _find(self, file: str, of_system: Callable[[str], Sequence[Any]], name: str) -> Sequence[Any] | None:
-        """The fields of an entry: the system's own has them in the same order as the file."""
         if self.is_running_system:
-            try:
-                return of_system(name)
-            except KeyError:
-                return None
-        try:
-            lines = self.place(f"/etc/{file}").read_text(errors="replace").splitlines()
-        except FileNotFoundError:
-            return None
-        return next((fields for line in lines if (fields := line.split(":"))[0] == name and len(fields) > 3), None)
+            with contextlib.suppress(KeyError):
+                return bool(grp.getgrnam(name))
+            return False
+        return self._find("group", name) != []  # group(5)
+
+    def _find(self, file: str, name: str) -> list[str]:
+        """The fields of an entry, if there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            for line in self.place(f"/etc/{file}").read_text(errors="replace").splitlines():
+                if line.partition(":")[0] == name:
+                    return line.split(":")
+        return []
 
 
 def _judge(path: Path) -> None:

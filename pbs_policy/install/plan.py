@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pbs_policy.install.diff import show_diff
-from pbs_policy.install.files import FileState, InstallError, Owner, Tree, read_state, sync_folder, write_state
+from pbs_policy.install.files import FileState, InstallError, Tree, read_state, sync_folder, write_state
 from pbs_policy.install.record import InstallRecord, RecordedChange
 
 
@@ -34,11 +34,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder to make. `owner` None: whoever makes it."""
+    """A folder to make. `owner` is a user and a group; None: whoever makes it."""
 
     path: str
     mode: int = 0o755
-    owner: Owner | None = None
+    owner: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _make_folder(tree: Tree, folder: Folder) -> None:
     number = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if folder.owner:
-            os.fchown(number, folder.owner.uid, folder.owner.gid)
+            os.fchown(number, *folder.owner)
         os.fchmod(number, folder.mode)
     finally:
         os.close(number)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pbs_policy.command_line import command_line, useradd
 from pbs_policy.host import Host, NotLookedAt
-from pbs_policy.install.files import FileState, InstallError, Owner, Tree, read_state
+from pbs_policy.install.files import FileState, InstallError, Tree, read_state
 from pbs_policy.install.plan import Change, Folder, Plan
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.log import printable
@@ -229,6 +229,6 @@ def _plan_socket_folder(tree: Tree, plan: Plan, config: PostfixConfig, listener:
         plan.obstacles.append(f"there is no user {user} to own {folder}. First: {useradd(user)}")
     if postfix is None:
         plan.obstacles.append(f"there is no user {mail_owner}, whom {config.main_cf} calls mail_owner")
-    owner = Owner(service.uid, postfix.gid) if service and postfix else None
+    owner = (service.uid, postfix.primary_gid) if service and postfix else None
     plan.make_folders(tree, folder)
     plan.folders.append(Folder(folder, 0o2750, owner))
