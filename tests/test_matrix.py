@@ -44,14 +44,18 @@ def test_without_a_mirror_it_says_what_is_missing(tmp_path: Path, monkeypatch: p
         tree.mirror()
 
 
-def test_what_pytest_counts_is_taken_from_its_last_line() -> None:
-    text = "FAILED tests/test_x.py::test_y[1] - Error\n= 1 failed, 20 passed, 3 skipped, 2 errors in 9.1s =\n"
-    outcome = pythons._outcome("3.11.2", "here", text, 9.1)
-    assert outcome.counts == {"failed": 1, "passed": 20, "skipped": 3, "errors": 2}
-    assert outcome.failures == ("tests/test_x.py::test_y[1]",)
-    assert outcome.failed
-    assert not pythons._outcome("3.11.2", "here", "20 passed in 9.1s\n", 9.1).failed
-    assert pythons._outcome("3.11.2", "here", "no tests ran in 0.1s\n", 0.1).failed
+@pytest.mark.parametrize(
+    ("output", "failed"),
+    [
+        ("FAILED tests/test_x.py::test_y[1] - Error\n= 1 failed, 20 passed, 3 skipped in 9.1s =\n", True),
+        ("ERROR tests/test_x.py - Error\n= 20 passed, 1 error in 9.1s =\n", True),
+        ("no tests ran in 0.1s\n", True),
+        ("", True),
+        ("= 20 passed in 9.1s =\n", False),
+    ],
+)
+def test_what_came_of_a_run_is_what_pytest_says_last(output: str, failed: bool) -> None:
+    assert pythons.read("3.11.2", "here", output, 9.1).failed is failed
 
 
 def test_the_oldest_versions_are_those_of_pyproject() -> None:

@@ -7,10 +7,7 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.matrix import page, pythons
@@ -149,39 +146,12 @@ def _take(told: Told, output: str) -> None:
 
 def _pythons(suites: list[str], tests: list[str], writes: bool) -> int:
     outcomes: list[Outcome] = []
-    lock = threading.Lock()
-
-    def take(found: Iterator[Outcome]) -> None:
-        for outcome in found:
-            with lock:
-                outcomes.append(outcome)
-                outcomes.sort(key=lambda each: [*map(int, each.python.split("."))])
-                _say(f"Python {outcome.python}, {outcome.where}: {outcome.counts}, {outcome.seconds:.0f} s")
-                if writes:  # after each: the next one may take long
-                    page.write(PAGE, pythons=page.pythons(outcomes, tests))
-
-    # This host's and the trees' side by side: most of it is waiting.
-    with ThreadPoolExecutor(2) as both:
-        for done in [both.submit(take, _on_this_host(tests)), both.submit(take, _in_trees(suites, tests))]:
-            done.result()
+    for outcome in pythons.outcomes(suites, WORK, tests):
+        outcomes.append(outcome)
+        _say(f"Python {outcome.python}, {outcome.where}: {outcome.said}")
+        if writes:  # after each: the next one may take long
+            page.write(PAGE, pythons=page.pythons(outcomes, tests))
     return int(any(each.failed for each in outcomes if each.where != pythons.ABSENT))
-
-
-def _on_this_host(tests: list[str]) -> Iterator[Outcome]:
-    for minor in pythons.WANTED:
-        python = pythons.find(minor)
-        if python is None:
-            yield Outcome(minor, pythons.ABSENT, {})
-            continue
-        yield pythons.on_this_host(python, WORK / "venv", tests)
-        if minor == pythons.WANTED[0]:
-            yield pythons.on_this_host(python, WORK / "venv", tests, lowest=True)
-
-
-def _in_trees(suites: list[str], tests: list[str]) -> Iterator[Outcome]:
-    for suite in suites:
-        with Tree.base(WORK, suite).copy(WORK / f"{suite}-tests") as tree:
-            yield pythons.in_tree(tree, tests)
 
 
 def _say(text: str) -> None:

@@ -55,20 +55,12 @@ def stories(told: list[Told], wheel: str, lintian: dict[str, str]) -> str:
 
 
 def pythons(outcomes: list[Outcome], tests: list[str]) -> str:
-    """The section of the unit tests."""
-    rows = []
-    for each in outcomes:
-        counts = [str(each.counts.get(what, 0)) for what in ("passed", "skipped")]
-        failed = each.counts.get("failed", 0) + each.counts.get("errors", 0) + each.counts.get("error", 0)
-        if each.counts:
-            rows.append([each.python, each.where, *counts, str(failed), f"{each.seconds:.0f} s"])
-        else:
-            rows.append([each.python, each.where, "", "", "", ""])
+    """The section of the tests."""
     what = ", ".join(f"`{each}`" for each in tests) or "the whole suite"
-    failures = sorted({(each.python, name) for each in outcomes for name in each.failures})
-    lines = [f"{_now()}: {what}.", "", _table(["Python", "where", "passed", "skipped", "failed", "took"], rows)]
-    if failures:
-        lines += ["", "Failed:", "", *(f"- {python}: `{name}`" for python, name in failures)]
+    rows = [[each.python, each.where, each.said, f"{each.seconds:.0f} s" if each.said else ""] for each in outcomes]
+    lines = [f"{_now()}: {what}.", "", _table(["Python", "where", "pytest said", "took"], rows)]
+    if failures := [f"- {each.python}: `{name}`" for each in outcomes for name in each.failures]:
+        lines += ["", "Failed:", "", *failures]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The unit tests on every Python there is: each in a virtual environment of its own, made anew.
+"""The tests on every Python there is: each in a virtual environment of its own, made anew.
 
 An interpreter is what this host has as `python3.11` and so on, on the PATH or below pyenv's folder; and the Python
 of each Debian tree, in a copy of it, with all daemons.
@@ -10,11 +10,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.matrix.tree import TOP, CannotRun, Tree
 
@@ -27,23 +27,54 @@ LOWEST = "the oldest versions that pyproject.toml allows"
 _FOR_TESTS = ("git", "runit", "openrc")
 """What the tests take besides what is in each tree. Not there from the start: the story is of a host without them."""
 
-_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly")
+_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+_INSTALL = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable")
+_VERSION = "-c 'import platform; print(platform.python_version())'"
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@dataclass
-class Outcome:
-    """What the suite said on one Python. `counts` is empty where there is no such Python."""
+class Outcome(NamedTuple):
+    """What pytest said last on one Python, of how many seconds, and which tests failed; nothing where there is no
+    such Python."""
 
     python: str
     where: str
-    counts: dict[str, int]
+    said: str = ""
     seconds: float = 0.0
     failures: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
         """Whether a test failed, or the suite did not come to its end."""
-        return "passed" not in self.counts or bool(self.counts.get("failed") or self.counts.get("errors"))
+        return bool(self.failures) or not re.search(r"\d passed", self.said)
+
+
+def outcomes(suites: Sequence[str], folder: Path, tests: Sequence[str]) -> Iterator[Outcome]:
+    """Of this host's Pythons, and of the trees of these Debians; `tests` alone, or all."""
+    for minor in WANTED:
+        python = find(minor)
+        if python is None:
+            yield Outcome(minor, ABSENT)
+            continue
+        for pins, where in ([], "this host"), (lowest_versions(), f"this host, {LOWEST}"):
+            if pins and minor != WANTED[0]:
+                continue
+            venv = folder / "venv"
+            shutil.rmtree(venv, ignore_errors=True)
+            subprocess.run([python, "-m", "venv", venv], check=True)
+            subprocess.run([venv / "bin" / "python", *_INSTALL, f"{TOP}[test]", *pins], check=True)
+            yield _outcome(f"cd {TOP} && {venv}/bin/python", where, tests, _run)
+            shutil.rmtree(venv, ignore_errors=True)
+    for suite in suites:
+        with Tree.base(folder, suite).copy(folder / f"{suite}-tests") as tree:
+            tree.put_checkout()
+            tree.install(*_FOR_TESTS)
+            # Tests that copy the checkout ask git what belongs to it.
+            tree.run("sh", "-c", "cd /root/src && git init --quiet && git add --all && python3 -m venv /root/venv && "
+                     f"/root/venv/bin/python {' '.join(_INSTALL)} '.[test]'")  # fmt: skip
+            begin = "ip link set lo up; cd /root/src && "
+            yield _outcome(f"{begin}/root/venv/bin/python", f"Debian {suite}", tests, tree.run)
 
 
 def find(minor: str) -> str | None:
@@ -53,42 +84,24 @@ def find(minor: str) -> str | None:
     return str(found[-1]) if found else shutil.which(f"python{minor}")
 
 
-def on_this_host(python: str, folder: Path, tests: list[str], lowest: bool = False) -> Outcome:
-    """Run `tests` (all of them where that is empty) with this interpreter, from an environment made in `folder`."""
-    shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", folder], check=True)
-    pip: list[str | Path] = [folder / "bin" / "python", "-m", "pip", "install"]
-    pip += ["--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--editable", f"{TOP}[test]", *(lowest_versions() if lowest else [])], check=True)
-    version = subprocess.run(
-        [folder / "bin" / "python", "-c", "import platform; print(platform.python_version())"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    start = time.monotonic()
-    done = subprocess.run(
-        [folder / "bin" / "python", *_PYTEST, *tests], cwd=TOP,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)
-    where = f"this host, {LOWEST}" if lowest else "this host"
-    return _outcome(version, where, done.stdout, time.monotonic() - start)
+def _run(*command: str, **_: bool) -> subprocess.CompletedProcess[str]:
+    """As `Tree.run`, here."""
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
-def in_tree(tree: Tree, tests: list[str]) -> Outcome:
-    """Run the tests with the tree's own Python and daemons."""
-    tree.put_checkout()
-    tree.install(*_FOR_TESTS)
-    # Tests that copy the checkout ask git what belongs to it.
-    tree.run("sh", "-c", "cd /root/src && git init --quiet && git add --all")
-    tree.run("sh", "-c", "python3 -m venv /root/venv && cd /root/src && "
-             "/root/venv/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'")  # fmt: skip
-    version = tree.run("/root/venv/bin/python", "-c", "import platform; print(platform.python_version())")
-    start = time.monotonic()
-    command = " ".join([*_PYTEST, *tests])
-    # Not in the place of the shell, which is the first process here: a test asks about another that is.
-    script = f"ip link set lo up; cd /root/src && /root/venv/bin/python {command}; exit $?"
-    done = tree.run("sh", "-c", script, alone=True, check=False)
-    return _outcome(version.stdout.strip(), f"Debian {tree.suite}", done.stdout, time.monotonic() - start)
+def _outcome(python: str, where: str, tests: Sequence[str], run: Run) -> Outcome:
+    """Run the tests with this interpreter. In a tree they are alone in its network, and not in the place of the
+    shell, which is the first process there: a test asks about another that is."""
+    began = time.monotonic()
+    script = f"{python} {_VERSION} && {python} {' '.join([*_PYTEST, *tests])}; exit $?"
+    version, _, output = run("sh", "-c", script, alone=True, check=False).stdout.partition("\n")
+    return read(version, where, output, time.monotonic() - began)
+
+
+def read(python: str, where: str, output: str, seconds: float) -> Outcome:
+    """What came of a run, by what pytest printed."""
+    said = (output.strip().splitlines() or [""])[-1].strip("= ")
+    return Outcome(python, where, said, seconds, tuple(re.findall(r"(?m)^(?:FAILED|ERROR) (\S+)", output)))
 
 
 def lowest_versions() -> list[str]:
@@ -104,12 +117,3 @@ def lowest_versions() -> list[str]:
             raise CannotRun(f"pyproject.toml: {dependency}: expected a lower bound")
         pinned.append(f"{found[1]}~={found[2]}.0" if found[2].count(".") == 1 else f"{found[1]}=={found[2]}")
     return pinned
-
-
-def _outcome(version: str, where: str, output: str, seconds: float) -> Outcome:
-    last = (output.strip().splitlines() or [""])[-1]
-    counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
-    if not counts:
-        sys.stderr.write(f"{output[-3000:]}\nmatrix: pytest did not come to its end\n")
-    failures = tuple(re.findall(r"(?m)^(?:FAILED|ERROR) (\S+)", output))
-    return Outcome(version, where, counts, seconds, failures)
