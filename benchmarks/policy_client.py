@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from pbs_policy.postfix.listener import Listener
+from pbs_policy.postfix.query import connect
 
 REQUEST = Path(__file__).parent.parent / "tests" / "captures" / "policy" / "v4-delay-reject-yes.1.RCPT"
 """A request that Postfix 3.7 sent at a RCPT command: 29 attributes."""
@@ -20,14 +21,9 @@ class PolicyClient:
     """One connection. Raises OSError where it cannot be opened. To be closed, or used in `with`."""
 
     def __init__(self, target: str) -> None:
-        listener = Listener.parse(target)
-        if listener.path:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        else:
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket = connect(Listener.parse(target), _SECONDS)
+        if self._socket.family != socket.AF_UNIX:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.settimeout(_SECONDS)
-        self._socket.connect(listener.path or (listener.host, listener.port))
 
     def ask(self, client_address: str) -> str:
         """The action for a relay attempt from this address, its text left out.
@@ -62,3 +58,13 @@ class PolicyClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def answers(target: str) -> bool:
+    """Whether a policy service answers there: it greets nobody, and any request will do."""
+    try:
+        with PolicyClient(target) as client:
+            client.ask("198.18.0.1")
+    except OSError:
+        return False
+    return True

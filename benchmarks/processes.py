@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.figures import CannotRun
-from benchmarks.policy_client import PolicyClient
+from benchmarks.policy_client import answers
 from pbs_policy.demo.daemons import PrivateDaemon
 from pbs_policy.demo.ports import free_port
 from pbs_policy.programs import find_program
@@ -90,13 +90,8 @@ class Limit(PrivateDaemon):
         return [str(self._program), *(["127.0.0.1", str(self._port)] if self._port else [str(self._path)])]
 
     def is_ready(self) -> bool:
-        """Whether it answers: it greets nobody, and any request will do."""
-        try:
-            with PolicyClient(self.target) as client:
-                client.ask("198.18.0.1")
-        except OSError:
-            return False
-        return True
+        """Whether it answers."""
+        return answers(self.target)
 
 
 @contextmanager
