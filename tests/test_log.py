@@ -141,70 +141,41 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_line_that_repeats_is_counted_and_told_when_another_comes(clock: Clock) -> None:
+GONE = ("error", "Redis is gone")
+TOLD = "error: last message repeated {} times: Redis is gone"
+OK, DUNNO_7, DUNNO_8 = (("decision", f"action={each}") for each in ("OK", "DUNNO client=7", "DUNNO client=8"))
+
+
+@pytest.mark.parametrize(
+    ("said", "lines"),
+    [
+        ([*[GONE] * 4, ("info", "of another word"), GONE, ("error", "the disk is full")],
+         ["error: Redis is gone", "info: of another word", TOLD.format(4), "error: the disk is full"]),
+        ([GONE, 1.0] * (2 * int(REPEATS_TOLD)), ["error: Redis is gone", TOLD.format(9), TOLD.format(10)]),
+        ([("warning", "a peer left"), REPEATS_TOLD] * 3, ["warning: a peer left"] * 3),
+        ([DUNNO_7, DUNNO_7, DUNNO_7, DUNNO_8, DUNNO_8, "the end"],
+         ["info: action=DUNNO client=7", "info: last message repeated 2 times: action=DUNNO client=7",
+          "info: action=DUNNO client=8", "info: last message repeated 1 time: action=DUNNO client=8"]),
+        ([OK, 0.0, REPEATS_TOLD, OK], ["info: action=OK"] * 2),
+    ],
+    ids=["told when another comes", "told again and again", "written again later", "told at the end at the latest",
+         "a decision is forgotten"],
+)  # fmt: skip
+def test_a_line_that_repeats_is_counted(
+    said: list[tuple[str, str] | float | str], lines: list[str], clock: Clock
+) -> None:
+    """What is said, the seconds that pass until the next look at repeats, and the lines that come of it."""
     stream = io.BytesIO()
     log = Log(stream, monotonic=clock)
-    for _ in range(4):
-        log.error("Redis is gone")
-    log.info("something else, of another word")
-    log.error("Redis is gone")
-    log.error("the disk is full")
-    assert stream.getvalue().decode().splitlines() == [
-        "error: Redis is gone",
-        "info: something else, of another word",
-        "error: last message repeated 4 times: Redis is gone",
-        "error: the disk is full",
-    ]
-
-
-def test_what_repeats_on_and_on_is_told_again_and_again(clock: Clock) -> None:
-    stream = io.BytesIO()
-    log = Log(stream, monotonic=clock)
-    for _ in range(2 * int(REPEATS_TOLD)):
-        log.error("Redis is gone")
-        clock.now += 1
-        log.tell_repeats()
-    assert stream.getvalue().decode().splitlines() == [
-        "error: Redis is gone",
-        "error: last message repeated 9 times: Redis is gone",
-        "error: last message repeated 10 times: Redis is gone",
-    ]
-
-
-def test_a_line_that_comes_again_later_is_written_again(clock: Clock) -> None:
-    stream = io.BytesIO()
-    log = Log(stream, monotonic=clock)
-    for _ in range(3):
-        log.warning("a peer left")
-        clock.now += REPEATS_TOLD
-    assert stream.getvalue() == b"warning: a peer left\n" * 3
-
-
-def test_the_same_decision_again_is_told_at_the_end_at_the_latest(clock: Clock) -> None:
-    stream = io.BytesIO()
-    log = Log(stream, monotonic=clock)
-    for _ in range(3):
-        log.decision("action=DUNNO client_address=192.0.2.7")
-    log.decision("action=DUNNO client_address=192.0.2.8")
-    log.decision("action=DUNNO client_address=192.0.2.8")
-    log.write_now()
-    assert stream.getvalue().decode().splitlines() == [
-        "info: action=DUNNO client_address=192.0.2.7",
-        "info: last message repeated 2 times: action=DUNNO client_address=192.0.2.7",
-        "info: action=DUNNO client_address=192.0.2.8",
-        "info: last message repeated 1 time: action=DUNNO client_address=192.0.2.8",
-    ]
-
-
-def test_a_decision_is_forgotten_when_it_does_not_come_again(clock: Clock) -> None:
-    stream = io.BytesIO()
-    log = Log(stream, monotonic=clock)
-    log.decision("action=OK")
-    log.tell_repeats()
-    clock.now += REPEATS_TOLD
-    log.tell_repeats()
-    log.decision("action=OK")
-    assert stream.getvalue() == b"info: action=OK\n" * 2
+    for each in said:
+        if isinstance(each, tuple):
+            getattr(log, each[0])(each[1])
+        elif isinstance(each, float):
+            clock.now += each
+            log.tell_repeats()
+        else:
+            log.write_now()
+    assert stream.getvalue().decode().splitlines() == lines
 
 
 def test_as_json_each_line_is_an_object_with_time_and_level(monkeypatch: pytest.MonkeyPatch) -> None:

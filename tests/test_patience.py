@@ -87,56 +87,37 @@ def fate(connection: Connection) -> str:
     return str(transport.closed)
 
 
-def test_an_idle_connection_is_kept_longer_than_postfix_keeps_it(connection: Connection) -> None:
-    assert sweep(connection, POSTFIX_KEEPS_IDLE_CONNECTIONS * 2) == ""
-    assert sweep(connection, IDLE_LIMIT) == "closed"
+ASKS, ASKS_REDIS = request("unknown"), request("192.0.2.7")
 
 
-def test_each_request_begins_the_time_anew(connection: Connection) -> None:
-    for _ in range(3):
-        assert sweep(connection, IDLE_LIMIT - SWEEP_INTERVAL) == ""
-        connection.data_received(request("unknown"))
-    assert sweep(connection, IDLE_LIMIT) == ""
-
-
-def test_a_request_that_is_never_completed_ends_the_connection(connection: Connection) -> None:
-    connection.data_received(request("unknown")[:-1])
-    assert sweep(connection, REQUEST_LIMIT) == ""
-    assert sweep(connection, SWEEP_INTERVAL) == "aborted"
-
-
-def test_a_request_that_begins_after_a_long_silence_has_its_own_time(connection: Connection) -> None:
-    assert sweep(connection, IDLE_LIMIT / 2) == ""
-    connection.data_received(request("unknown")[:20])
-    assert sweep(connection, REQUEST_LIMIT) == ""
-    connection.data_received(request("unknown")[20:])
-    assert sweep(connection, IDLE_LIMIT) == ""
-
-
-def test_who_never_reads_the_answers_is_disconnected(connection: Connection) -> None:
-    connection.data_received(request("unknown"))
-    connection.pause_writing()
-    assert sweep(connection, REQUEST_LIMIT) == ""
-    assert sweep(connection, SWEEP_INTERVAL) == "aborted"
-
-
-def test_who_reads_the_answers_late_stays(connection: Connection) -> None:
-    for _ in range(5):
-        connection.data_received(request("unknown"))
-        connection.pause_writing()
-        assert sweep(connection, REQUEST_LIMIT) == ""
-        connection.resume_writing()
-    assert sweep(connection, IDLE_LIMIT - REQUEST_LIMIT) == ""
-
-
-def test_a_peer_that_waits_for_redis_is_not_idle(connection: Connection) -> None:
-    connection.data_received(request("192.0.2.7"))
-    assert sweep(connection, REQUEST_LIMIT) == ""
-
-
-def test_a_peer_whose_request_was_never_decided_is_disconnected(connection: Connection) -> None:
-    connection.data_received(request("192.0.2.7"))
-    assert sweep(connection, REQUEST_LIMIT + SWEEP_INTERVAL) == "aborted"
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [(POSTFIX_KEEPS_IDLE_CONNECTIONS * 2, ""), (IDLE_LIMIT, "closed")],
+        [*[(IDLE_LIMIT - SWEEP_INTERVAL, ""), ASKS] * 3, (IDLE_LIMIT, "")],
+        [ASKS[:-1], (REQUEST_LIMIT, ""), (SWEEP_INTERVAL, "aborted")],
+        [(IDLE_LIMIT / 2, ""), ASKS[:20], (REQUEST_LIMIT, ""), ASKS[20:], (IDLE_LIMIT, "")],
+        [ASKS, "stall", (REQUEST_LIMIT, ""), (SWEEP_INTERVAL, "aborted")],
+        [*[ASKS, "stall", (REQUEST_LIMIT, ""), "read"] * 5, (IDLE_LIMIT - REQUEST_LIMIT, "")],
+        [ASKS_REDIS, (REQUEST_LIMIT, "")],
+        [ASKS_REDIS, (REQUEST_LIMIT + SWEEP_INTERVAL, "aborted")],
+    ],
+    ids=[
+        "an idle one is kept longer than Postfix keeps it", "each request begins the time anew",
+        "a request that is never completed", "a request that begins after a long silence has its own time",
+        "who never reads the answers", "who reads the answers late stays", "who waits for Redis is not idle",
+        "a request that was never decided",
+    ],
+)  # fmt: skip
+def test_how_long_a_connection_is_kept(connection: Connection, steps: list[bytes | str | tuple[float, str]]) -> None:
+    """What comes from the peer, or whether it reads, and what has become of the connection after so many seconds."""
+    for step in steps:
+        if isinstance(step, bytes):
+            connection.data_received(step)
+        elif isinstance(step, str):
+            connection.pause_writing() if step == "stall" else connection.resume_writing()
+        else:
+            assert sweep(connection, step[0]) == step[1]
 
 
 def test_who_has_been_silent_for_the_longest_makes_room_for_one_too_many(

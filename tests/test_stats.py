@@ -23,7 +23,6 @@ from pbs_policy.service.stats import (
     SERVICE_KEPT,
     ServiceState,
     Stats,
-    flatten,
     no_counts,
     process_name,
     read_minutes,
@@ -221,12 +220,6 @@ def test_what_is_written_names_no_address_and_no_user(process: Process, redis: R
         b"started": b"1700049600", b"version": b"1.2", b"connections": b"3", b"redis_connections": b"2",
         b"OK login": b"1",
     }  # fmt: skip
-
-
-def test_the_action_is_counted_without_what_postfix_is_told_besides() -> None:
-    counts = no_counts()
-    counts[DEFER]["unavailable"] += 1
-    assert flatten(counts) == {"DEFER_IF_REJECT unavailable": 1}
 
 
 @given(st.dictionaries(st.binary(max_size=30), st.binary(max_size=30)))

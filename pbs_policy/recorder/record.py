@@ -110,7 +110,10 @@ async def _record(service: Service, secret: str, pages: Pages | None, stopping: 
         from pbs_policy.recorder.numbers import RecorderNumbers
 
         pages.start_pages(RecorderNumbers(writer, reports, keeper, lookups, log), has_redis)
-    service.announce("reports are heard on {}: whoever reaches it with the secret may permit anybody")
+    for listener in service.listeners:
+        if not listener.is_local:
+            log.warning(f"reports are heard on {listener}: whoever reaches it with the secret may permit anybody")
+    service.announce()
     work = [service.beat(), service.reload_at_hangup(follow), _keep(log)]
     if _renews(service.configuration.settings):
         work.append(keeper.run())

@@ -9,7 +9,7 @@ first describes the process:
     dropped       decisions that found no room since the last message
     counts        decisions since the start, by `<action> <reason>`
 
-Each of the others is a decision: time, host, action, reason, client_address, user, service, sender, recipient.
+Each of the others is a decision: time, host, and the members of its line in the log (`decision_line`).
 
 What is waiting is bounded (`MOST`), a message that Redis has not taken is not followed by another, and nobody waits
 for a watcher: what finds no room is dropped, and counted.
@@ -25,7 +25,8 @@ from typing import Any
 
 from pbs_policy.decision.rules import Decision
 from pbs_policy.log import json_value
-from pbs_policy.postfix.protocol import Request, first
+from pbs_policy.postfix.protocol import Request
+from pbs_policy.service.decision_line import as_json
 from pbs_policy.store.lookups import Lookups
 
 INTERVAL = 0.2
@@ -51,15 +52,8 @@ class Events:
         if len(self._lines) >= MOST:
             self._dropped += 1
             return
-        record = decision.record
-        user, service = (record.user, record.service) if record else ("", "")
-        sender = first(request, b"sender").decode("utf-8", "replace")
-        recipient = first(request, b"recipient").decode("utf-8", "replace")
-        self._lines.append(
-            f'{{"time":{self._now():.3f},"host":{self._host},"action":"{decision.action.partition(" ")[0]}",'
-            f'"reason":"{decision.reason}","client_address":"{client_address}","user":{json_value(user)},'
-            f'"service":"{service}","sender":{json_value(sender)},"recipient":{json_value(recipient)}}}'
-        )
+        members = as_json(decision, client_address, request)
+        self._lines.append(f'{{"time":{self._now():.3f},"host":{self._host},{members}}}')
 
     def drop(self, count: int) -> None:
         """So many decisions were lost on their way."""

@@ -34,11 +34,6 @@ _WRITE_TIME = 0.6
 _OWN_DESCRIPTORS = 64
 """Descriptors that are not Postfix': listeners, Redis and its Sentinels, name servers, files; under 30 in all."""
 
-_OPEN = (
-    "listening on {}: whoever can reach it may ask who may relay; "
-    "127.0.0.1, [::1] or a unix socket keep it to this machine"
-)
-
 
 def run(settings: Settings, values: Mapping[str, Value], log: Log, load: Load) -> None:
     """Serve until SIGTERM or SIGINT; at SIGHUP `load` reads the settings anew.
@@ -110,7 +105,13 @@ async def _serve(service: Service, metrics: Metrics | None, stopping: asyncio.Ev
     ]
     if metrics:
         metrics.start(server, lambda: upkeep.watchers)
-    service.announce(_OPEN)
+    for listener in service.listeners:
+        if not listener.is_local:
+            service.log.warning(
+                f"listening on {listener}: whoever can reach it may ask who may relay; "
+                "127.0.0.1, [::1] or a unix socket keep it to this machine"
+            )
+    service.announce()
     work = server.sweep(), service.beat(), service.reload_at_hangup(follow)
     tasks = [asyncio.create_task(each) for each in work]
     # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.

@@ -13,7 +13,7 @@ from typing import Any
 from pbs_policy import __version__
 from pbs_policy.event_loop import logging_to, loop_factory
 from pbs_policy.log import Log, printable
-from pbs_policy.postfix.listener import listener_of
+from pbs_policy.postfix.listener import Listener, listener_of
 from pbs_policy.service.notify import Notify
 from pbs_policy.service.reload import Configuration, Load
 from pbs_policy.settings import Settings
@@ -46,6 +46,11 @@ class Service:
         self._places = "nothing"
         self._hangup = asyncio.Event()
 
+    @property
+    def listeners(self) -> list[Listener]:
+        """Where it listens."""
+        return list(map(listener_of, self.listening))
+
     def run(self, work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
         """Do `work` in the event loop; it is given what SIGTERM and SIGINT set."""
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -60,14 +65,9 @@ class Service:
         with logging_to(self.log):
             await work(stopping)
 
-    def announce(self, warning: str) -> None:
-        """From now on whoever connects is served: the first line of the log, and what the service manager waits for.
-        `warning` is said of each listener that others can reach."""
-        listeners = list(map(listener_of, self.listening))
-        for listener in listeners:
-            if not listener.is_local:
-                self.log.warning(warning.format(listener))
-        self._places = " ".join(map(str, listeners)) or "nothing"
+    def announce(self) -> None:
+        """Whoever connects is served from now on: the first line of the log, and what the service manager waits for."""
+        self._places = " ".join(map(str, self.listeners)) or "nothing"
         values = self.configuration.values
         changed = " ".join(f"{name}={value.text!r}" for name, value in values.items() if value.place != "default")
         changed = printable(changed, 1000) or "all defaults"

@@ -30,8 +30,8 @@ _MADE = {
     ("connection.py", "decision.warning"): ("decision/caps.py", "warning"),
     # pbs_policy/service/connection.py, _disconnect
     ("server.py", "line"): ("service/connection.py", "report_disconnection"),
-    # pbs_policy/service/reload.py: the faults of the settings, as every command says them
-    ("reload.py", "fault"): None,
+    # pbs_policy/service/service.py: the faults of the settings, as every command says them
+    ("service.py", "fault"): None,
     # dovecot-hooks/pbs_postlogin.py, describe: where log_logins asks for each login
     ("writer.py", "recorded.line"): None,
 }
