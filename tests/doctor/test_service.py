@@ -26,6 +26,7 @@ from pbs_policy.postfix.listener import Listener
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
 from pbs_policy.store.redis_url import RedisUrl
+from tests.patience import patient_script
 from tests.service import Service
 from tests.stores import connect, table_on
 
@@ -50,14 +51,14 @@ def try_login(server: PrivateRedis, client: Redis, start_service: Start, tmp_pat
 
     def try_it(
         script: dict[str, str] | None = None, host: Host | None = None, user: str = "", redis: Redis | None = None,
-        program: str = str(shipped("dovecot-hooks/pbs-postlogin")), folder: Path = tmp_path, **values: str,
+        program: str = "", folder: Path = tmp_path, **values: str,
     ) -> list[Finding]:  # fmt: skip
         service = start_service(redis_url=server.url, **values)
         written = {"redis_url": server.url, **values, **(script or {})}
         file = folder / "script.conf"
         file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()))
         settings, _ = load(service.settings_file, overrides=[f"listen={service.listeners[0]}"])
-        hook = Hook("pop3", "pop3-postlogin", program, ("-c", str(file), "pop3"), user, "99-pbs-policy.conf:23")
+        hook = Hook("pop3", "pop3-postlogin", program or str(patient_script()), ("-c", str(file), "pop3"), user, "99-pbs-policy.conf:23")
         way = by_script(hook, host or Host())
         return list(check_trial(way, settings, table_on(redis or client, settings.key_prefix)))
 
