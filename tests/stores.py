@@ -61,6 +61,25 @@ def table_on(redis: Redis, prefix: str, **options: Any) -> LoginTable:
     return LoginTable(client_on(redis), prefix, **options)
 
 
+class Clock:
+    """The time, as the test has it."""
+
+    def __init__(self, time: float) -> None:
+        self.time = time
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def carry_out(redis: Redis, commands: Sequence[Command]) -> list[Any]:
+    """The reply to each command; an error is an exception among them."""
+    pipeline: Any = redis.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    replies: list[Any] = pipeline.execute(raise_on_error=False)
+    return replies
+
+
 def write_login(
     table: LoginTable, client_address: str, record: Record, ttl: float, *, with_domain: bool = False
 ) -> None:

@@ -320,14 +320,6 @@ def test_show_where_there_is_nothing(pbs: Pbs, table: LoginTable, who: str) -> N
     assert pbs("show", "--json", who) == Result(1, "[]\n", "")
 
 
-@pytest.mark.parametrize(
-    ("who", "text"),
-    [("192.0.2.7/24", "did you mean 192.0.2.0/24?"), ("192.0.2.300", "not an IP address"), ("", "or a user")],
-)
-def test_show_of_what_is_nobody_is_an_error(pbs: Pbs, who: str, text: str) -> None:
-    assert is_one_error(pbs("show", who), 64, text)
-
-
 def test_what_waits_for_the_reader_grows_older(table: LoginTable, monkeypatch: pytest.MonkeyPatch) -> None:
     login(table, "192.0.2.7", "alice@example.com", 1000)
     login(table, "192.0.2.8", "alice@example.com", 1000)

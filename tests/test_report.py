@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -15,6 +14,7 @@ from pbs_policy.duration import ago_at
 from pbs_policy.table.rows import write_time
 from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, Usage
 from tests.commands import Pbs, Result
+from tests.stores import carry_out
 
 DAY = 86_400
 NOON = int(time.time()) // DAY * DAY + DAY // 2
@@ -39,11 +39,7 @@ def note(redis: Redis) -> Note:
         usage = Usage("pbs:", KEPT, lambda: NOON - ago)
         for number in range(recipients):
             usage.note(client_address, user, kind if number < foreign else 0)
-        commands = usage.commands()
-        pipeline: Any = redis.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        usage.written(pipeline.execute())
+        usage.written(carry_out(redis, usage.commands()))
 
     return write
 

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,22 +32,12 @@ from pbs_policy.store.question import Command
 from pbs_policy.table.keys import Keys
 from tests.commands import Pbs, Result, put_behind
 from tests.service import Service
-from tests.stores import client_on
+from tests.stores import Clock, carry_out, client_on
 
 KEYS = Keys("pbs:")
 NOON = 1_700_049_600  # 2023-11-15 12:00:00 UTC
 THIS_MINUTE = b"pbs:stats:202311151200"
 FACTS = {"connections": 3, "redis_connections": 2}
-
-
-class Clock:
-    """The time, as the test has it."""
-
-    def __init__(self) -> None:
-        self.time = float(NOON)
-
-    def __call__(self) -> float:
-        return self.time
 
 
 class Process:
@@ -70,17 +60,9 @@ class Process:
         self.stats.written(commands, carry_out(self.redis, commands))
 
 
-def carry_out(redis: Redis, commands: Sequence[Command]) -> list[Any]:
-    pipeline: Any = redis.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    replies: list[Any] = pipeline.execute()
-    return replies
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture

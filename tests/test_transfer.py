@@ -28,7 +28,7 @@ from pbs_policy.table.records import Permit, Record
 from pbs_policy.table.rows import read_time, write_time
 from pbs_policy.table.transfer import LONGEST_LINE, export_lines, parse_line, parse_lines, read_lines
 from tests.commands import Pbs, Result, is_one_error
-from tests.stores import table_on, write_login
+from tests.stores import Clock, table_on, write_login
 
 KEYS = Keys("pbs:")
 NOW = 1_790_000_000
@@ -37,19 +37,9 @@ ADDRESSES = ClientAddresses()
 FULL = Permit(NOW, "scanner@example.com", ("@example.com",), ("example.net",), Cap(20, HOUR), "second floor")
 
 
-class Clock:
-    """Unix seconds that stand still."""
-
-    def __init__(self) -> None:
-        self.now = float(NOW)
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture
@@ -185,7 +175,7 @@ def test_an_hour_on_the_way_is_an_hour_lost(table: LoginTable, redis: Redis, clo
     expiries = {read_time(json.loads(each)["expires_at"]) - NOW for each in data.splitlines()}
     assert {-each % HOUR < 2 or -each % 10 < 2 for each in expiries} == {True}
     redis.flushall()
-    clock.now += HOUR
+    clock.time += HOUR
     assert take_in(table, data) == {"logins": 1, "permits": 1, "ended": 2}
     left = {key: left for key, (_, left) in stand(redis).items()}
     assert HOUR * 1000 - 2500 < left[KEYS.login("192.0.2.7")] <= HOUR * 1000

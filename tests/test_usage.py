@@ -16,7 +16,7 @@ from pbs_policy.store.question import Command
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table import usage as module
 from pbs_policy.table.usage import MOST_PAIRS, OTHERS, PAIRS_AT_ONCE, PAIRS_IN_MEMORY, Usage, Use, read_uses
-from tests.stores import client_on, connect
+from tests.stores import Clock, carry_out, client_on, connect
 
 DAY = 86_400
 KEPT = 30 * DAY
@@ -25,19 +25,9 @@ NOON = MIDNIGHT + DAY // 2
 TODAY = b"t:use:20231115"
 
 
-class Clock:
-    """The time, as the test has it."""
-
-    def __init__(self, time: float = NOON) -> None:
-        self.time = time
-
-    def __call__(self) -> float:
-        return self.time
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture
@@ -54,15 +44,6 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setattr(module, name, number)
 
     return change
-
-
-def carry_out(redis: Redis, commands: Sequence[Command]) -> list[Any]:
-    """The reply to each command; an error is an exception among them."""
-    pipeline: Any = redis.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    replies: list[Any] = pipeline.execute(raise_on_error=False)
-    return replies
 
 
 def write(usage: Usage, redis: Redis) -> None:
