@@ -58,7 +58,8 @@ def try_login(server: PrivateRedis, client: Redis, start_service: Start, tmp_pat
         file = folder / "script.conf"
         file.write_text("".join(f"{name} = {value}\n" for name, value in written.items()))
         settings, _ = load(service.settings_file, overrides=[f"listen={service.listeners[0]}"])
-        hook = Hook("pop3", "pop3-postlogin", program or str(patient_script()), ("-c", str(file), "pop3"), user, "99-pbs-policy.conf:23")
+        script_file = program or str(patient_script())
+        hook = Hook("pop3", "pop3-postlogin", script_file, ("-c", str(file), "pop3"), user, "99-pbs-policy.conf:23")
         way = by_script(hook, host or Host())
         return list(check_trial(way, settings, table_on(redis or client, settings.key_prefix)))
 
