@@ -66,7 +66,7 @@ class Service:
             await work(stopping)
 
     def announce(self) -> None:
-        """Whoever connects is served from now on: the first line of the log, and what the service manager waits for."""
+        """Whoever connects is served from now on: the log's first line, and what the service manager waits for."""
         self._places = " ".join(map(str, self.listeners)) or "nothing"
         values = self.configuration.values
         changed = " ".join(f"{name}={value.text!r}" for name, value in values.items() if value.place != "default")
