@@ -105,38 +105,26 @@ def test_the_tickets_of_a_tls_session_are_not_taken_for_an_answer_that_nobody_as
 
 
 @pytest.mark.usefixtures("either_loop")
-def test_without_the_certificate_that_redis_asks_for_nobody_is_served(
-    clients: Clients, tls_redis: Callable[..., TlsRedis], certificates: Certificates
-) -> None:
-    redis = tls_redis(certificates.server, asks_for_ours=True)
-    clients.point_at(redis.url, redis_tls_ca_file=str(certificates.authority))
-    # TLS 1.3 lets a client in first and complains later: some hear why, some only that the connection is closed.
-    clients.assert_none_is_served("", of_service="certificate required")
-
-
-@pytest.mark.usefixtures("either_loop")
-def test_a_server_of_an_unknown_authority_is_refused_by_all(
-    clients: Clients, tls_redis: Callable[..., TlsRedis], certificates: Certificates
-) -> None:
-    redis = tls_redis(certificates.stranger)
-    clients.point_at(redis.url, redis_tls_ca_file=str(certificates.authority))
-    clients.assert_none_is_served("certificate verify failed: unable to get local issuer certificate")
-
-
-def test_without_a_ca_file_the_systems_authorities_are_trusted_and_ours_is_none(
-    clients: Clients, tls_redis: Callable[..., TlsRedis], certificates: Certificates
-) -> None:
-    clients.point_at(tls_redis(certificates.server).url)
-    clients.assert_none_is_served("certificate verify failed: ")
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_server_with_another_hosts_certificate_is_refused_by_all(
-    host: str, clients: Clients, tls_redis: Callable[..., TlsRedis], certificates: Certificates
-) -> None:
-    redis = tls_redis(certificates.other_host)
-    clients.point_at(f"rediss://{host}:{redis.port}", redis_tls_ca_file=str(certificates.authority))
-    clients.assert_none_is_served(f"certificate is not valid for '{host}'")
+@pytest.mark.parametrize(
+    ("presents", "host", "trusts", "reason", "of_service"),
+    [
+        # TLS 1.3 lets a client in first and complains later: some hear why, some only that the connection is closed.
+        ("server", "127.0.0.1", "ours", "", "certificate required"),
+        ("stranger", "127.0.0.1", "ours", "certificate verify failed: unable to get local issuer certificate", ""),
+        ("server", "127.0.0.1", "the system's", "certificate verify failed: ", ""),
+        ("other_host", "127.0.0.1", "ours", "certificate is not valid for '127.0.0.1'", ""),
+        ("other_host", "localhost", "ours", "certificate is not valid for 'localhost'", ""),
+    ],
+    ids=["ours is asked for", "an unknown authority", "no ca_file", "another address", "another host's"],
+)
+def test_nobody_is_served_without_the_right_certificate(
+    presents: str, host: str, trusts: str, reason: str, of_service: str,
+    clients: Clients, tls_redis: Callable[..., TlsRedis], certificates: Certificates,
+) -> None:  # fmt: skip
+    redis = tls_redis(getattr(certificates, presents), asks_for_ours=bool(of_service))
+    files = {"redis_tls_ca_file": str(certificates.authority)} if trusts == "ours" else {}
+    clients.point_at(f"rediss://{host}:{redis.port}", **files)
+    clients.assert_none_is_served(reason, of_service=of_service)
 
 
 def test_one_who_speaks_tls_and_one_who_does_not_are_unavailable_to_each_other(
