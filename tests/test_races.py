@@ -1,4 +1,4 @@
-"""What root does while another user waits for a chance: no file of root becomes theirs, in 200 tries."""
+"""What root does while another user waits for a chance: no file of root becomes theirs, in 50 tries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root has something to lose: run this as root"),
     pytest.mark.skipif(not PYTHON.exists(), reason="the other user's process needs it: apt-get install python3"),
 ]
-TRIES = 200
+TRIES = 50
 NOBODY = 65534
 
 # Whatever has this name in a folder below `below` becomes a link to `victim`, as soon as nobody may do that.
