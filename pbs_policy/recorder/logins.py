@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pbs_policy.settings.sources import Value
 from pbs_policy.shipped import shipped
+from pbs_policy.store.question import Command
 
 USUAL_SERVICES = frozenset(("pop3", "imap"))
 """Whose logins count where `services` is not set. Dovecot tells of those by SMTP AUTH and sieve as well."""
@@ -35,6 +36,10 @@ class Recorded(NamedTuple):
     value: bytes
     ttl: int
     line: str
+
+    def commands(self, left: int) -> list[Command]:
+        """What writes it to Redis, for so many seconds."""
+        return [(b"SET", key, self.value, b"EX", b"%d" % left) for key in self.keys]
 
 
 class Unrecorded(Exception):

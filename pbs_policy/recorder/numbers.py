@@ -13,7 +13,7 @@ from pbs_policy.recorder.reports import ReportServer
 from pbs_policy.recorder.sessions import SessionKeeper
 from pbs_policy.recorder.writer import LoginWriter
 from pbs_policy.store.lookups import Lookups
-from pbs_policy.table.records import WAYS
+from pbs_policy.table.records import REPORT, SESSION, WAYS
 
 _OUTCOMES = ("recorded", "left_out", "no_success", "other_service", "allow", "refused")
 
@@ -31,14 +31,15 @@ class RecorderNumbers(DaemonNumbers):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric."""
-        writer, reports = self._writer, self._reports
-        yield _counted("logins_recorded", "Logins that Redis has taken.", "way", WAYS, writer.recorded)
-        yield _counted("logins_left_out", "Logins that must not be recorded.", "way", WAYS, writer.left_out)
+        writer, reports, keeper = self._writer, self._reports, self._keeper
+        recorded = Counter({REPORT: writer.recorded, SESSION: keeper.recorded})
+        yield _counted("logins_recorded", "Logins that Redis has taken.", "way", WAYS, recorded)
+        left_out = Counter({REPORT: writer.left_out})
+        yield _counted("logins_left_out", "Logins that must not be recorded.", "way", WAYS, left_out)
         if reports is not None:
             yield _counted("reports", "What Dovecot has posted.", "outcome", _OUTCOMES, reports.counts)
         yield CounterMetricFamily("pbs_policy_logins_lost", "Logins that Redis did not take in time.", writer.lost)
         yield GaugeMetricFamily("pbs_policy_logins_waiting", "Logins that wait for Redis.", writer.waiting)
-        keeper = self._keeper
         yield GaugeMetricFamily("pbs_policy_sessions", "Logins of users who are connected.", keeper.connected)
         yield GaugeMetricFamily("pbs_policy_sessions_renewed", "Of these, those renewed last time.", keeper.renewed)
         yield from super().collect()

@@ -86,7 +86,7 @@ async def _record(service: Service, secret: str, pages: Pages | None, stopping: 
     lookups, log = service.lookups, service.log
     await lookups.open()
     writer = LoginWriter(LoginRules(service.configuration.values), lookups, log)
-    keeper = SessionKeeper(writer, lookups, log)
+    keeper = SessionKeeper(lookups, log)
     reports = None
     if service.listening:
         from pbs_policy.recorder.reports import ReportServer  # aiohttp, which who has sessions alone may lack
@@ -95,7 +95,7 @@ async def _record(service: Service, secret: str, pages: Pages | None, stopping: 
 
     def follow(configuration: Configuration) -> None:
         writer.rules = LoginRules(configuration.values)
-        keeper.follow(configuration.settings, configuration.denies)
+        keeper.follow(configuration.settings, configuration.denies, writer.rules)
         if reports:
             reports.services = configuration.settings.services or USUAL_SERVICES
 

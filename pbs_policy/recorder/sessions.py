@@ -24,12 +24,11 @@ from pbs_policy.decision.denies import Denies
 from pbs_policy.dovecot.doveadm import DoveadmFault, ask_doveadm
 from pbs_policy.dovecot.sessions import WHO, MailSession, NotSessions, parse_who
 from pbs_policy.log import Log
-from pbs_policy.recorder.logins import USUAL_SERVICES, Recorded, SeenLogin, Unrecorded
-from pbs_policy.recorder.writer import LoginWriter
+from pbs_policy.recorder.logins import USUAL_SERVICES, LoginRules, Recorded, SeenLogin, Unrecorded
 from pbs_policy.settings import Settings
 from pbs_policy.store.bulk import pieces
 from pbs_policy.store.lookups import Lookups
-from pbs_policy.store.question import Procedure
+from pbs_policy.store.question import Procedure, Question
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.records import SESSION, user_of_record
 
@@ -65,15 +64,14 @@ def _user(value: bytes | None) -> bytes | None:
     return None if value is None else user_of_record(value)
 
 
-class _Unread(Exception):
-    """Redis did not say who is denied."""
+class _Unavailable(Exception):
+    """Redis did not say who is denied, or did not take a login."""
 
 
 class SessionKeeper:
     """Renews logins for as long as `run` runs. `follow` comes first."""
 
-    def __init__(self, writer: LoginWriter, lookups: Lookups, log: Log) -> None:
-        self._writer = writer
+    def __init__(self, lookups: Lookups, log: Log) -> None:
         self._lookups = lookups
         self._log = log
         self._known: set[tuple[bytes, bytes]] = set()  # logins that stood in the table, of those who are connected
@@ -81,9 +79,11 @@ class SessionKeeper:
         self._passed_over: frozenset[str] = frozenset()
         self.connected = 0  # as the last round found them: logins of sessions
         self.renewed = 0
+        self.recorded = 0  # all in all
 
-    def follow(self, settings: Settings, denies: Denies | None) -> None:
+    def follow(self, settings: Settings, denies: Denies | None, logins: LoginRules) -> None:
         """From now on by these settings."""
+        self._logins = logins
         self._interval = settings.renew_interval
         self._services = settings.services or USUAL_SERVICES
         self._addresses = settings.addresses
@@ -109,7 +109,7 @@ class SessionKeeper:
                 await self._renew_all(sessions)
         except DoveadmFault as fault:
             trouble = f"doveadm {fault}"
-        except (_Unread, TimeoutError):
+        except (_Unavailable, TimeoutError):
             trouble = "Redis does not tell in time who is denied, or takes no logins"
         except Exception as error:  # noqa: BLE001 - were this task to end, no session would be renewed again
             trouble = repr(error)
@@ -150,7 +150,7 @@ class SessionKeeper:
                 user = session.user.encode()
                 login = SeenLogin(user, session.address, session.service, SESSION)
                 try:
-                    recorded = self._writer.rules.describe(login)
+                    recorded = self._logins.describe(login)
                     client = self._addresses.parse(session.address)
                 except (Unrecorded, AddressError):
                     continue
@@ -174,8 +174,11 @@ class SessionKeeper:
             for each in permitted:
                 if each.login in self._known:
                     (last if each.is_last(denied.values) else first).append(each.recorded)
-        for recorded in (*first, *last):
-            await self._writer.renew(recorded)
+        for written in pieces((*first, *last), AT_ONCE):
+            commands = [command for each in written for command in each.commands(each.ttl)]
+            if await self._lookups.put(Question((), commands)) is None:
+                raise _Unavailable
+            self.recorded += len(written)
         return len(first) + len(last)
 
     async def _ask(self, procedure: Procedure[Denied]) -> Denied:
@@ -186,7 +189,7 @@ class SessionKeeper:
         except StopIteration as end:
             found: Denied = end.value
             return found
-        raise _Unread
+        raise _Unavailable
 
     def _tell_passed_over(self, passed_over: Counter[str]) -> None:
         """Say once of which kinds there are."""

@@ -1,4 +1,4 @@
-"""Writes logins to Redis, behind whoever told of them: nobody waits for Redis but a session (`renew`).
+"""Writes reported logins to Redis, behind whoever told of them: nobody waits for Redis.
 
 The logins wait in one bounded queue, oldest first, and go out many at a time on one connection to the master. While
 Redis is away they stay there; each is written with the time that is left of its `ttl`, so that an outage prolongs no
@@ -8,16 +8,14 @@ permission. What finds no room any more is lost, counted, and said once in a whi
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from contextlib import suppress
 from time import monotonic
-from typing import NamedTuple
 
 from pbs_policy.log import Log, printable
 from pbs_policy.recorder.logins import LoginRules, Recorded, SeenLogin, Unrecorded
 from pbs_policy.store.lookups import Lookups
-from pbs_policy.store.question import Command, Question
-from pbs_policy.table.records import SESSION
+from pbs_policy.store.question import Question
 
 MOST_WAITING = 10_000
 """Logins that wait for Redis, some 600 bytes each: five seconds of 2,000 a second, a quarter of an hour of ten."""
@@ -25,34 +23,24 @@ MOST_WAITING = 10_000
 _AT_ONCE = 2_000
 """In one round, which takes a few turns of the loop: in each, a hundred busy connections bring a hundred logins."""
 
-_RENEWED_AT_ONCE = 50  # sessions among them, which come by the thousand and can wait: 100 commands take Redis 0.1 ms
 _AGAIN = 0.25  # seconds until Redis is asked again that took nothing
 _LOSS_TOLD = 10.0  # seconds between two lines about what was lost
 
 
-class _Waiting(NamedTuple):
-    way: str
-    keys: list[bytes]
-    value: bytes
-    ends_at: float
-
-
 class LoginWriter:
-    """Takes logins by `offer` and `renew`; `run` writes them until `stop`. `rules` may be replaced at any time."""
+    """Takes logins by `offer`; `run` writes them until `stop`. `rules` may be replaced at any time."""
 
     def __init__(self, rules: LoginRules, lookups: Lookups, log: Log) -> None:
         self.rules = rules
         self._lookups = lookups
         self._log = log
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[tuple[Recorded, float]] = deque()  # and when it ends
         self._some = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
         self._stopping = asyncio.Event()
         self._lost_told = 0
         self._told_at = -_LOSS_TOLD
-        self.recorded: Counter[str] = Counter()  # by the way in which it was learned of
-        self.left_out: Counter[str] = Counter()  # the same of those that must not be recorded
+        self.recorded = 0
+        self.left_out = 0  # those that must not be recorded
         self.lost = 0
 
     @property
@@ -65,30 +53,20 @@ class LoginWriter:
         try:
             recorded = self.rules.describe(login)
         except Unrecorded as reason:
-            self.left_out[login.way] += 1
+            self.left_out += 1
             self._log.info(f"a login is not recorded ({login.way}): {printable(str(reason), 500)}")
             return False
         if self.rules.tells_logins:
             self._log.info(recorded.line)
         if not recorded.keys:
-            self.left_out[login.way] += 1
+            self.left_out += 1
             return False
-        self._append(login.way, recorded)
-        return True
-
-    async def renew(self, recorded: Recorded) -> None:
-        """Record the login of a session once more, without a word. It waits until half of the queue is free: the
-        other half is for logins that nobody tells of again."""
-        await self._room.wait()
-        self._append(SESSION, recorded)
-
-    def _append(self, way: str, recorded: Recorded) -> None:
         if len(self._queue) >= MOST_WAITING:
             self._queue.popleft()
             self.lost += 1
-        self._queue.append(_Waiting(way, recorded.keys, recorded.value, monotonic() + recorded.ttl))
+        self._queue.append((recorded, monotonic() + recorded.ttl))
         self._some.set()
-        self._look_for_room()
+        return True
 
     async def run(self) -> None:
         """Write what waits, as it comes, until `stop`; then what is left, if Redis takes it at once."""
@@ -113,40 +91,19 @@ class LoginWriter:
         self._stopping.set()
         self._some.set()
 
-    def _take(self) -> list[_Waiting]:
-        """The oldest ones, as many as go out in one round."""
-        batch: list[_Waiting] = []
-        renewed, queue = 0, self._queue
-        while queue and len(batch) < _AT_ONCE:
-            renewed += queue[0].way == SESSION
-            if renewed > _RENEWED_AT_ONCE:
-                break
-            batch.append(queue.popleft())
-        return batch
-
     async def _write(self) -> bool:
         """Write the oldest ones. What Redis does not take goes back to where it was."""
-        batch = self._take()
-        self._look_for_room()
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _AT_ONCE))]
         now = monotonic()
-        live = [(each, left) for each in batch if (left := round(each.ends_at - now)) > 0]
-        commands: list[Command] = [
-            (b"SET", key, each.value, b"EX", b"%d" % left) for each, left in live for key in each.keys
-        ]
+        live = [(recorded, ends_at) for recorded, ends_at in batch if round(ends_at - now) > 0]
+        commands = [each for recorded, ends_at in live for each in recorded.commands(round(ends_at - now))]
         if not commands or await self._lookups.put(Question((), commands)) is not None:
-            self.recorded.update(each.way for each, _ in live)
+            self.recorded += len(live)
             return True
         room = MOST_WAITING - len(self._queue)
         self.lost += max(0, len(live) - room)
-        self._queue.extendleft(each for each, _ in reversed(live[-room:] if room else []))
-        self._look_for_room()
+        self._queue.extendleft(reversed(live[-room:] if room else []))
         return False
-
-    def _look_for_room(self) -> None:
-        if len(self._queue) < MOST_WAITING // 2:
-            self._room.set()
-        else:
-            self._room.clear()
 
     def _say_loss(self) -> None:
         now = monotonic()

@@ -20,7 +20,6 @@ from pbs_policy.log import Log
 from pbs_policy.recorder.logins import LoginRules
 from pbs_policy.recorder.record import probe
 from pbs_policy.recorder.sessions import SessionKeeper
-from pbs_policy.recorder.writer import LoginWriter
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
 from pbs_policy.store.lookups import Lookups
@@ -85,28 +84,17 @@ class Keeping:
         login = settings.redis_user, settings.redis_password()
         lookups = Lookups(settings.redis_url, *login, KEYS.probe, log, probe=probe(KEYS))
         await lookups.open()
-        writer = LoginWriter(LoginRules(values), lookups, log)
-        writing = asyncio.create_task(writer.run())
-        keeper = SessionKeeper(writer, lookups, log)
-        keeper.follow(settings, settings.load_denies())
-        self._writer, self._lookups = writer, lookups
+        keeper = SessionKeeper(lookups, log)
+        keeper.follow(settings, settings.load_denies(), LoginRules(values))
         yield keeper
-        writer.stop()
-        await writing
         await lookups.close()
-
-    async def renew(self, keeper: SessionKeeper) -> None:
-        """One round, and all of it written."""
-        await keeper.renew()
-        while self._writer.waiting or self._lookups.in_flight:  # noqa: ASYNC110 - nothing else tells of it
-            await asyncio.sleep(0.001)
 
     def renew_once(self, **settings: str) -> str:
         """One round of a new keeper; what it logged."""
 
         async def story() -> None:
             async with self.keeper(**settings) as keeper:
-                await self.renew(keeper)
+                await keeper.renew()
 
         asyncio.run(story())
         return self.log()
@@ -137,9 +125,9 @@ async def test_a_redis_that_came_back_empty_is_filled_again(keeping: Keeping) ->
     keeping.record(ALICE, HOME)
     keeping.connected((ALICE, HOME))
     async with keeping.keeper() as keeper:
-        await keeping.renew(keeper)
+        await keeper.renew()
         keeping.redis.flushall()
-        await keeping.renew(keeper)
+        await keeper.renew()
     assert keeping.left(HOME) > 3500
     assert keeping.left(HOME, ALICE) > 3500
 
@@ -159,12 +147,12 @@ async def test_one_that_ended_is_renewed_again_only_after_another_login(keeping:
     async with keeping.keeper() as keeper:
         for sessions in ([(ALICE, HOME)], [], [(ALICE, HOME)]):
             keeping.connected(*sessions)
-            await keeping.renew(keeper)
+            await keeper.renew()
             keeping.redis.flushall()
-        await keeping.renew(keeper)
+        await keeper.renew()
         assert keeping.left(HOME) == 0
         keeping.record(ALICE, HOME)
-        await keeping.renew(keeper)
+        await keeper.renew()
     assert keeping.left(HOME) > 3500
 
 
@@ -272,7 +260,7 @@ async def test_while_redis_is_away_nothing_is_renewed_and_it_is_said_once(
     alone.record(ALICE, HOME)
     alone.connected((ALICE, HOME))
     async with alone.keeper() as keeper:
-        await alone.renew(keeper)
+        await keeper.renew()
         await asyncio.to_thread(server.stop)
         for _ in range(3):
             await keeper.renew()
@@ -280,7 +268,7 @@ async def test_while_redis_is_away_nothing_is_renewed_and_it_is_said_once(
         alone.redis.flushall()
         deadline = time.monotonic() + 20
         while not alone.left(HOME) and time.monotonic() < deadline:
-            await alone.renew(keeper)
+            await keeper.renew()
     assert alone.left(HOME) > 3500
     assert alone.log().count("error: sessions are not renewed") == 1
     assert alone.log().count("info: sessions are renewed: 1 logins of 1") == 2
@@ -303,10 +291,10 @@ async def test_a_doveadm_that_fails_is_one_line_and_no_harm(keeping: Keeping, sc
     keeping.doveadm(script)
     async with keeping.keeper() as keeper:
         for _ in range(3):
-            await keeping.renew(keeper)
+            await keeper.renew()
         assert keeping.left(HOME) <= 100
         keeping.connected((ALICE, HOME))
-        await keeping.renew(keeper)
+        await keeper.renew()
     assert keeping.log().count(f"error: sessions are not renewed: doveadm {said}\n") == 1
     assert keeping.log().count("error") == 1
     assert keeping.left(HOME) > 3500
@@ -322,7 +310,7 @@ async def test_a_doveadm_that_hangs_or_prints_without_an_end_is_killed_with_its_
 
     async with keeping.keeper() as keeper:
         for _ in range(3):
-            await keeping.renew(keeper)
+            await keeper.renew()
             descriptors.append(count_descriptors())
     assert descriptors[2] <= descriptors[0] + 1, "each of them has two pipes"
     log = keeping.log()
@@ -356,7 +344,7 @@ async def test_sessions_that_cannot_be_read_are_told_once(keeping: Keeping) -> N
     keeping.connected(("al\ufffdce@example.com", HOME), ("", HOME))
     async with keeping.keeper() as keeper:
         for _ in range(3):
-            await keeping.renew(keeper)
+            await keeper.renew()
     told = "doveadm tells of sessions that are not read: 1 with a user name that is not certain, 1 with no user\n"
     assert keeping.log().count(told) == 1
 

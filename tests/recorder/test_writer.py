@@ -51,12 +51,8 @@ class Bench:
         return self._output.getvalue().decode().splitlines()
 
 
-def login(number: int = 7, user: bytes = b"alice", way: str = "report", **more: Any) -> SeenLogin:
-    return SeenLogin(user, f"192.0.2.{number}", "imap", way, **more)
-
-
-async def renew(bench: Bench, login: SeenLogin) -> None:
-    await bench.writer.renew(bench.writer.rules.describe(login))
+def login(number: int = 7, user: bytes = b"alice", **more: Any) -> SeenLogin:
+    return SeenLogin(user, f"192.0.2.{number}", "imap", "report", **more)
 
 
 async def end(bench: Bench, writing: asyncio.Task[None]) -> None:
@@ -73,19 +69,15 @@ async def test_logins_are_written_with_their_way_and_their_ttl() -> None:
     bench = Bench(ttl="10m", user_domain="example.com", sender_match="domain")
     writing = asyncio.create_task(bench.writer.run())
     assert bench.writer.offer(login())
-    await renew(bench, login(8, way="session"))
     await end(bench, writing)
     values = {key.decode(): (value.split(b" ", 1)[1], ex) for _, key, value, *ex in bench.redis.taken}
-    report, session = ((b"imap-" + way + b" alice", [b"EX", b"600"]) for way in (b"report", b"session"))
+    written = b"imap-report alice", [b"EX", b"600"]
     assert values == {
-        "pbs:login:192.0.2.7": report,
-        "pbs:login:192.0.2.7,alice@example.com": report,
-        "pbs:login:192.0.2.7,@example.com": report,
-        "pbs:login:192.0.2.8": session,
-        "pbs:login:192.0.2.8,alice@example.com": session,
-        "pbs:login:192.0.2.8,@example.com": session,
+        "pbs:login:192.0.2.7": written,
+        "pbs:login:192.0.2.7,alice@example.com": written,
+        "pbs:login:192.0.2.7,@example.com": written,
     }
-    assert bench.writer.recorded == {"report": 1, "session": 1}
+    assert bench.writer.recorded == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +101,7 @@ async def test_what_the_script_would_not_record_is_left_out(seen: SeenLogin, sai
     assert not bench.writer.offer(seen)
     await end(bench, writing)
     assert not bench.redis.taken
-    assert bench.writer.left_out == {"report": 1}
+    assert bench.writer.left_out == 1
     assert (said in bench.log[0] and bench.log[0].isprintable()) if said else bench.log == []
 
 
@@ -165,34 +157,7 @@ async def test_logins_that_come_by_the_hundred_in_each_turn_of_the_loop_are_all_
             bench.writer.offer(login(user=b"user%d-%d" % (turn, number)))
         await asyncio.sleep(0)
     await end(bench, writing)
-    assert (bench.writer.lost, bench.writer.recorded.total()) == (0, 30_000)
-
-
-async def test_few_sessions_go_out_in_a_round_whatever_else_does() -> None:
-    bench = Bench()
-    for number in range(200):
-        await renew(bench, login(user=b"s%d" % number, way="session"))
-        bench.writer.offer(login(user=b"r%d" % number))
-    writing = asyncio.create_task(bench.writer.run())
-    await end(bench, writing)
-    assert (bench.redis.asked, bench.writer.recorded) == (4, {"session": 200, "report": 200})
-
-
-async def test_a_session_waits_for_half_of_the_queue_to_be_free() -> None:
-    bench = Bench()
-    bench.redis.answers = False
-    for number in range(MOST_WAITING // 2):
-        await renew(bench, login(user=b"user%d" % number, way="session"))
-    renewing = asyncio.create_task(renew(bench, login(way="session")))
-    await asyncio.sleep(0)
-    assert not renewing.done()
-    bench.writer.offer(login(8))  # a report finds room
-    bench.redis.answers = True
-    writing = asyncio.create_task(bench.writer.run())
-    await renewing
-    await end(bench, writing)
-    assert bench.writer.lost == 0
-    assert bench.writer.recorded.total() == MOST_WAITING // 2 + 2
+    assert (bench.writer.lost, bench.writer.recorded) == (0, 30_000)
 
 
 async def test_what_redis_does_not_take_at_the_end_is_lost_and_said() -> None:
