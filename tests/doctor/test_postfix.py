@@ -27,11 +27,13 @@ needs_postfix = pytest.mark.skipif(
 )
 
 
-def relaying(text: str, **values: str) -> dict[str, Finding]:
-    """What is found of a relay list, by check."""
-    values |= {"smtpd_relay_restrictions": text, "queue_directory": "/var/spool/postfix"}
-    found = check_relaying(SmtpdEntry(PostfixConfig("main.cf", values, {}, ()), None, LISTENERS, Host()))
-    return {each.check: each for each in found}
+def entry_of(lines: dict[str, list[int]] | None = None, **values: str) -> SmtpdEntry:
+    return SmtpdEntry(PostfixConfig("main.cf", values, lines or {}, ()), None, LISTENERS, Host())
+
+
+def relaying(entry: SmtpdEntry) -> dict[str, Finding]:
+    """What is found, by check."""
+    return {each.check: each for each in check_relaying(entry)}
 
 
 @pytest.mark.parametrize(
@@ -58,11 +60,12 @@ def test_what_smtpd_does_while_the_service_is_down_is_known_as_smtpd_knows_it(
     action: str, level: str, seen: str
 ) -> None:
     check = f"check_policy_service {{ inet:127.0.0.1:10040, {{ default_action = {action} }} }}"
-    found = relaying(
-        f"permit_auth_destination, {check}, reject",
+    entry = entry_of(
+        smtpd_relay_restrictions=f"permit_auth_destination, {check}, reject", queue_directory="/var/spool/postfix",
         smtpd_restriction_classes="open Inner closed", open="permit_mynetworks, Inner", Inner="permit",
         closed="check_client_access cidr:/etc/postfix/clients, reject",
-    )["postfix.default_action"]  # fmt: skip
+    )  # fmt: skip
+    found = relaying(entry)["postfix.default_action"]
     assert (found.level, seen in found.seen) == (level, True), found
 
 
@@ -70,10 +73,8 @@ def test_what_smtpd_does_while_the_service_is_down_is_known_as_smtpd_knows_it(
 def test_a_word_that_is_no_restriction_is_named_where_it_stands(name: str) -> None:
     values = {"smtpd_restriction_classes": "ours", "ours": "reject", "smtpd_relay_restrictions": "ours, reject"}
     values[name] = "permit_mynetwork, " + values.get(name, "")
-    entry = SmtpdEntry(PostfixConfig("main.cf", values, {name: [7]}, ()), None, LISTENERS, Host())
-    found = {each.check: each for each in check_relaying(entry)}
-    assert (found["postfix.syntax"].level, found["postfix.syntax"].place) == ("wrong", "main.cf:7")
-    assert "permit_mynetwork in smtpd_" in found["postfix.syntax"].seen
+    found = relaying(entry_of({name: [7]}, **values))["postfix.syntax"]
+    assert (found.level, found.place, "permit_mynetwork in smtpd_" in found.seen) == ("wrong", "main.cf:7", True)
 
 
 def folder_with(directory: Path, main_cf: str) -> PostfixConfig:
@@ -99,17 +100,11 @@ LIST = "smtpd_relay_restrictions = permit_mynetworks, {}, reject_unauth_destinat
     ],
 )
 def test_the_real_smtpd_says_why_it_ends(tmp_path: Path, main_cf: str, why: str) -> None:
-    config = folder_with(tmp_path, main_cf)
+    queue = tmp_path / "queue"
+    config = folder_with(tmp_path, f"{main_cf}\nqueue_directory = {queue}")
     said = why_smtpd_ends(Host(), config, config.main_service())
     assert why in said if why else said == ""
-
-
-@needs_postfix
-def test_trying_smtpd_leaves_the_queue_directory_alone(tmp_path: Path) -> None:
-    queue = tmp_path / "queue"
-    config = folder_with(tmp_path, LIST.format("reject") + f"\nqueue_directory = {queue}")
-    assert why_smtpd_ends(Host(), config, config.main_service()) == ""
-    assert not queue.exists()
+    assert not queue.exists(), "the queue directory is left alone"
 
 
 @needs_postfix
@@ -179,7 +174,7 @@ def test_what_smtpd_may_not_read_as_somebody_else_than_root_is_no_fault(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: uid)
     monkeypatch.setattr("pbs_policy.doctor.postfix.why_smtpd_ends", lambda *_: why)
-    (found,) = check_smtpd(SmtpdEntry(PostfixConfig("main.cf", {}, {}, ()), None, LISTENERS, Host()))
+    (found,) = check_smtpd(entry_of())
     assert found.level == level
 
 
