@@ -1,6 +1,6 @@
 """`pbs-policy doctor`: looks at the installation as it is, and names what is wrong, where, and what mends it.
 
-Each module holds the checks of one part. They take what was read (`PostfixConfig`, `DovecotConfig`, `StoreFacts`) and
+Each module holds the checks of one part. They take what was read (`PostfixConfig`, `DovecotConfig`) or Redis, and
 yield a `Finding` for each thing they looked at. What cannot be looked at is a finding as well, never
 an exception. Nothing is changed on the host, but for one key for a second (`store.write`) and the trial's logins.
 """
@@ -194,15 +194,13 @@ class Doctor:
             redis = self.connect(settings)
             table = LoginTable(redis, settings.key_prefix, user_domain=settings.user_domain)
             yield from store_keys.check_read(table, settings, place)
-            facts = store.gather(redis)
         except (StoreUnavailable, SettingsError) as error:
             yield replace(self._not_reached(error, place), check="store.reachable")
             return
-        yield from store.check_store(facts, settings, place)
-        yield from store.check_service_rights(facts, settings, place)
+        yield from store.check_store(redis, settings, place)
         yield from store_keys.check_keys(redis, settings)
         yield from store_keys.check_denies(table)
-        yield from store.check_durable(facts, table)
+        yield from store.check_durable(table)
         self.table = table
 
     def _not_reached(self, error: Exception, place: str) -> Finding:
@@ -236,7 +234,7 @@ class Doctor:
                 with self.host.acting_as(hook.user):
                     redis = connect_by(own, even_replica=True, probe=store_keys.trial_write(own))
                     findings = [*store_keys.check_write(redis, own, place),
-                                *store.check_script_rights(redis, own, place)]  # fmt: skip
+                                *store.check_rights(redis, "script", own, place)]  # fmt: skip
             except (SettingsError, NotLookedAt) as error:
                 if not self.told & {"dovecot.user", "dovecot.settings_file", "dovecot.files"}:
                     yield unknown(f"as the script's user: {error}", hook.place)

@@ -1,22 +1,20 @@
 """Checks of what Redis or Valkey says of itself: recent, neither too open nor too closed, keeping what is written,
-with a replica to fail over to. It is asked once: what an ACL user of few rights may not ask is not looked at. No
-password and no hash of one is kept.
+with a replica to fail over to. What an ACL user of few rights may not ask is not looked at.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from pbs_policy.command_line import command_line
 from pbs_policy.doctor.finding import Finding, check, good, not_looked_at, warning, wrong
 from pbs_policy.log import printable
 from pbs_policy.settings import Settings
-from pbs_policy.store.errors import StoreRefused, StoreUnavailable
+from pbs_policy.store.errors import StoreRefused
 from pbs_policy.store.persistence import APPEND, read_info, what_a_crash_forgets
 from pbs_policy.table.login_table import LoginTable
 
@@ -30,104 +28,21 @@ busy moment. At more than five several reports in a row are missing, which is no
 
 _CLOCK_SECONDS = 60  # `pbs-policy list` shows minutes
 _CONF = "redis.conf"  # doctor does not know where it is: CONFIG GET gives no lines
-Answer = TypeVar("Answer")
-
-
-class Rights(NamedTuple):
-    """An ACL user: whether it may use all commands, write to all keys, and be used without a password."""
-
-    all_commands: bool
-    all_keys: bool
-    without_password: bool
-
-
-@dataclass
-class StoreFacts:
-    """What Redis said; None where it may not be asked, with the reason under the same name in `refused`."""
-
-    info: dict[str, str] | None = None
-    config: dict[str, str] | None = None
-    user: str | None = None
-    rights: Rights | None = None
-    default_rights: Rights | None = None
-    ahead: float | None = None
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def told(self, name: str) -> dict[str, str]:
-        """`info` or `config`. Raises StoreUnavailable where Redis may not be asked, for a check to say so."""
-        told: dict[str, str] | None = getattr(self, name)
-        if told is None:
-            raise StoreUnavailable(f"{name.upper()}: {self.refused.get(name, '')}")
-        return told
-
-
-def gather(redis: RedisClient) -> StoreFacts:
-    """Ask Redis about itself. Raises StoreUnavailable where it cannot be asked at all."""
-    facts = StoreFacts()
-
-    def ask(name: str, question: Callable[[], Answer]) -> Answer | None:
-        try:
-            return question()
-        except StoreRefused as error:
-            facts.refused[name] = printable(str(error), 100)
-            return None
-
-    facts.info = ask("info", lambda: read_info(redis, "default"))
-    facts.config = ask("config", lambda: _config(redis))
-    name = facts.user = ask("user", lambda: _text(redis.ask([(b"ACL", b"WHOAMI")])[0]))
-    if name is not None:
-        facts.rights = ask("rights", lambda: _rights(redis, name))
-        facts.default_rights = ask("default_rights", lambda: _rights(redis, "default"))
-    asked = time.time()
-    now = ask("time", lambda: redis.ask([(b"TIME",)])[0])
-    if now is not None:
-        facts.ahead = int(now[0]) + int(now[1]) / 1e6 - (asked + time.time()) / 2
-    return facts
-
-
-def _config(redis: RedisClient) -> dict[str, str]:
-    names = ("maxmemory", "maxmemory-policy", "bind", "protected-mode", "requirepass", "port", "tls-port", "save",
-             "stop-writes-on-bgsave-error")  # fmt: skip
-    found: dict[str, str] = {}
-    for name in names:
-        (reply,) = redis.ask([(b"CONFIG", b"GET", name.encode())])
-        found |= zip(map(_text, reply[::2]), map(_text, reply[1::2]), strict=True)
-    if found.get("requirepass"):
-        found["requirepass"] = "set"  # the password itself is nobody's business here
-    return found
-
-
-def _rights(redis: RedisClient, user: str) -> Rights:
-    """What ACL GETUSER says; the hashes of its passwords are left behind."""
-    (reply,) = redis.ask([(b"ACL", b"GETUSER", user.encode())])
-    said = dict(zip(reply[::2], reply[1::2], strict=True)) if reply else {}
-    commands = set(_text(said.get(b"commands", b"")).split())
-    flags = {_text(each) for each in said.get(b"flags", ())}
-    # One text since Redis 7, a list before.
-    keys = said.get(b"keys", b"")
-    keys = set(_text(keys).split() if isinstance(keys, bytes) else map(_text, keys))
-    may_all = "+@all" in commands or "allcommands" in flags
-    return Rights(may_all, bool(keys & {"~*", "*", "%RW~*", "%W~*"}), {"on", "nopass"} <= flags)
-
-
-def _text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def check_store(facts: StoreFacts, settings: Settings, place: str) -> Iterator[Finding]:
-    """Every check that rests on what Redis says of itself. `place` is where redis_url is set."""
-    yield from _check_version(facts, place)
-    yield from _check_memory(facts)
-    yield from _check_persistence(facts)
-    yield from _check_replica(facts, place)
-    yield from _check_exposure(facts)
-    yield from _check_clock(facts)
-    yield from _check_replicas(facts, settings, place)
+def check_store(redis: RedisClient, settings: Settings, place: str) -> Iterator[Finding]:
+    """Every check of Redis itself. `place` is where redis_url is set."""
+    yield from _check_version(redis, place)
+    yield from _check_memory(redis)
+    yield from _check_persistence(redis)
+    yield from _check_replica(redis, place)
+    yield from _check_exposure(redis)
+    yield from _check_clock(redis)
+    yield from _check_replicas(redis, settings, place)
+    yield from check_rights(redis, "service", settings, place)
 
 
 @check("store.version")
-def _check_version(facts: StoreFacts, place: str) -> Finding:
-    info = facts.told("info")
+def _check_version(redis: RedisClient, place: str) -> Finding:
+    info = read_info(redis, "server")
     valkey = info.get("valkey_version", "")
     version = valkey or info.get("redis_version", "0")
     name = f"{'Valkey' if valkey else 'Redis'} {version}"
@@ -137,13 +52,12 @@ def _check_version(facts: StoreFacts, place: str) -> Finding:
 
 
 @check("store.eviction")
-def _check_memory(facts: StoreFacts) -> Finding:
+def _check_memory(redis: RedisClient) -> Finding:
     """Every key of ours has an end, so volatile-* policies find nothing but logins to throw away."""
-    told = facts.config or facts.told("info")
-    policy = told.get("maxmemory-policy") or (facts.info or {}).get("maxmemory_policy", "")
+    info = read_info(redis, "memory")
+    policy, limit = info.get("maxmemory_policy", ""), int(info.get("maxmemory", 0))
     if not policy:
-        return not_looked_at(f"maxmemory-policy: {facts.refused.get('config') or 'Redis does not say'}")
-    limit = int(told.get("maxmemory", 0) or 0)
+        return not_looked_at("maxmemory-policy: Redis does not say")
     if limit and policy != "noeviction":
         seen = f"maxmemory-policy = {policy}: at {limit} bytes Redis throws logins away before their time"
         return warning(seen, _CONF, "maxmemory-policy noeviction, or a Redis of its own")
@@ -151,8 +65,12 @@ def _check_memory(facts: StoreFacts) -> Finding:
 
 
 @check("store.persistence")
-def _check_persistence(facts: StoreFacts) -> Finding:
-    info, config = facts.told("info"), facts.config or {}
+def _check_persistence(redis: RedisClient) -> Finding:
+    info = read_info(redis, "persistence")
+    try:
+        config = _config(redis, "stop-writes-on-bgsave-error", "save")
+    except StoreRefused:
+        config = {}
     stops = config.get("stop-writes-on-bgsave-error", "yes") == "yes"
     if info.get("rdb_last_bgsave_status", "ok") != "ok" and stops:
         seen = "the last save failed: Redis refuses writes, and no login is recorded"
@@ -163,17 +81,17 @@ def _check_persistence(facts: StoreFacts) -> Finding:
 
 
 @check("store.durable", "no deny or permit that a crash of Redis would take back")
-def check_durable(facts: StoreFacts, table: LoginTable) -> Iterator[Finding]:
+def check_durable(table: LoginTable) -> Iterator[Finding]:
     """Whether denies and permits outlive a crash of Redis, while there are any."""
-    forgets = what_a_crash_forgets(facts.told("info"), table.now())
+    forgets = what_a_crash_forgets(read_info(table.redis, "persistence"), table.now())
     if forgets and table.has_denies_or_permits():
         mend = f"{APPEND}; denies = FILE for what must hold, and a scheduled pbs-policy export"
         yield warning(f"there are denies or permits, and {forgets}", _CONF, mend)
 
 
 @check("store.replica")
-def _check_replica(facts: StoreFacts, place: str) -> Finding:
-    info = facts.told("info")
+def _check_replica(redis: RedisClient, place: str) -> Finding:
+    info = read_info(redis, "replication")
     if info.get("role", "master") == "master":
         return good("this is a master", place)
     master = printable(f"{info.get('master_host')}:{info.get('master_port')}")
@@ -183,10 +101,10 @@ def _check_replica(facts: StoreFacts, place: str) -> Finding:
 
 
 @check("store.replicas")
-def _check_replicas(facts: StoreFacts, settings: Settings, place: str) -> Iterator[Finding]:
+def _check_replicas(redis: RedisClient, settings: Settings, place: str) -> Iterator[Finding]:
     """Each replica that the master has heard of: what it lacks is lost to a failover. A replica has none to be looked
     at: `store.replica`."""
-    info, url = facts.told("info"), settings.redis_url
+    info, url = read_info(redis, "replication"), settings.redis_url
     if info.get("role", "master") != "master":
         return
     # `ip=192.0.2.2,port=6379,state=online,offset=14,lag=1`, as INFO says of each.
@@ -221,12 +139,15 @@ def _trouble(replica: dict[str, str]) -> str:
 
 
 @check("store.exposure")
-def _check_exposure(facts: StoreFacts) -> Finding:
+def _check_exposure(redis: RedisClient) -> Finding:
     """Whoever can write to Redis can permit relaying."""
-    config, rights = facts.told("config"), facts.default_rights
+    config = _config(redis, "bind", "protected-mode", "requirepass", "port", "tls-port")
+    try:
+        open_door = _rights(redis, "default").without_password
+    except StoreRefused:
+        open_door = not config.get("requirepass")
     bound = [item.lstrip("-") for item in config.get("bind", "").split()]
     public = " ".join(item for item in bound or ["*"] if not _is_loopback(item))
-    open_door = rights.without_password if rights else not config.get("requirepass")
     mend = "bind 127.0.0.1 -::1, or requirepass and redis_password_file"
     if config.get("port", "6379") == "0" and config.get("tls-port", "0") == "0":
         return good("Redis listens at a unix socket alone")
@@ -247,34 +168,25 @@ def _is_loopback(text: str) -> bool:
 
 
 @check("store.clock")
-def _check_clock(facts: StoreFacts) -> Finding:
-    if facts.ahead is None:
-        return not_looked_at(f"TIME: {facts.refused.get('time', '')}")
-    if abs(facts.ahead) > _CLOCK_SECONDS:
-        seen = f"Redis' clock is {facts.ahead:+.0f} s off ours: permissions end in time, listings show wrong ages"
+def _check_clock(redis: RedisClient) -> Finding:
+    asked = time.time()
+    ((seconds, microseconds),) = redis.ask([(b"TIME",)])
+    ahead = int(seconds) + int(microseconds) / 1e6 - (asked + time.time()) / 2
+    if abs(ahead) > _CLOCK_SECONDS:
+        seen = f"Redis' clock is {ahead:+.0f} s off ours: permissions end in time, listings show wrong ages"
         return warning(seen, "", "systemctl status systemd-timesyncd (or chrony, ntpd) on both hosts")
-    return good(f"the clocks differ by {abs(facts.ahead):.1f} s; ends are by Redis' clock alone")
+    return good(f"the clocks differ by {abs(ahead):.1f} s; ends are by Redis' clock alone")
 
 
 @check("store.rights")
-def check_service_rights(facts: StoreFacts, settings: Settings, place: str) -> Finding:
-    """What the service's own user may do."""
-    return _judge_rights(facts, "service", settings, place)
-
-
-@check("store.rights")
-def check_script_rights(redis: RedisClient, settings: Settings, place: str) -> Finding:
-    """What the script's user may do."""
-    return _judge_rights(gather(redis), "script", settings, place)
-
-
-def _judge_rights(facts: StoreFacts, who: str, settings: Settings, place: str) -> Finding:
+def check_rights(redis: RedisClient, who: str, settings: Settings, place: str) -> Finding:
     """Whether the ACL user of `who` (the script, the service) may do more than that needs."""
-    user, rights = facts.user, facts.rights
-    if user is None or rights is None:
+    try:
+        user = _text(redis.ask([(b"ACL", b"WHOAMI")])[0])
+        rights = _rights(redis, user)
+    except StoreRefused as error:
         # It may not ask what it may do: that is what a user of few rights should be.
-        why = facts.refused.get("user") or facts.refused.get("rights") or "no ACL"
-        return good(f"the {who}'s user may not look at rights: {why}", place)
+        return good(f"the {who}'s user may not look at rights: {printable(str(error), 100)}", place)
     if user == "default":
         return good(f"the {who} is Redis' default user: an ACL user of its own would be less", place)
     if rights.all_commands or rights.all_keys:
@@ -283,6 +195,37 @@ def _judge_rights(facts: StoreFacts, who: str, settings: Settings, place: str) -
         seen = f"the {who}'s user {user} may {what}: more than it needs, for whoever has its password"
         return warning(seen, place, set_user(user, "resetkeys", f"~{settings.key_prefix}*", *least))
     return good(f"the {who}'s user {user} has limits", place)
+
+
+class _Rights(NamedTuple):
+    """An ACL user: whether it may use all commands, write to all keys, and be used without a password."""
+
+    all_commands: bool
+    all_keys: bool
+    without_password: bool
+
+
+def _rights(redis: RedisClient, user: str) -> _Rights:
+    """What ACL GETUSER says; the hashes of its passwords are left behind. Raises StoreRefused."""
+    (reply,) = redis.ask([(b"ACL", b"GETUSER", user.encode())])
+    said = dict(zip(reply[::2], reply[1::2], strict=True)) if reply else {}
+    commands = set(_text(said.get(b"commands", b"")).split())
+    flags = {_text(each) for each in said.get(b"flags", ())}
+    # One text since Redis 7, a list before.
+    keys = said.get(b"keys", b"")
+    keys = set(_text(keys).split() if isinstance(keys, bytes) else map(_text, keys))
+    may_all = "+@all" in commands or "allcommands" in flags
+    return _Rights(may_all, bool(keys & {"~*", "*", "%RW~*", "%W~*"}), {"on", "nopass"} <= flags)
+
+
+def _config(redis: RedisClient, *names: str) -> dict[str, str]:
+    """What CONFIG GET says. Raises StoreRefused."""
+    replies = redis.ask([(b"CONFIG", b"GET", name.encode()) for name in names])
+    return {_text(reply[0]): _text(reply[1]) for reply in replies if reply}
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def set_user(user: str, *rules: str) -> str:
