@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from pbs_policy.address import ClientAddresses
-from pbs_policy.decision.rules import Rules
 from pbs_policy.log import Log
 from pbs_policy.service.connection import IDLE_LIMIT, REQUEST_LIMIT, SWEEP_INTERVAL, Connection
 from pbs_policy.service.server import PolicyServer
@@ -59,7 +57,7 @@ def log() -> io.BytesIO:
 @pytest.fixture
 def server(log: io.BytesIO) -> PolicyServer:
     lookups: Any = NoAnswer()
-    return PolicyServer(Rules(), ClientAddresses(), Keys("pbs:"), lookups, Log(log), "none")
+    return PolicyServer(Keys("pbs:"), lookups, Log(log))
 
 
 def connect(server: PolicyServer) -> Connection:

@@ -12,7 +12,6 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pbs_policy.address import ClientAddresses
 from pbs_policy.cli.check import WHY
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.rules import DEFER, DUNNO, OK, Decision, Rules
@@ -62,8 +61,8 @@ def test_whatever_a_decision_holds_one_known_action_is_sent_or_nothing(
 ) -> None:
     stream = BytesIO()
     lookups: Any = None
-    rules = Rules(observe_only=observes)
-    server = PolicyServer(rules, ClientAddresses(), Keys("pbs:"), lookups, Log(stream), "all")
+    server = PolicyServer(Keys("pbs:"), lookups, Log(stream))
+    server.rules, server.log_decisions = Rules(observe_only=observes), "all"
     connection: Any = server.connection()
     transport = Transport()
     connection.connection_made(transport)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from pbs_policy.address import ClientAddresses
 from pbs_policy.decision.rules import Rules
 from pbs_policy.decision.sender import SenderRules
 from pbs_policy.log import Log
@@ -68,7 +67,8 @@ class Heard(Transport):
 )
 def test_what_is_being_decided_goes_on_by_the_rules_it_began_with(before: Rules, after: Rules, rounds: int) -> None:
     redis: Any = Patient()
-    server = PolicyServer(before, ClientAddresses(), Keys("pbs:"), redis, Log(io.BytesIO()), "none")
+    server = PolicyServer(Keys("pbs:"), redis, Log(io.BytesIO()))
+    server.rules = before
     connection, transport = server.connection(), Heard()
     spoken: Any = transport
     connection.connection_made(spoken)
@@ -76,7 +76,7 @@ def test_what_is_being_decided_goes_on_by_the_rules_it_began_with(before: Rules,
     for _ in range(rounds):
         redis.answer()
     assert transport.written == b""
-    server.follow(after, server.addresses, "none", None, None, None)
+    server.rules = after
     while redis.answer():
         pass
     assert transport.written == b"action=OK\n\n"

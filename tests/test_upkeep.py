@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from pbs_policy.address import ClientAddresses
 from pbs_policy.decision.candidate import login_under
-from pbs_policy.decision.rules import OK, Decision, Rules
+from pbs_policy.decision.rules import OK, Decision
+from pbs_policy.decision.sender import SenderRules
 from pbs_policy.log import Log
 from pbs_policy.service import upkeep as module
 from pbs_policy.service.server import PolicyServer
@@ -85,9 +85,8 @@ class Site:
         log = cast("Log", SilentLog())
         self.lookups = FakeLookups(log)
         self.usage = Usage("t:", 86_400)
-        self.server = PolicyServer(
-            Rules(), ClientAddresses(), Keys("t:"), self.lookups, log, "none", usage=self.usage
-        )  # fmt: skip
+        self.server = PolicyServer(Keys("t:"), self.lookups, log)
+        self.server.uses.follow(self.usage, SenderRules(), None)
         self.upkeep = Upkeep(self.server)
         self.note(PAIRS)
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from pbs_policy.extras import why_no_metrics
 from pbs_policy.log import Log
 from pbs_policy.service.passed import compare, take
-from pbs_policy.service.reload import Configuration, Load
+from pbs_policy.service.reload import Load
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.service import Service
 from pbs_policy.service.sockets import BACKLOG, open_listeners, remove_paths
 from pbs_policy.service.upkeep import Upkeep
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import Value
-from pbs_policy.table.usage import Usage
 
 if TYPE_CHECKING:
     from pbs_policy.metrics import Metrics
@@ -76,23 +75,10 @@ def _open_metrics(settings: Settings, log: Log) -> Metrics | None:
 
 
 async def _serve(service: Service, metrics: Metrics | None, stopping: asyncio.Event) -> None:
-    configuration, lookups = service.configuration, service.lookups
-    settings = configuration.settings
-    server = PolicyServer(
-        settings.rules, settings.addresses, service.keys, lookups, service.log, settings.log_decisions,
-        configuration.maps, Usage.following(None, settings.key_prefix, settings.usage_kept), configuration.denies,
-        metrics.waits.note if metrics else None,
-    )  # fmt: skip
+    lookups = service.lookups
+    server = PolicyServer(service.keys, lookups, service.log, metrics.waits.note if metrics else None)
+    server.follow(service.configuration)
     server.most_connections = _descriptors_for_peers() - (metrics.most_open if metrics else 0)
-
-    def follow(configuration: Configuration) -> None:
-        settings = configuration.settings
-        usage = Usage.following(server.uses.usage, settings.key_prefix, settings.usage_kept)
-        server.follow(
-            settings.rules, settings.addresses, settings.log_decisions, configuration.maps, configuration.denies,
-            usage,
-        )  # fmt: skip
-
     await lookups.open()
     upkeep = Upkeep(server)
     await upkeep.look()
@@ -112,7 +98,7 @@ async def _serve(service: Service, metrics: Metrics | None, stopping: asyncio.Ev
                 "127.0.0.1, [::1] or a unix socket keep it to this machine"
             )
     service.announce()
-    work = server.sweep(), service.beat(), service.reload_at_hangup(follow)
+    work = server.sweep(), service.beat(), service.reload_at_hangup(server.follow)
     tasks = [asyncio.create_task(each) for each in work]
     # What start-up made stays: the collector need not look at it again and again, nor at each hundred requests.
     gc.freeze()

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from typing import Literal
 
 from pbs_policy.address import ClientAddress, ClientAddresses, networks_of
 from pbs_policy.decision.case import Case
@@ -22,6 +21,7 @@ from pbs_policy.postfix.protocol import Request
 from pbs_policy.service import decision_line
 from pbs_policy.service.connection import SWEEP_INTERVAL, Connection
 from pbs_policy.service.events import Events
+from pbs_policy.service.reload import Configuration
 from pbs_policy.service.stats import no_counts
 from pbs_policy.service.turns import Turns
 from pbs_policy.service.uses import Uses
@@ -47,34 +47,24 @@ class PolicyServer:
     """What the connections share. Give `connection` to the loop's create_server; `stop` answers what is in flight."""
 
     def __init__(
-        self,
-        rules: Rules,
-        addresses: ClientAddresses,
-        keys: Keys,
-        lookups: Lookups,
-        log: Log,
-        log_decisions: Literal["permitted", "all", "none"],
-        maps: SenderMaps | None = None,
-        usage: Usage | None = None,
-        denies: Denies | None = None,
-        note_wait: Callable[[float], None] | None = None,
+        self, keys: Keys, lookups: Lookups, log: Log, note_wait: Callable[[float], None] | None = None
     ) -> None:
-        """`maps`, `denies`, `permit_lengths` (none at first) and `events` (None while nobody watches) are kept up to
-        date by `upkeep`, which writes `counts` and what `uses` notes for `usage`, too. `note_wait` is told for how
-        many seconds each request waited for its decision."""
-        self.rules = rules
+        """It goes by what it is told to `follow`. `permit_lengths` (none at first) and `events` (None while nobody
+        watches) are kept up to date by `upkeep`, which writes `counts` and what `uses` notes, too. `note_wait` is
+        told for how many seconds each request waited for its decision."""
+        self.rules = Rules()
+        self.addresses = ClientAddresses()
+        self.log_decisions = "permitted"
+        self.maps: SenderMaps | None = None
+        self.denies: Denies | None = None
         self.keys = keys
         self.lookups = lookups
-        self.maps = maps
-        self.denies = denies
         self.permit_lengths: Lengths = frozenset()
         self.uses = Uses(keys)
-        self.uses.follow(usage, rules.senders, maps)
         self.note_wait = note_wait
         self.counts = no_counts()
         self.events: Events | None = None
         self.log = log
-        self.log_decisions = log_decisions
         self.decision_line = decision_line.as_json if log.is_json else decision_line.as_text
         self.connections: set[Connection] = set()
         self.turns = Turns()
@@ -84,22 +74,15 @@ class PolicyServer:
         self._disconnected = 0  # peers that broke the protocol since the last sweep
         self._displaced = 0  # connections that made room for others since the last sweep
         self._all_closed = asyncio.Event()
-        self.addresses = addresses
         self.report_no_end = lru_cache(_REPORTED_ONCE)(self._report_no_end)
 
-    def follow(
-        self,
-        rules: Rules,
-        addresses: ClientAddresses,
-        log_decisions: Literal["permitted", "all", "none"],
-        maps: SenderMaps | None,
-        denies: Denies | None,
-        usage: Usage | None,
-    ) -> None:
-        """Decide by other rules from the next request on; what is being decided goes on by those it began with."""
-        self.rules, self.addresses, self.log_decisions = rules, addresses, log_decisions
-        self.maps, self.denies = maps, denies
-        self.uses.follow(usage, rules.senders, maps)
+    def follow(self, configuration: Configuration) -> None:
+        """Decide by this from the next request on; what is being decided goes on by the rules it began with."""
+        settings = configuration.settings
+        self.rules, self.addresses, self.log_decisions = settings.rules, settings.addresses, settings.log_decisions
+        self.maps, self.denies = configuration.maps, configuration.denies
+        usage = Usage.following(self.uses.usage, settings.key_prefix, settings.usage_kept)
+        self.uses.follow(usage, self.rules.senders, self.maps)
 
     def connection(self) -> Connection:
         """The protocol of one new connection."""

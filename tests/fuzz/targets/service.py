@@ -138,7 +138,8 @@ def run(data: bytes) -> None:
     as_lookups: Any = lookups
     addresses = ClientAddresses(64, (parse_network("198.51.100.0/24"),))
     rules = _RULES[supply.number(len(_RULES))]
-    server = PolicyServer(rules, addresses, Keys("pbs:"), as_lookups, log, "all")
+    server = PolicyServer(Keys("pbs:"), as_lookups, log)
+    server.rules, server.addresses, server.log_decisions = rules, addresses, "all"
     server.turns = Turns(lookups.soon.append)
     server.events = Events("mx1")
     if supply.number(2):
