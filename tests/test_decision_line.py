@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.rules import DEFER, NO_LOGIN, OK, Decision, observed
 from pbs_policy.log import printable
-from pbs_policy.postfix.protocol import Request, RequestParser
+from pbs_policy.postfix.protocol import Request, as_request
 from pbs_policy.service.decision_line import as_json, as_text
 from pbs_policy.table.records import Permit, Record, serialise_record
 from tests.service import request
@@ -21,9 +21,7 @@ CLIENT = "192.0.2.7"
 
 
 def asked(sender: str = "alice@example.com", recipient: str = "bob@example.net") -> Request:
-    found = RequestParser().next_request(request(CLIENT, sender=sender, recipient=recipient))
-    assert found is not None
-    return found
+    return as_request(request(CLIENT, sender=sender, recipient=recipient))
 
 
 def by_login(user: str = "alice@example.com", service: str = "pop3") -> Decision:

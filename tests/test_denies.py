@@ -19,7 +19,7 @@ from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.rules import DEFER, DUNNO, OK, Rules
 from pbs_policy.decision.words import explain
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.postfix.protocol import Request, RequestParser
+from pbs_policy.postfix.protocol import as_request
 from pbs_policy.postfix.query import serialise_request
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
@@ -255,9 +255,7 @@ def reason(
     rules: Rules | None = None,
 ) -> str:
     """Why the service would permit or refuse this relay attempt; `check` says the same."""
-    data = serialise_request({"client_address": address, "sender": sender, "recipient": "bob@example.net"})
-    request = RequestParser().next_request(data)
-    assert isinstance(request, Request)
+    request = as_request(serialise_request({"client_address": address, "sender": sender}))
     client = ClientAddresses(ipv6_prefix).parse(address)
     decision = check(Enquiry(table, rules or Rules(), client, request, denies=denies))
     explained = explain(Enquiry(table, rules or Rules(), client, request, denies=denies))

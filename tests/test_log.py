@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pbs_policy.log import LONGEST_VALUE, REPEATS_TOLD, Log, printable, value
+from tests.stores import Clock
 
 _FIELD = re.compile(r'(?P<name>[a-z_]+)=(?P<value>"(?:[^"\\]|\\.)*"|[^ "]+)(?: |$)')
 
@@ -128,17 +129,9 @@ def test_a_log_that_cannot_be_written_stops_nothing() -> None:
     Log(_Full()).error("lost")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 GONE = ("error", "Redis is gone")
@@ -171,7 +164,7 @@ def test_a_line_that_repeats_is_counted(
         if isinstance(each, tuple):
             getattr(log, each[0])(each[1])
         elif isinstance(each, float):
-            clock.now += each
+            clock.time += each
             log.tell_repeats()
         else:
             log.write_now()

@@ -25,8 +25,6 @@ from pbs_policy.table.records import Permit
 from tests.service import Client, Service
 from tests.stores import client_on, connect, table_on
 
-PREFIX = "t:"
-
 lengths = st.frozensets(
     st.tuples(st.just(4), st.integers(1, 31)) | st.tuples(st.just(6), st.integers(1, 127)), max_size=40
 )
@@ -174,11 +172,6 @@ def test_a_network_that_can_be_named_is_found_for_each_of_its_clients(network: N
 # --- how the table keeps them
 
 
-@pytest.fixture
-def table(redis: Redis) -> LoginTable:
-    return table_on(redis, PREFIX)
-
-
 def lengths_in(redis: Redis, key: bytes) -> Lengths:
     return parse_lengths(cast("bytes | None", redis.get(key)))
 
@@ -233,13 +226,13 @@ def test_two_administrators_at_the_same_moment_lose_no_length(
     def ask_slowly(commands: Sequence[Command]) -> list[Any]:
         replies = ask(commands)
         for text in in_between:
-            table_on(redis, PREFIX).permit(target(text), Permit(1), 100)
+            table_on(redis, "pbs:").permit(target(text), Permit(1), 100)
             if is_cut:
                 slow.close()
         return replies
 
     monkeypatch.setattr(slow, "ask", ask_slowly)
-    LoginTable(slow, PREFIX).permit(target("203.0.113.0/25"), Permit(1), 100)
+    LoginTable(slow, "pbs:").permit(target("203.0.113.0/25"), Permit(1), 100)
     assert not list(in_between), "the second administrator was there"
     assert lengths_in(redis, table.keys.permit_networks) == {(4, 24), (4, 17), (4, 25)}
 
@@ -249,13 +242,13 @@ def test_two_administrators_at_the_same_moment_lose_no_length(
 
 @pytest.fixture
 def service(redis_server: PrivateRedis, start_service: Callable[..., Service]) -> Service:
-    return start_service(redis_url=redis_server.url, key_prefix=PREFIX, usage_kept="0")
+    return start_service(redis_url=redis_server.url, usage_kept="0")
 
 
 @pytest.fixture
 def served(redis_server: PrivateRedis, service: Service) -> Iterator[tuple[LoginTable, Client]]:
     with connect(RedisUrl.parse(redis_server.url), "", "") as redis, service.connect() as client:
-        yield table_on(redis, PREFIX), client
+        yield table_on(redis, "pbs:"), client
 
 
 def is_permitted(client: Client, address: str) -> bool:
@@ -311,10 +304,10 @@ ISATAP = "2001:db8:1:2:0:5efe:198.51.100.11"
 def test_a_deny_of_a_clients_network_holds_for_those_in_it_that_the_prefix_does_not_widen(
     redis_server: PrivateRedis, start_service: Callable[..., Service]
 ) -> None:
-    service = start_service(redis_url=redis_server.url, key_prefix=PREFIX, ipv6_prefix="64")
+    service = start_service(redis_url=redis_server.url, ipv6_prefix="64")
     addresses = ClientAddresses(ipv6_prefix=64)
     with connect(RedisUrl.parse(redis_server.url), "", "") as redis:
-        table = table_on(redis, PREFIX)
+        table = table_on(redis, "pbs:")
         for address in (ISATAP, "2001:db8:1:2::7"):
             table.permit(addresses.parse_target(address), Permit(1), 60)
             assert service.ask(address) == "OK"
@@ -327,8 +320,8 @@ def test_a_service_knows_when_it_starts_what_was_permitted_before(
     redis_server: PrivateRedis, start_service: Callable[..., Service]
 ) -> None:
     with connect(RedisUrl.parse(redis_server.url), "", "") as redis:
-        table_on(redis, PREFIX).permit(target("192.0.2.0/24"), Permit(1), 60)
-    service = start_service(redis_url=redis_server.url, key_prefix=PREFIX)
+        table_on(redis, "pbs:").permit(target("192.0.2.0/24"), Permit(1), 60)
+    service = start_service(redis_url=redis_server.url)
     assert service.ask("192.0.2.7") == "OK"
 
 
@@ -336,10 +329,10 @@ def test_after_an_outage_of_redis_new_lengths_are_learned_again(
     own_redis: Callable[..., PrivateRedis], start_service: Callable[..., Service]
 ) -> None:
     server = own_redis()
-    service = start_service(redis_url=server.url, key_prefix=PREFIX)
+    service = start_service(redis_url=server.url)
     server.stop()
     assert service.waits_to_log("Redis is unavailable")
     server.start()
     with connect(RedisUrl.parse(server.url), "", "") as redis:
-        table_on(redis, PREFIX).permit(target("192.0.2.0/24"), Permit(1), 60)
+        table_on(redis, "pbs:").permit(target("192.0.2.0/24"), Permit(1), 60)
     assert wait_until(lambda: service.ask("192.0.2.7") == "OK")

@@ -13,7 +13,7 @@ from pbs_policy.decision.candidate import Candidate, login_under, permit_under
 from pbs_policy.decision.rules import OK, Decision
 from pbs_policy.decision.sender import SenderRules
 from pbs_policy.demo.daemons import PrivateRedis
-from pbs_policy.postfix.protocol import RequestParser
+from pbs_policy.postfix.protocol import as_request
 from pbs_policy.service.uses import Uses
 from pbs_policy.store.question import Answer, Question
 from pbs_policy.table.keys import Keys
@@ -47,10 +47,7 @@ class Site:
         self.pauses += 1
 
     def relay(self, sender: str, by: Candidate | None = None, more: str = "", client: str = CLIENT) -> None:
-        request = RequestParser().next_request(
-            f"request=smtpd_access_policy\nclient_address={client}\nsender={sender}\n{more}\n".encode()
-        )
-        assert request is not None
+        request = as_request(f"client_address={client}\nsender={sender}\n{more}\n".encode())
         by = by or login_under(CLIENT, KEYS.login(CLIENT), self.last, "")
         self.uses.note(client, request, Decision(OK, "login", by))
 
