@@ -12,6 +12,7 @@ from typing import Any
 import fakeredis
 from redis import Redis
 
+from pbs_policy.address import ClientAddresses, Target
 from pbs_policy.demo.daemons import PrivateDaemon
 from pbs_policy.store.connect import MasterFinder, RedisClient
 from pbs_policy.store.question import Command
@@ -78,6 +79,11 @@ def carry_out(redis: Redis, commands: Sequence[Command]) -> list[Any]:
         pipeline.execute_command(*command)
     replies: list[Any] = pipeline.execute(raise_on_error=False)
     return replies
+
+
+def target(text: str) -> Target:
+    """The address or network that an administrator names so."""
+    return ClientAddresses().parse_target(text)
 
 
 def write_login(

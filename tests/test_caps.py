@@ -31,7 +31,7 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import parse_lengths
 from pbs_policy.table.records import Permit
 from tests.service import Service, request
-from tests.stores import connect, table_on
+from tests.stores import connect, table_on, target
 
 ADDRESS = "192.0.2.7"
 PREFIX = "t:"
@@ -94,8 +94,7 @@ def test_so_many_recipients_and_then_no_more(
     rules = Rules(address_cap=Cap(3, 60)) if kind == "address" else Rules(user_cap=Cap(3, 60))
     if kind in ("permit", "network"):
         rules = Rules(services=frozenset(["none"]))
-        target = ClientAddresses().parse_target(ADDRESS if kind == "permit" else "192.0.2.0/24")
-        table.permit(target, Permit(1, cap=Cap(3, 60)), 1000)
+        table.permit(target(ADDRESS if kind == "permit" else "192.0.2.0/24"), Permit(1, cap=Cap(3, 60)), 1000)
     assert answers([relay(table, rules, f"r{number}@example.net") for number in range(6)]) == "oooccc"
     advance(redis, 59)
     assert answers([relay(table, rules, "r9@example.net")]) == "c"
@@ -168,13 +167,13 @@ def test_only_what_would_be_ok_is_counted(
 
 @pytest.mark.parametrize("what", ["address", "network", "user", "all", "no end"])
 def test_what_is_denied_is_not_counted(redis: Redis, table: LoginTable, what: str) -> None:
-    parse = ClientAddresses().parse_target
     if what == "user":
         table.deny_user(ALICE.encode(), "", 60)
     elif what == "no end":
         redis.persist(table.keys.login(ADDRESS))
     else:
-        table.deny(parse({"address": ADDRESS, "network": "192.0.0.0/16"}[what]) if what != "all" else None, "", 60)
+        name = {"address": ADDRESS, "network": "192.0.0.0/16"}.get(what)
+        table.deny(target(name) if name else None, "", 60)
     assert relay(table, Rules(address_cap=Cap(1, 60), user_cap=Cap(1, 60)), "a@x.net").action == "DUNNO"
     assert not list(redis.scan_iter(match=f"{PREFIX}cap:*"))
 
@@ -184,7 +183,7 @@ def test_a_permits_own_cap_replaces_those_of_the_settings(redis: Redis, own: int
     table = table_on(redis, PREFIX)
     rules = Rules(address_cap=Cap(3, 60), user_cap=Cap(3, 60))
     permit = Permit(1, user=ALICE, cap=Cap(own, 60) if own else None)
-    table.permit(ClientAddresses().parse_target(ADDRESS), permit, 1000)
+    table.permit(target(ADDRESS), permit, 1000)
     seen = [relay(table, rules, f"{each}@x.net") for each in range(6)]
     assert answers(seen) == "o" * limit + "c" * (6 - limit)
     counted = {key.decode().split(":")[2] for key in redis.scan_iter(match=f"{PREFIX}cap:*")}
@@ -193,7 +192,7 @@ def test_a_permits_own_cap_replaces_those_of_the_settings(redis: Redis, own: int
 
 def test_every_client_of_a_permitted_network_counts_towards_the_networks_own_cap(redis: Redis) -> None:
     table = table_on(redis, PREFIX)
-    table.permit(ClientAddresses().parse_target("192.0.2.0/24"), Permit(1, cap=Cap(2, 60)), 1000)
+    table.permit(target("192.0.2.0/24"), Permit(1, cap=Cap(2, 60)), 1000)
     seen = [relay(table, Rules(), "a@x.net", address=f"192.0.2.{each}", instance=str(each)) for each in range(4)]
     assert answers(seen) == "oocc"
 
@@ -205,7 +204,7 @@ def test_a_permit_over_its_cap_leaves_the_login_of_a_neighbour_of_a_denied_user(
     log_in(redis, user=BOB)
     table.deny_user(BOB.encode(), "spam", 1000)
     assert relay(table, Rules(), "a@x.net", sender=ALICE).action == "OK"
-    table.permit(ClientAddresses().parse_target(ADDRESS), Permit(1, cap=Cap(1, 600)), 1000)
+    table.permit(target(ADDRESS), Permit(1, cap=Cap(1, 600)), 1000)
     assert relay(table, Rules(), "b@x.net", sender=ALICE).reason == "permit"
     assert relay(table, Rules(), "c@x.net", sender=ALICE).reason == "login"
 
@@ -297,7 +296,7 @@ def test_two_permissions_for_one_request_are_one_request_towards_twice_the_cap(
     redis: Redis, table: LoginTable
 ) -> None:
     """A login and a permit of the same address: what both are refused for is one recipient."""
-    table.permit(ClientAddresses().parse_target(ADDRESS), Permit(1), 1000)
+    table.permit(target(ADDRESS), Permit(1), 1000)
     rules = Rules(address_cap=Cap(1, 60), auto_deny=3600)
     assert answers([relay(table, rules, f"{each}@x.net") for each in range(2)]) == "oc"
     assert not list(table.denies())
@@ -305,7 +304,7 @@ def test_two_permissions_for_one_request_are_one_request_towards_twice_the_cap(
 
 def test_who_is_denied_beside_a_denied_users_permit_is_told_of_in_the_log(table: LoginTable) -> None:
     """The neighbour was weighed already: he is not looked for again, to find the deny that he has just been given."""
-    table.permit(ClientAddresses().parse_target(ADDRESS), Permit(1, user=BOB), 1000)
+    table.permit(target(ADDRESS), Permit(1, user=BOB), 1000)
     table.deny_user(BOB.encode(), "spam", 1000)
     rules = Rules(address_cap=Cap(1, 60), auto_deny=3600)
     seen = [relay(table, rules, f"{each}@x.net", sender=ALICE) for each in range(3)]

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from pbs_policy.address import ClientAddresses, Target, networks_of
+from pbs_policy.address import ClientAddresses, networks_of
 from pbs_policy.cap import Cap
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.check import Enquiry
@@ -50,7 +50,7 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import Lengths, parse_lengths
 from pbs_policy.table.records import Permit
 from tests.service import request
-from tests.stores import connect, table_on
+from tests.stores import connect, table_on, target
 from tests.test_caps import advance
 from tests.test_decision_table import Script, assert_the_rows_say_so
 
@@ -319,10 +319,6 @@ class Server:
         """What `pbs-policy check` says."""
         asked = as_request(request(address, **attributes))
         return explain(Enquiry(self.table, rules, ClientAddresses().parse(address), asked, maps))
-
-
-def target(text: str) -> Target:
-    return ClientAddresses().parse_target(text)
 
 
 @cache

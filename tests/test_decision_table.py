@@ -18,7 +18,7 @@ import fakeredis
 import pytest
 from redis import Redis
 
-from pbs_policy.address import ClientAddresses, Target
+from pbs_policy.address import ClientAddresses
 from pbs_policy.cap import Cap
 from pbs_policy.decision.check import Enquiry, check, make_case
 from pbs_policy.decision.decide import decide
@@ -37,7 +37,7 @@ from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.records import Permit
 from tests.service import Service, request
-from tests.stores import connect, table_on
+from tests.stores import connect, table_on, target
 
 ADDRESS = "192.0.2.7"
 PREFIX = "t:"
@@ -85,10 +85,6 @@ class Script:
 def settings_of(match: Match, **settings: str) -> dict[str, str]:
     """The lines of the settings file that concern a login."""
     return {"key_prefix": PREFIX, "sender_match": match, "ttl": "1h", **settings}
-
-
-def target(text: str) -> Target:
-    return ClientAddresses().parse_target(text)
 
 
 def ask(

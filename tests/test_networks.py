@@ -23,7 +23,7 @@ from pbs_policy.table.login_table import LoginTable
 from pbs_policy.table.networks import Lengths, parse_lengths, serialise_lengths
 from pbs_policy.table.records import Permit
 from tests.service import Client, Service
-from tests.stores import client_on, connect, table_on
+from tests.stores import client_on, connect, table_on, target
 
 lengths = st.frozensets(
     st.tuples(st.just(4), st.integers(1, 31)) | st.tuples(st.just(6), st.integers(1, 127)), max_size=40
@@ -174,10 +174,6 @@ def test_a_network_that_can_be_named_is_found_for_each_of_its_clients(network: N
 
 def lengths_in(redis: Redis, key: bytes) -> Lengths:
     return parse_lengths(cast("bytes | None", redis.get(key)))
-
-
-def target(text: str) -> Target:
-    return ClientAddresses().parse_target(text)
 
 
 @pytest.mark.parametrize("kind", ["permit", "deny"])

@@ -144,12 +144,6 @@ def test_a_running_service_answers(
     assert bare(*where, "-", given=(CAPTURES / "policy" / "v4-plain.4.RCPT").read_bytes()) == Result(1, "DUNNO\n", "")
 
 
-def test_a_running_service_without_redis_says_try_again(bare: Pbs, start_service: Callable[..., Service]) -> None:
-    service = start_service(redis_url=f"redis://127.0.0.1:{free_port()}/0")
-    result = bare("query", "--listener", str(service.listeners[0]), *ASKED)
-    assert (result.status, result.out.split()[:2], result.err) == (75, ["DEFER_IF_REJECT", "4.3.0"], "")
-
-
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n\n", b"\n\n\n"])
 def test_a_whole_request_is_read_from_standard_input(bare: Pbs, end: bytes) -> None:
     given = BYTES.replace(b"alice", b"j\xfcrgen").rstrip(b"\n") + end
@@ -208,5 +202,3 @@ def test_a_service_that_hangs_is_given_up(bare: Pbs, monkeypatch: pytest.MonkeyP
     with socket.create_server(("127.0.0.1", 0)) as mute:
         result = bare("query", "--listener", f"inet:127.0.0.1:{mute.getsockname()[1]}", *ASKED)
     assert is_one_error(result, 69, ": timed out; see whether it runs (systemctl status pbs-policy), or correct ")
-
-
