@@ -191,7 +191,7 @@ def _install(tree: Tree, plan: Plan, record: InstallRecord, applying: bool) -> i
 
 
 def _remove(tree: Tree, record: InstallRecord, removal: Removal, applying: bool, afterwards: str) -> int:
-    if not record.entries and not record.folders and not removal.restorations:
+    if not record.entries and not record.folders and not removal.changes:
         click.echo(f"Nothing to remove: no installation in {record.folder}, and nothing of ours is configured.")
         return os.EX_OK
     if not applying:
@@ -210,13 +210,14 @@ def _remove(tree: Tree, record: InstallRecord, removal: Removal, applying: bool,
             f"Now: {afterwards}, and then the same command once more"
         )
         return LEFT
-    for each in removal.restorations:
-        click.echo(f"{each.done}: {tree.place(each.path)}")
+    for each in removal.changes:
+        done = "our words taken out" if each.is_edit else "restored" if each.after else "removed"
+        click.echo(f"{done}: {tree.place(each.path)}")
     for path in removal.theirs:
         click.echo(f"{tree.place(path)}: stays, since it was changed")
     for folder in left:
         click.echo(f"{folder}/: stays, since there is something in it")
     click.echo(removal.by_hand(tree, record), nl=False)
-    if removal.restorations:
+    if removal.changes:
         click.echo(f"Now: {afterwards}")
     return LEFT if removal.left else os.EX_OK

@@ -141,7 +141,7 @@ def plan_script(hooking: Hooking) -> list[Wanted]:
     _look_at_users(hooking, [*chained, *([None] if left else [])])
     if not _is_packaged(hooking.tree, placement):
         plan.commands.append(command_line(*_COMPILE, f"{placement.lib}/pbs_postlogin.py"))
-    plan.check = lambda: _check_script(hooking, left, chained)
+    plan.checks.append(lambda: _check_script(hooking, left, chained))
     wanted = [*_script(hooking.tree, placement), Wanted(placement.settings_file, _NEW_SETTINGS, if_missing=True)]
     return [*wanted, Wanted(placement.drop_in, _drop_in_text(placement, left).encode())] if left else wanted
 

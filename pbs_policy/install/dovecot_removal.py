@@ -19,7 +19,7 @@ from pbs_policy.dovecot.logins import chain, find_hooks, find_script, sockets, w
 from pbs_policy.dovecot.reports import read_reports
 from pbs_policy.host import Host
 from pbs_policy.install.dovecot import read_config
-from pbs_policy.install.files import InstallError, Tree, read_state
+from pbs_policy.install.files import InstallError, Tree, data_of, read_state
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.reports import BESIDE
 from pbs_policy.install.undo import Removal, plan_removal
@@ -40,7 +40,7 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
     if not file.exists() or not find_program("doveconf"):
         return removal
     config = read_config(file)
-    restored = {str(tree.place(each.path)) for each in removal.restorations if each.before is None}
+    restored = {str(tree.place(each.path)) for each in removal.changes if each.after is None}
     changes: dict[str, dict[int, str | None]] = {}
     for place, value in (
         *_script_changes(config), *_plugin_changes(config, key_prefix), *_report_changes(config),
@@ -56,8 +56,7 @@ def plan_hook_removal(tree: Tree, record: InstallRecord, folder: str, key_prefix
             raise InstallError(f"{path}: is outside {tree.root}. By hand: take pbs-postlogin out of it")
         # By the path that Dovecot goes: whoever can change a folder or link of it could lead root to another file.
         name = tree.name(f"/{Path(path).relative_to(tree.root)}")
-        state = read_state(tree.place(name))
-        removal.take_out(tree, name, partial(_edit, of_file, state.data if state else b""))
+        removal.take_out(tree, name, partial(_edit, of_file, data_of(read_state(tree.place(name)))))
     removal.checks.append(partial(_check_left, tree, removal, file, set(_listeners(config))))
     return removal
 
@@ -142,7 +141,7 @@ def _needs_script(tree: Tree, record: InstallRecord, removal: Removal) -> bool:
         return False
     base = Path(read_setting(Host(), str(file), "base_dir")).resolve()
     gone = {"pop3-postlogin", "imap-postlogin"} - set(_listeners(read_config(file)))
-    return any(each.is_edit for each in removal.restorations) or any(_listens(base / each) for each in gone)
+    return any(each.is_edit for each in removal.changes) or any(_listens(base / each) for each in gone)
 
 
 def _listens(socket: Path) -> bool:
@@ -164,9 +163,9 @@ def _check_left(tree: Tree, removal: Removal, file: Path, listened: set[str]) ->
             place = config.place((f"service {protocol}",), "executable")
             raise InstallError(f"{place}: nobody would listen at {socket} for {protocol} logins. By hand: remove it")
     read = {each.place.rpartition(":")[0] for each in config.written}
-    for each in removal.restorations:
+    for each in removal.changes:
         place = str(tree.place(each.path))
-        left = parse_lines(each.before.data.decode("utf-8", "replace"), "") if each.before and each.is_edit else ()
+        left = parse_lines(data_of(each.after).decode("utf-8", "replace"), "") if each.is_edit else ()
         names = ", ".join(printable(line.name, 100) for line in left if line.name)
         if names and place not in read:
             removal.notes.append(

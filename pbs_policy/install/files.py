@@ -39,6 +39,23 @@ class FileState:
     gid: int
 
 
+def data_of(state: FileState | None) -> bytes:
+    """What is in the file, nothing where there is none."""
+    return state.data if state else b""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one file; None: it is not there. `is_program`: what is in it is ours to know, and is not shown.
+    `is_edit`: our words are taken out, and the rest stays."""
+
+    path: str
+    before: FileState | None
+    after: FileState | None
+    is_program: bool = False
+    is_edit: bool = False
+
+
 class Tree:
     """A system's files below `root`."""
 

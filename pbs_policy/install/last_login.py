@@ -40,7 +40,7 @@ def plan_last_login(settings: Settings, hooking: Hooking) -> list[Wanted]:
         )
     if unknown:
         hooking.plan.notes.append(f"whether users are denied, whom last_login does not know, is unknown: {unknown}")
-    hooking.plan.check = lambda: _check(hooking, settings.key_prefix)
+    hooking.plan.checks.append(lambda: _check(hooking, settings.key_prefix))
     return [Wanted(hooking.placement.drop_in, drop_in.encode())]
 
 

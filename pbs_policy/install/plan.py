@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from pbs_policy.install.diff import show_diff
-from pbs_policy.install.files import FileState, InstallError, Tree, read_state, sync_folder, write_state
-from pbs_policy.install.record import InstallRecord, RecordedChange
+from pbs_policy.install.diff import show_change
+from pbs_policy.install.files import Change, FileState, InstallError, Tree, read_state, sync_folder, write_state
+from pbs_policy.install.record import InstallRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +41,12 @@ class Folder:
     owner: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One file to write."""
-
-    path: str
-    before: FileState | None
-    after: FileState
-    is_program: bool = False
-
-
 @dataclass
 class Plan:
     """Folders to make, files to write, in that order. Empty: all of it is there already.
 
     `configuration` is the folder of the daemon's configuration that it is for; `commands` are those that `apply`
-    runs, as one would type them; `obstacles` are sentences on what has to be done before it can; `check` raises
+    runs, as one would type them; `obstacles` are sentences on what has to be done before it can; `checks` raise
     InstallError where the result is not accepted; `afterwards` is the command that has the daemon read it, which is
     left to the administrator.
     """
@@ -68,7 +58,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     obstacles: list[str] = field(default_factory=list)
     afterwards: str = ""
-    check: Callable[[], None] = lambda: None
+    checks: list[Callable[[], None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.folders or self.changes)
@@ -103,9 +93,7 @@ class Plan:
     def shown(self, tree: Tree) -> str:
         """The plan for people: each folder, and a unified diff of each file that is no program of ours."""
         lines = [f"{tree.place(each.path)}/: new folder, mode {each.mode:04o}\n" for each in self.folders]
-        for each in self.changes:
-            lines.append(show_diff(str(tree.place(each.path)), each.before, each.after, brief=each.is_program))
-        return "".join(lines)
+        return "".join([*lines, *(show_change(tree, each) for each in self.changes)])
 
 
 def is_compiled(path: str) -> bool:
@@ -129,27 +117,52 @@ def apply(tree: Tree, plan: Plan, record: InstallRecord) -> None:
     if not plan:
         return
     record.refuse_other(plan.configuration)
-    earlier_record = dict(record.entries), list(record.folders), record.configuration
+    earlier = dict(record.entries), list(record.folders), record.configuration
+
+    def forget() -> None:
+        record.entries, record.folders, record.configuration = earlier
+        remove_folders(tree, [folder.path for folder in plan.folders])
+        with contextlib.suppress(PermissionError):  # then there was none before, and there is none now
+            record.save()
+
     record.configuration = plan.configuration
     for change in plan.changes:
-        earlier = record.entries.get(change.path)
-        record.entries[change.path] = RecordedChange(earlier.before if earlier else change.before, change.after)
+        before = record.entries[change.path].before if change.path in record.entries else change.before
+        record.entries[change.path] = replace(change, before=before)
     record.folders += [folder.path for folder in plan.folders]
-    try:
+    with all_or_nothing(tree, plan.changes, forget):
         record.save()
         for folder in plan.folders:
             _make_folder(tree, folder)
-        for change in plan.changes:
-            write_state(tree.place(change.path), change.after)
-        plan.check()
+        carry_out(tree, plan.changes, plan.checks)
+
+
+@contextlib.contextmanager
+def all_or_nothing(
+    tree: Tree, changes: Sequence[Change], forget: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Put back what was carried out of these changes where anything goes wrong, and `forget` the rest. Raises
+    InstallError."""
+    try:
+        yield
     except BaseException as error:
-        record.entries, record.folders, record.configuration = earlier_record
-        _put_back(tree, plan, record)
+        for change in reversed(changes):
+            if read_state(tree.place(change.path)) == change.after:
+                _make(tree, change.path, change.before)
+        forget()
         if isinstance(error, OSError):
             raise InstallError(f"{said(error)}; everything is as it was", os.EX_IOERR) from error
         if isinstance(error, InstallError):
             raise InstallError(f"{error}\nEverything was put back.", error.status) from None
         raise
+
+
+def carry_out(tree: Tree, changes: Iterable[Change], checks: Iterable[Callable[[], None]] = ()) -> None:
+    """Make each file what it is to be, and have the result checked. Raises OSError, InstallError."""
+    for change in changes:
+        _make(tree, change.path, change.after)
+    for check in checks:
+        check()
 
 
 def _make_folder(tree: Tree, folder: Folder) -> None:
@@ -164,23 +177,13 @@ def _make_folder(tree: Tree, folder: Folder) -> None:
         os.close(number)
 
 
-def _put_back(tree: Tree, plan: Plan, record: InstallRecord) -> None:
-    for change in reversed(plan.changes):
-        if read_state(tree.place(change.path)) == change.after:
-            restore(tree, change.path, change.before)
-    remove_folders(tree, [folder.path for folder in plan.folders])
-    with contextlib.suppress(PermissionError):  # then there was none before, and there is none now
-        record.save()
-
-
 def said(error: OSError) -> str:
     """The system's error with its file, and what to do."""
     hint = " (run it as root)" if isinstance(error, PermissionError) and os.geteuid() else ""
     return f"{error.filename}: {error.strerror}{hint}" if error.filename else str(error)
 
 
-def restore(tree: Tree, path: str, state: FileState | None) -> None:
-    """Make the file what it was; None: it was not there. Raises OSError."""
+def _make(tree: Tree, path: str, state: FileState | None) -> None:
     place = tree.place(path)
     if state is not None:
         write_state(place, state)

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from pbs_policy.command_line import command_line, useradd
 from pbs_policy.host import Host, NotLookedAt
-from pbs_policy.install.files import FileState, InstallError, Tree, read_state
-from pbs_policy.install.plan import Change, Folder, Plan
+from pbs_policy.install.files import Change, FileState, InstallError, Tree, read_state
+from pbs_policy.install.plan import Folder, Plan
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.log import printable
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig, PostfixFault, read_postfix
@@ -64,7 +64,7 @@ def plan_postfix(tree: Tree, record: InstallRecord, folder: str, listeners: Sequ
         plan.changes.append(Change(path, current, FileState(data, current.mode, current.uid, current.gid)))
         postconf = ["postconf", "-c", str(main_cf.parent)]
         plan.commands = [command_line(*postconf, "-e", f"{RELAY} = {value}"), command_line(*postconf, "-n")]
-        plan.check = lambda: _verify(main_cf.parent, value, config.warnings)
+        plan.checks.append(lambda: _verify(main_cf.parent, value, config.warnings))
     _plan_socket_folder(tree, plan, config, listener, user)
     plan.notes = list(_submission_notes(config))
     return plan

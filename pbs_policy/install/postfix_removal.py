@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from string import Template
 
-from pbs_policy.install.files import InstallError, Tree, read_state
+from pbs_policy.install.files import InstallError, Tree, data_of, read_state
 from pbs_policy.install.postfix import read_config
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.install.undo import Removal, plan_removal
@@ -55,7 +55,7 @@ def plan_postfix_removal(tree: Tree, record: InstallRecord, folder: str, listene
             config = None  # it is as broken afterwards, and our words are found all the same
         added, permit_local = _added(record, tree.name(f"{each}/main.cf"))
         ours = partial(_is_ours, config.values if config else {}, listeners, added)
-        names = restriction_names(*map(_read, files))
+        names = restriction_names(*(data_of(read_state(file)) for file in files))
         removal.checks.append(partial(_check_theirs, files, names, _theirs(files, names)))
         for file in files:
             edit = partial(take_out, is_ours=ours, names=names, permit_local=permit_local)
@@ -78,15 +78,10 @@ def _is_ours(
     return endpoint in added or any(is_at(endpoint, each, queue) for each in ours)
 
 
-def _read(file: Path) -> bytes:
-    state = read_state(file)
-    return state.data if state else b""
-
-
 def _theirs(files: Sequence[Path], names: Collection[str]) -> list[bytes]:
     """What has to be the same afterwards: the parameters and entries in their order, and the text of each parameter
     that is not one of `names`, where our words may stand."""
-    main_cf, master_cf = ([line for _, line in logical_lines(_read(file))] for file in files)
+    main_cf, master_cf = ([line for _, line in logical_lines(data_of(read_state(file)))] for file in files)
     found = [(line.partition(b"=")[0].strip(), line) for line in main_cf]
     kept = [name if name.decode("latin-1") in names else line for name, line in found if name != RELAY.encode()]
     return kept + [line.partition(b"=")[0].strip() for line in master_cf]
@@ -108,7 +103,7 @@ def _added(record: InstallRecord, path: str) -> tuple[frozenset[str], bool]:
     entry = record.entries.get(path)
     if entry is None:
         return frozenset(), False
-    lists = [_relay_list(state.data if state else b"") for state in (entry.before, entry.after)]
+    lists = [_relay_list(data_of(state)) for state in (entry.before, entry.after)]
     before, after = [
         {parse_policy_check(each.argument).endpoint for each in found if each.name == CHECK} for found in lists
     ]

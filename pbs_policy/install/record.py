@@ -17,11 +17,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pbs_policy.install.files import FileState, InstallError, Tree, read_state, sync_folder, write_state
+from pbs_policy.install.files import Change, FileState, InstallError, Tree, read_state, sync_folder, write_state
 
 DEFAULT_FOLDER = "/var/lib/pbs-policy/installed"
 
@@ -30,18 +29,11 @@ _MANIFEST = "manifest.json"
 _MADE_FOLDERS = "made-folders"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedChange:
-    """One file: as it was before the first installation (None: it was not there), and as the last one left it."""
-
-    before: FileState | None
-    after: FileState
-
-
 class InstallRecord:
     """What one command has installed in one tree. Empty where it has not, or was removed.
 
-    `configuration` is the folder of the daemon's configuration that it was for.
+    `configuration` is the folder of the daemon's configuration that it was for. `entries` are the files, each as it
+    was before the first installation, and as the last one left it.
     """
 
     def __init__(self, tree: Tree, folder: str, command: str) -> None:
@@ -49,7 +41,7 @@ class InstallRecord:
         self._all_records = tree.place(folder)
         self.folder = tree.place(f"{folder}/{command}/{_MANIFEST}").parent
         self._command = command
-        self.entries: dict[str, RecordedChange] = {}
+        self.entries: dict[str, Change] = {}
         self.configuration = ""
         self.folders: list[str] = []
         self._made: list[Path] = []
@@ -70,8 +62,8 @@ class InstallRecord:
         self.configuration = str(manifest["configuration"])
         self.folders = [str(path) for path in manifest["folders"]]
         for each in manifest["files"]:
-            before = self._parse_state(each["before"]) if each["before"] else None
-            self.entries[str(each["path"])] = RecordedChange(before, self._parse_state(each["after"]))
+            path, before = str(each["path"]), self._parse_state(each["before"]) if each["before"] else None
+            self.entries[path] = Change(path, before, self._parse_state(each["after"]))
 
     def _parse_state(self, state: Mapping[str, Any]) -> FileState:
         data = (self.folder / str(state["sha256"])).read_bytes()

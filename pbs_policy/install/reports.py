@@ -29,7 +29,7 @@ def plan_reports(settings: Settings, hooking: Hooking) -> list[Wanted]:
     placement, plan = hooking.placement, hooking.plan
     secret, drop_in = secret_line(settings), reports_drop_in(hooking.config.version, settings)
     plan.notes += _refuse_unproven(hooking, settings)
-    plan.check = lambda: _check(hooking, settings)
+    plan.checks.append(lambda: _check(hooking, settings))
     folder, wanted = f"{placement.dovecot}/conf.d", []
     if secret:
         wanted.append(Wanted(f"{folder}/{BESIDE}", secret.encode(), 0o600))

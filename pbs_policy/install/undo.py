@@ -13,28 +13,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
-from pbs_policy.install.diff import show_diff
-from pbs_policy.install.files import FileState, InstallError, Tree, read_state
-from pbs_policy.install.plan import is_compiled, remove_folders, restore, said
-from pbs_policy.install.record import InstallRecord, RecordedChange
+from pbs_policy.install.diff import show_change
+from pbs_policy.install.files import Change, FileState, InstallError, Tree, data_of, read_state
+from pbs_policy.install.plan import all_or_nothing, carry_out, is_compiled, remove_folders, said
+from pbs_policy.install.record import InstallRecord
 
 # What continues the line before it, in the manner of main.cf: comments between the two change nothing.
 _CONTINUATION = re.compile(rb"(?:[ \t]*(?:#[^\n]*)?\n)*[ \t]+[^\s#]")
-
-
-@dataclass(frozen=True, slots=True)
-class Restoration:
-    """One file, and what it becomes (None: it goes). `is_edit`: our words are taken out, and the rest stays."""
-
-    path: str
-    current: FileState
-    before: FileState | None
-    is_edit: bool = False
-
-    @property
-    def done(self) -> str:
-        """What was done to the file."""
-        return "our words taken out" if self.is_edit else "restored" if self.before else "removed"
 
 
 @dataclass
@@ -43,15 +28,15 @@ class Removal:
     InstallError where what is left is not accepted, and may add `notes` on what is left. The files in `later` go when
     all others have gone, and stay for as long as something `waits` that needs them."""
 
-    restorations: list[Restoration] = field(default_factory=list)
-    edited: dict[str, RecordedChange] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    edited: dict[str, Change] = field(default_factory=dict)
     checks: list[Callable[[], None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     later: Collection[str] = ()
     waits: Callable[[], bool] = lambda: False
 
     @property
-    def left(self) -> dict[str, RecordedChange]:
+    def left(self) -> dict[str, Change]:
         """The edited files that have something of ours instead of what was there before."""
         return {path: entry for path, entry in self.edited.items() if entry.before}
 
@@ -63,8 +48,8 @@ class Removal:
     def take_out(self, tree: Tree, path: str, edit: Callable[[bytes], bytes]) -> None:
         """Have `edit` take our words out of what the file would be otherwise. Raises InstallError and OSError."""
         current = read_state(tree.place(path))
-        planned = next((each for each in self.restorations if each.path == path), None)
-        target = planned.before if planned else current
+        planned = next((each for each in self.changes if each.path == path), None)
+        target = planned.after if planned else current
         if current is None or target is None:
             return
         entry = self.edited.pop(path, None)
@@ -72,19 +57,16 @@ class Removal:
         if data == target.data:
             return
         if planned:
-            self.restorations.remove(planned)
+            self.changes.remove(planned)
         state: FileState | None = replace(target, data=data)
         if entry and not entry.before:
-            data = _without_comments(data, entry.after.data)
+            data = _without_comments(data, data_of(entry.after))
             state = replace(target, data=data) if data.strip() else None
-        self.restorations.append(Restoration(path, current, state, is_edit=state is not None))
+        self.changes.append(Change(path, current, state, is_edit=state is not None))
 
     def shown(self, tree: Tree) -> str:
         """A unified diff of each file that is restored; of one that goes, that it does."""
-        return "".join(
-            show_diff(str(tree.place(each.path)), each.current, each.before, brief=each.before is None)
-            for each in self.restorations
-        )
+        return "".join(show_change(tree, each) for each in self.changes)
 
     def by_hand(self, tree: Tree, record: InstallRecord) -> str:
         """What is left to do by hand: our difference in each file that was changed since. Empty: nothing is."""
@@ -92,17 +74,17 @@ class Removal:
         for path, entry in self.left.items():
             place = tree.place(path)
             lines.append(f"{place}: was changed since it was installed, and is left alone. To be undone by hand:\n")
-            lines.append(show_diff(str(place), entry.after, entry.before))
+            lines.append(show_change(tree, Change(path, entry.after, entry.before)))
         if lines:
             lines.append(f"Then remove {record.folder}, which has the copies of what was there before.\n")
         return "".join(lines)
 
 
-def _without_difference(data: bytes, entry: RecordedChange) -> bytes:
+def _without_difference(data: bytes, entry: Change) -> bytes:
     """What was changed since, with the lines back that our own change had replaced; as it is where one of ours is not
     there any more, or where somebody's line continues one of ours, and would continue another one."""
-    old = entry.before.data if entry.before else b""
-    ours, before = _whole_lines(entry.after.data), _whole_lines(old)
+    old = data_of(entry.before)
+    ours, before = _whole_lines(data_of(entry.after)), _whole_lines(old)
     text = b"\n" + b"".join(_whole_lines(data))
     for kind, *at in SequenceMatcher(None, ours, before, autojunk=False).get_opcodes():
         lines = b"\n" + b"".join(ours[at[0] : at[1]])
@@ -136,7 +118,7 @@ def plan_removal(tree: Tree, record: InstallRecord) -> Removal:
         if current is None or current == entry.before:
             continue  # gone or put back by hand, or never written because the installation was cut short
         if current == entry.after or is_compiled(path):
-            removal.restorations.append(Restoration(path, current, entry.before))
+            removal.changes.append(Change(path, current, entry.before))
         else:
             removal.edited[path] = entry
     return removal
@@ -146,25 +128,14 @@ def remove(tree: Tree, record: InstallRecord, removal: Removal) -> list[str] | N
     """Restore what can be restored, and forget it. Where the result is not accepted, everything is put back.
 
     Returns the folders of ours that stay because there is something in them; None where files have to stay for now,
-    and nothing is forgotten. Raises InstallError where a file cannot be written; the same again, later, goes on from
-    there.
+    and nothing is forgotten. Raises InstallError.
     """
-    first = [each for each in removal.restorations if each.path not in removal.later]
-    try:
-        for each in first:
-            restore(tree, each.path, each.before)
-        try:
-            for check in removal.checks:
-                check()
-        except InstallError as error:
-            for each in first:
-                restore(tree, each.path, each.current)
-            raise InstallError(f"{error}\nEverything was put back.", error.status) from None
+    with all_or_nothing(tree, removal.changes):
+        carry_out(tree, (each for each in removal.changes if each.path not in removal.later), removal.checks)
         if removal.later and removal.waits():
             return None
-        for each in removal.restorations:
-            if each not in first:
-                restore(tree, each.path, each.before)
+        carry_out(tree, (each for each in removal.changes if each.path in removal.later))
+    try:
         record.entries = removal.left
         left = [] if record.entries else _remove_folders(tree, record.folders)
         record.folders = record.folders if record.entries else []

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from pbs_policy.dovecot.doveconf import parse_lines
 from pbs_policy.dovecot.editing import edited
-from pbs_policy.install.files import FileState
-from pbs_policy.install.record import RecordedChange
+from pbs_policy.install.files import Change, FileState
 from pbs_policy.install.undo import _without_difference
 from pbs_policy.postfix.editing import take_out
 from pbs_policy.postfix.restrictions import CHECK, Restriction, parse_restrictions
@@ -135,7 +134,7 @@ def test_lines_that_are_put_back_leave_every_other_line_whole(
     for number, line in at:
         lines.insert(number, line)
     data = b"\n".join(lines)
-    entry = RecordedChange(FileState(before, 0o644, 0, 0), FileState(ours, 0o644, 0, 0))
+    entry = Change("", FileState(before, 0o644, 0, 0), FileState(ours, 0o644, 0, 0))
     left = _without_difference(data, entry)
     known = set(data.split(b"\n")) | set(before.split(b"\n"))
     assert set(left.split(b"\n")) <= known

@@ -91,7 +91,7 @@ def test_an_installation_that_is_not_accepted_leaves_the_tree_as_it_was(
         install(tree, ONE, first)
         before = snapshot(root)
         record = InstallRecord(tree, RECORDS, ONE)
-        plan = Plan("/etc", check=refuse)
+        plan = Plan("/etc", checks=[refuse])
         plan.want(tree, record, [Wanted(path, *rest) for path, rest in second.items()])
         if plan:
             with pytest.raises(InstallError, match=r"not accepted\nEverything was put back"):
@@ -108,7 +108,7 @@ def test_an_installation_that_was_cut_short_is_undone(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     tree = Tree(tmp_path)
     record = InstallRecord(tree, RECORDS, ONE)
-    plan = Plan("/etc", check=lambda: os._exit(3))
+    plan = Plan("/etc", checks=[lambda: os._exit(3)])
     plan.want(tree, record, [Wanted("/etc/a.conf", b"new\n"), Wanted("/etc/deep/b.conf", b"new\n")])
     child = os.fork()
     if not child:
@@ -205,6 +205,27 @@ def test_what_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pyt
         install(Tree(tmp_path), ONE, {"/etc/a.conf": (b"new\n", None), "/etc/deep/b.conf": (b"new\n", None)})
     assert caught.value.status == os.EX_IOERR
     assert snapshot(tmp_path) == before
+
+
+def test_what_cannot_be_restored_is_put_back_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("/etc/a.conf", "/etc/b.conf"):
+        write(tmp_path, path, "old\n")
+    tree = Tree(tmp_path)
+    install(tree, ONE, {"/etc/a.conf": (b"new\n", None), "/etc/b.conf": (b"new\n", None)})
+    before = snapshot(tmp_path)
+
+    def fail_at_the_second(path: Path, state: FileState) -> None:
+        if (path.name, state.data) == ("a.conf", b"old\n"):
+            raise OSError(28, "No space left on device", str(path))
+        write_state(path, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pbs_policy.install.plan.write_state", fail_at_the_second)
+        with pytest.raises(InstallError, match=r"a\.conf: No space left on device; everything is as it was"):
+            uninstall(tree, ONE)
+    assert snapshot(tmp_path) == before
+    assert not uninstall(tree, ONE)
+    assert (tmp_path / "etc/b.conf").read_text() == "old\n"
 
 
 def test_a_link_is_followed_inside_the_tree_and_not_out_of_it(tmp_path: Path) -> None:
