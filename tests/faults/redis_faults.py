@@ -6,21 +6,20 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from redis import Redis, RedisError
 from redis.exceptions import ResponseError
 
-from pbs_policy.demo.daemons import PrivateDaemon, PrivateRedis, wait_until
-from pbs_policy.demo.ports import free_port
-from pbs_policy.programs import find_program
+from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from tests.faults.clients import fill
 from tests.faults.fault import Again, Marks, Scale, fault
 from tests.faults.lies import LyingProxy, cut
 from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage, action, mount_tmpfs, unmount
 from tests.stores import pause, resume
+from tests.topology.servers import Sentinel
 
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
 """A master that does not wait 5 s for further replicas."""
@@ -146,57 +145,36 @@ def _fill_disk(stage: Stage) -> Path:
     return ballast
 
 
-class Sentinel(PrivateDaemon):
-    """One Sentinel that may decide alone, soon after a master is gone."""
-
-    def __init__(self, stage: Stage, master: PrivateRedis) -> None:
-        super().__init__("sentinel", stage.directory / "sentinel")
-        self.port = free_port()
-        self.file = self.directory / "sentinel.conf"
-        self.file.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {self.directory}\n"
-            f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
-            "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n"
-        )
-
-    def command(self) -> list[str]:
-        """The command line."""
-        return [find_program("redis-server", "valkey-server") or "redis-server", str(self.file), "--sentinel"]
-
-    def master_port(self) -> int:
-        """The port of the master that it names; 0 where it does not answer."""
-        with suppress(RedisError), Redis(port=self.port, socket_timeout=1) as sentinel:
-            return int(sentinel.execute_command("SENTINEL", "get-master-addr-by-name", "mymaster")[1])
-        return 0
-
-    def is_ready(self) -> bool:
-        """Whether it knows the master, and one replica."""
-        with suppress(RedisError, LookupError), Redis(port=self.port, socket_timeout=1) as sentinel:
-            return str(sentinel.sentinel_slaves("mymaster")[0]["master-link-status"]) == "ok"
-        return False
-
-
 @fault("Redis' master dies, Sentinel names another", "SIGKILL for the master, one Sentinel and a replica")
 def failed_over(stage: Stage, _: Scale, marks: Marks) -> Iterator[Again | None]:
-    master = PrivateRedis(stage.directory / "m1", port=None, arguments=AT_ONCE)
-    with master:
-        second = PrivateRedis(
-            stage.directory / "m2", port=None, arguments=("--replicaof", "127.0.0.1", str(master.port))
-        )
+    with ExitStack() as stack:
+        master = stack.enter_context(PrivateRedis(stage.directory / "m1", port=None, arguments=AT_ONCE))
         with Redis(port=master.port) as there:
             fill(there)
-        with second, Sentinel(stage, master) as sentinel:
-            with stage.other_service(redis_url=f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster"):
-                assert wait_until(lambda: action(stage) == "OK"), "not before the fault"
-                stage.kill(master)
+        replica_of = ("--replicaof", "127.0.0.1", str(master.port))
+        second = stack.enter_context(PrivateRedis(stage.directory / "m2", port=None, arguments=replica_of))
+        sentinel = stack.enter_context(Sentinel(stage.directory / "sentinel", master.port, ""))
+        with sentinel.open() as client:
+            client.execute_command("SENTINEL", "SET", "mymaster", "quorum", "1")  # it may decide alone
+            sentinel.be_quick()
+            assert wait_until(lambda: [each["master-link-status"] for each in _replicas(client)] == ["ok"])
+        url = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster"
+        stack.enter_context(stage.other_service(redis_url=url))
+        assert wait_until(lambda: action(stage) == "OK"), "not before the fault"
+        stage.kill(master)
 
-                def see_election() -> bool:
-                    if not marks.at and sentinel.master_port() == second.port:
-                        marks.at.append(time.monotonic())
-                    return bool(marks.at)
+        def see_election() -> bool:
+            if not marks.at and sentinel.names()[1] == second.port:
+                marks.at.append(time.monotonic())
+            return bool(marks.at)
 
-                yield Again(see_election, 0.01)
-                assert wait_until(see_election), "nobody was elected"
+        yield Again(see_election, 0.01)
+        assert wait_until(see_election), "nobody was elected"
+
+
+def _replicas(sentinel: Redis) -> list[dict[str, str]]:
+    known: list[dict[str, str]] = sentinel.sentinel_slaves("mymaster")
+    return known
 
 
 @fault("the network to Redis cuts replies short", "a proxy in between closes in the middle of one reply in a hundred")
