@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socketserver
-import threading
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.faults.lies import end_of_reply
 from tests.faults.observing import Seen
 from tests.faults.page import PAGE, documented, with_fault
 from tests.faults.watching import AWAY, GOES_ON, INBOUND, LOGIN, RELAY, STRANGER, Met
+from tests.stand_ins import serving
 
 OTHERS = 1  # a group of clients who may not relay
 SOUND = ((LOGIN, GOES_ON), (RELAY, "250"), (RELAY, "450"), (STRANGER, "554"), (INBOUND, "250"), (INBOUND, AWAY))
@@ -56,25 +56,6 @@ def test_what_is_put_into_the_page_can_be_read_back() -> None:
     assert after == before
 
 
-class Liar(socketserver.ThreadingTCPServer):
-    """Answers each request with the same bytes, and then goes on, or hangs up where there is no end in them."""
-
-    daemon_threads = True
-    reply = b""
-    requests = 0
-
-
-class LiarsHandler(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
-        assert isinstance(self.server, Liar)
-        for line in self.rfile:
-            if line == b"\n":
-                self.server.requests += 1
-                self.wfile.write(self.server.reply)
-                if not self.server.reply.endswith(b"\n\n"):
-                    return
-
-
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
@@ -89,13 +70,21 @@ class LiarsHandler(socketserver.StreamRequestHandler):
     ],
 )
 def test_what_the_service_answers_is_noted_as_it_is(reply: bytes, answer: str, tmp_path: Path) -> None:
-    with Liar(("127.0.0.1", 0), LiarsHandler) as server:
-        server.reply = reply
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        place = Listener(host="127.0.0.1", port=int(server.server_address[1]))
+    answered = []
+
+    def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+        """Where there is no end in the reply, it hangs up."""
+        for line in requests:
+            if line == b"\n":
+                answered.append(reply)
+                replies.write(reply)
+                if not reply.endswith(b"\n\n"):
+                    return
+
+    with serving(serve) as port:
+        place = Listener(host="127.0.0.1", port=port)
         with Asking(place, tmp_path / "asked", rate=SHORT.rate, connections=5) as asking:
-            assert wait_until(lambda: server.requests >= 10)
-        server.shutdown()
+            assert wait_until(lambda: len(answered) >= 10)
     asked = asking.asked()
     assert {each.answer for each in asked} == {answer}
     assert all(each.sent <= each.answered for each in asked)
