@@ -12,7 +12,6 @@ Nobody who is denied is renewed, and nobody at all while Redis does not tell who
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import NamedTuple
@@ -83,21 +82,16 @@ class SessionKeeper:
 
     def follow(self, settings: Settings, denies: Denies | None, logins: LoginRules) -> None:
         """From now on by these settings."""
-        self._logins = logins
-        self._interval = settings.renew_interval
-        self._services = settings.services or USUAL_SERVICES
-        self._addresses = settings.addresses
-        self._rules = settings.rules.senders
-        self._keys = Keys(settings.key_prefix)
-        self._arguments = (*(("-c", settings.dovecot_config) if settings.dovecot_config else ()), *WHO)
-        self._denies = denies
+        self._settings, self._denies, self._logins = settings, denies, logins
+        self._keys, self._rules = Keys(settings.key_prefix), settings.rules.senders
 
     async def run(self) -> None:
         """Renew again and again."""
         while True:
             begun = monotonic()
             await self.renew()
-            await asyncio.sleep(max(begun + self._interval - monotonic(), self._interval / 10))
+            interval = self._settings.renew_interval
+            await asyncio.sleep(max(begun + interval - monotonic(), interval / 10))
 
     async def renew(self) -> None:
         """Renew once. What goes wrong is said once, until it goes well again."""
@@ -105,7 +99,7 @@ class SessionKeeper:
         try:
             sessions = await self._ask_doveadm()
             # Not for longer: whoever was connected then may be gone by now.
-            async with asyncio.timeout(max(self._interval, 1.0)):
+            async with asyncio.timeout(max(self._settings.renew_interval, 1.0)):
                 await self._renew_all(sessions)
         except DoveadmFault as fault:
             trouble = f"doveadm {fault}"
@@ -120,12 +114,16 @@ class SessionKeeper:
         self._trouble = trouble
 
     async def _ask_doveadm(self) -> list[MailSession]:
-        printed = await ask_doveadm(self._arguments)
+        config = self._settings.dovecot_config
+        printed = await ask_doveadm((*(("-c", config) if config else ()), *WHO))
         try:
             sessions, passed_over = parse_who(printed)
         except NotSessions as fault:
             raise DoveadmFault(f"printed no list of sessions: {fault}") from None
-        self._tell_passed_over(passed_over)
+        if passed_over.keys() - self._passed_over:
+            kinds = ", ".join(f"{number} with {reason}" for reason, number in sorted(passed_over.items()))
+            self._log.warning(f"doveadm tells of sessions that are not read: {kinds}")
+        self._passed_over = frozenset(passed_over)
         return sessions
 
     async def _renew_all(self, sessions: Sequence[MailSession]) -> None:
@@ -145,16 +143,17 @@ class SessionKeeper:
     async def _describe(self, sessions: Sequence[MailSession]) -> list[list[_Connected]]:
         """What is to be recorded of the sessions, by their addresses; without those that must not be."""
         found: dict[bytes, dict[bytes, _Connected]] = {}
+        services, addresses = self._settings.services or USUAL_SERVICES, self._settings.addresses
         for some in pieces(sessions, AT_ONCE):
             for session in some:
                 user = session.user.encode()
                 login = SeenLogin(user, session.address, session.service, SESSION)
                 try:
                     recorded = self._logins.describe(login)
-                    client = self._addresses.parse(session.address)
+                    client = addresses.parse(session.address)
                 except (Unrecorded, AddressError):
                     continue
-                if recorded.keys and session.service in self._services:
+                if recorded.keys and session.service in services:
                     found.setdefault(recorded.keys[0], {})[user] = _Connected(user, client, recorded)
             await asyncio.sleep(0)
         return [list(group.values()) for group in found.values()]
@@ -190,10 +189,3 @@ class SessionKeeper:
             found: Denied = end.value
             return found
         raise _Unavailable
-
-    def _tell_passed_over(self, passed_over: Counter[str]) -> None:
-        """Say once of which kinds there are."""
-        if passed_over.keys() - self._passed_over:
-            kinds = ", ".join(f"{number} with {reason}" for reason, number in sorted(passed_over.items()))
-            self._log.warning(f"doveadm tells of sessions that are not read: {kinds}")
-        self._passed_over = frozenset(passed_over)
