@@ -5,8 +5,7 @@ believes about a client's address.
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,65 +15,57 @@ from pbs_policy.demo.conversation import Conversation
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.demo.dovecot import PrivateDovecot, imap_login, pop3_login
 from pbs_policy.demo.postfix import PrivatePostfix
-from pbs_policy.demo.real import Site, installation
+from pbs_policy.demo.real import Site
 from pbs_policy.doctor import Doctor
 from pbs_policy.settings import load
 from pbs_policy.shipped import shipped
-from tests.conftest import need
 
 ADDRESS, STRANGER = "192.0.2.7", "192.0.2.8"
 
 
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
+Beside = Callable[..., PrivateDovecot]
 
 
 @pytest.fixture
-def site(stack: ExitStack) -> Site:
-    """A complete private installation."""
-    need("redis", "postfix", "dovecot")
-    return stack.enter_context(installation(folder(stack), ttl="5m"))
+def site(install: Callable[..., Site]) -> Site:
+    return install()
 
 
-def folder(stack: ExitStack) -> Path:
-    """A folder that the script's user can enter."""
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
-    directory.chmod(0o755)
-    return directory
+@pytest.fixture
+def beside(site: Site, stack: ExitStack, folder: Callable[[], Path]) -> Beside:
+    """Start a second Dovecot whose post-login services run a script of the site's, too."""
+
+    def start(own: str, *, ours_last: bool) -> PrivateDovecot:
+        directory = folder()
+        script = directory / "own-script"
+        script.write_text(f"#!/bin/sh\n{own}\n")
+        script.chmod(0o755)
+        hook = (site.dovecot.place / "hook.conf").read_text()
+        order = rf"script-login {script} \1" if ours_last else rf"script-login \1 {script}"
+        hook, chained = re.subn(r"script-login (.*)", order, hook)
+        assert chained == 2
+        return stack.enter_context(PrivateDovecot(directory / "dovecot", hook_config=hook))
+
+    return start
 
 
-def beside(site: Site, stack: ExitStack, own: str, *, ours_last: bool) -> PrivateDovecot:
-    """A second Dovecot whose post-login services run a script of the site's, too."""
-    directory = folder(stack)
-    script = directory / "own-script"
-    script.write_text(f"#!/bin/sh\n{own}\n")
-    script.chmod(0o755)
-    hook = (site.dovecot.place / "hook.conf").read_text()
-    order = rf"script-login {script} \1" if ours_last else rf"script-login \1 {script}"
-    hook, chained = re.subn(r"script-login (.*)", order, hook)
-    assert chained == 2
-    return stack.enter_context(PrivateDovecot(directory / "dovecot", hook_config=hook))
-
-
-def test_a_login_that_a_script_before_ours_refuses_is_not_recorded(site: Site, stack: ExitStack) -> None:
-    dovecot = beside(site, stack, "exit 1", ours_last=True)
+def test_a_login_that_a_script_before_ours_refuses_is_not_recorded(site: Site, beside: Beside) -> None:
+    dovecot = beside("exit 1", ours_last=True)
     refused_logins(dovecot)
     assert not site.attempt_relay(ADDRESS).succeeded
     assert chain_level(site, dovecot) == ["good", "good"]
 
 
-def test_one_that_lets_it_go_on_and_ours_after_it_record_it(site: Site, stack: ExitStack) -> None:
-    dovecot = beside(site, stack, 'exec "$@"', ours_last=True)
+def test_one_that_lets_it_go_on_and_ours_after_it_record_it(site: Site, beside: Beside) -> None:
+    dovecot = beside('exec "$@"', ours_last=True)
     assert imap_login(dovecot.imap_port, ADDRESS).succeeded
     assert site.attempt_relay(ADDRESS).succeeded
 
 
 def test_a_login_that_a_script_after_ours_refuses_is_recorded_by_then_and_doctor_says_so(
-    site: Site, stack: ExitStack
+    site: Site, beside: Beside
 ) -> None:
-    dovecot = beside(site, stack, "exit 1", ours_last=False)
+    dovecot = beside("exit 1", ours_last=False)
     refused_logins(dovecot)
     assert site.attempt_relay(ADDRESS).succeeded, "which is why the order matters"
     assert chain_level(site, dovecot) == ["wrong", "wrong"]
@@ -98,13 +89,13 @@ def chain_level(site: Site, dovecot: PrivateDovecot) -> list[str]:
 
 @pytest.mark.parametrize(("command", "permitted"), [("XCLIENT", True), ("XFORWARD", False)])
 def test_whoever_may_say_xclient_relays_as_somebody_who_logged_in_and_by_xforward_nobody_does(
-    site: Site, stack: ExitStack, command: str, permitted: bool
+    site: Site, stack: ExitStack, folder: Callable[[], Path], command: str, permitted: bool
 ) -> None:
     example = shipped("postfix-examples/main.cf.inet").read_text()
     listener = next(iter(site.service.listeners))
     example = example.replace("inet:127.0.0.1:10040", str(listener))
     example += "smtpd_authorized_xforward_hosts = 0.0.0.0/0\nsmtpd_authorized_xclient_hosts = 0.0.0.0/0\n"
-    postfix = stack.enter_context(PrivatePostfix(folder(stack) / "postfix", fragment=example))
+    postfix = stack.enter_context(PrivatePostfix(folder() / "postfix", fragment=example))
     assert site.log_in(ADDRESS).succeeded
     with Conversation("127.0.0.1", postfix.port) as client:
         client.read_line()

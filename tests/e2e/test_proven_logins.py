@@ -4,19 +4,16 @@ what the user database says of master users changes nothing.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pbs_policy.demo.conversation import Conversation
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.demo.dovecot import PASSWORD, USER, PrivateDovecot, dovecot_version, imap_login, pop3_login
-from pbs_policy.demo.real import Site, installation
-from tests.conftest import need
+from pbs_policy.demo.real import Site
 
 ADDRESS, MAPPED = "192.0.2.7", "64:ff9b::c000:207"
 MASTER = "master"
@@ -62,20 +59,19 @@ class DovecotWithMasters(PrivateDovecot):
         return line
 
 
+Start = Callable[..., tuple[Site, DovecotWithMasters]]
+
+
 @pytest.fixture
-def start() -> Iterator[Callable[..., tuple[Site, DovecotWithMasters]]]:
-    """A complete private installation, and a second Dovecot that runs the same script."""
-    need("redis", "postfix", "dovecot")
-    with ExitStack() as stack:
+def start(install: Callable[..., Site], stack: ExitStack, folder: Callable[[], Path]) -> Start:
+    """Start a complete private installation, and a second Dovecot that runs the same script."""
 
-        def start(*, names_masters: bool = False, **settings: Any) -> tuple[Site, DovecotWithMasters]:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
-            site = stack.enter_context(installation(directory, **{"ttl": "5m", **settings}))
-            hook = (site.dovecot.place / "hook.conf").read_text()
-            other = DovecotWithMasters(directory / "other", hook_config=hook, names_masters=names_masters)
-            return site, stack.enter_context(other)
+    def start(*, names_masters: bool = False, **settings: str) -> tuple[Site, DovecotWithMasters]:
+        site = install(**settings)
+        hook = (site.dovecot.place / "hook.conf").read_text()
+        return site, stack.enter_context(DovecotWithMasters(folder(), hook_config=hook, names_masters=names_masters))
 
-        yield start
+    return start
 
 
 def anonymous_login(port: int, client_address: str) -> bool:
@@ -95,9 +91,7 @@ def has_said(dovecot: PrivateDovecot, text: str) -> bool:
     return wait_until(lambda: text in dovecot.log_text())
 
 
-def test_who_logs_in_by_sasl_anonymous_does_not_relay(
-    start: Callable[..., tuple[Site, DovecotWithMasters]],
-) -> None:
+def test_who_logs_in_by_sasl_anonymous_does_not_relay(start: Start) -> None:
     site, dovecot = start()
     assert anonymous_login(dovecot.imap_port, ADDRESS)
     assert has_said(dovecot, f"info: this login is not recorded: it is anonymous, from {ADDRESS}")
@@ -108,7 +102,7 @@ def test_who_logs_in_by_sasl_anonymous_does_not_relay(
 
 @pytest.mark.parametrize("names_masters", [True, False])
 def test_a_master_users_login_is_told_from_a_users_whatever_the_user_database_says(
-    start: Callable[..., tuple[Site, DovecotWithMasters]], names_masters: bool
+    start: Start, names_masters: bool
 ) -> None:
     site, dovecot = start(names_masters=names_masters)
     assert pop3_login(dovecot.pop3_port, ADDRESS, f"{USER}*{MASTER}").succeeded
@@ -118,17 +112,13 @@ def test_a_master_users_login_is_told_from_a_users_whatever_the_user_database_sa
     assert site.attempt_relay(ADDRESS).succeeded
 
 
-def test_a_user_who_types_capital_letters_is_no_master_user(
-    start: Callable[..., tuple[Site, DovecotWithMasters]],
-) -> None:
+def test_a_user_who_types_capital_letters_is_no_master_user(start: Start) -> None:
     site, dovecot = start(names_masters=True)
     assert imap_login(dovecot.imap_port, ADDRESS, USER.title()).succeeded
     assert site.attempt_relay(ADDRESS).succeeded
 
 
-def test_a_login_through_nat64_permits_its_own_ipv4_address_alone(
-    start: Callable[..., tuple[Site, DovecotWithMasters]],
-) -> None:
+def test_a_login_through_nat64_permits_its_own_ipv4_address_alone(start: Start) -> None:
     site, dovecot = start(ipv6_prefix="64")
     assert imap_login(dovecot.imap_port, MAPPED).succeeded
     assert not site.attempt_relay("64:ff9b::c000:208").succeeded, "a stranger behind the same NAT64"
@@ -136,9 +126,7 @@ def test_a_login_through_nat64_permits_its_own_ipv4_address_alone(
     assert site.attempt_relay(ADDRESS).succeeded
 
 
-def test_with_login_domains_a_user_of_another_domain_does_not_relay(
-    start: Callable[..., tuple[Site, DovecotWithMasters]],
-) -> None:
+def test_with_login_domains_a_user_of_another_domain_does_not_relay(start: Start) -> None:
     site, dovecot = start(login_domains="example.net")
     assert imap_login(dovecot.imap_port, ADDRESS).succeeded
     assert has_said(dovecot, f"user {USER} from {ADDRESS} is of no domain in login_domains")

@@ -5,10 +5,7 @@ The example files themselves are loaded (`pbs_policy.demo.real.installation`).
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -16,34 +13,10 @@ from pbs_policy.demo import story
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.demo.dovecot import imap_login, pop3_login
 from pbs_policy.demo.postfix import LOCAL_DOMAIN, attempt_relay
-from pbs_policy.demo.real import Site, installation
-from pbs_policy.demo.service import PrivateService
-from tests.conftest import need
-from tests.patience import PatientService, be_patient
+from pbs_policy.demo.real import Site
 from tests.stores import pause, resume
 
 V4, V6 = story.CLIENTS
-
-
-@pytest.fixture
-def install() -> Iterator[Callable[..., Site]]:
-    """A complete private installation with these settings; it is taken down with the test."""
-    need("redis", "postfix", "dovecot")
-    with ExitStack() as stack:
-
-        def start(
-            *, postfix_example: str = "main.cf.inet", chroot: bool = False, patient: bool = True, **settings: str
-        ) -> Site:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
-            service = PatientService if patient else PrivateService
-            site = stack.enter_context(
-                installation(directory, service, postfix_example=postfix_example, chroot=chroot, **settings)
-            )
-            if patient:
-                be_patient(directory)
-            return site
-
-        yield start
 
 
 def relay(site: Site, client_address: str, sender: str = "alice@example.com") -> int:
@@ -64,14 +37,14 @@ def test_the_story_is_true_for_each_example(
 ) -> None:
     monkeypatch.setattr(story, "TTL", 6)  # two logins and two messages are to come within, on a busy machine
     said: list[str] = []
-    site = install(postfix_example=example, chroot=chroot)
+    site = install(postfix_example=example, chroot=chroot, ttl=f"{story.TTL}s")
     assert story.tell(site, said.append), "\n".join(said) + site.service.log_text() + site.postfix.log_text()
 
 
 @pytest.mark.parametrize("login", ["pop3", "imap"])
 @pytest.mark.parametrize("client_address", [V4, V6, f"::ffff:{V4}"])
 def test_either_login_permits_either_address(install: Callable[..., Site], login: str, client_address: str) -> None:
-    site = install(ttl="5m")
+    site = install()
     asks_from = client_address.removeprefix("::ffff:")
     assert relay(site, asks_from) == 554
     port = site.dovecot.pop3_port if login == "pop3" else site.dovecot.imap_port
@@ -92,7 +65,7 @@ def test_a_wrong_password_permits_nothing(install: Callable[..., Site]) -> None:
 def test_while_redis_is_down_logins_go_on_relaying_waits_and_inbound_mail_is_untouched(
     install: Callable[..., Site],
 ) -> None:
-    site = install(ttl="5m")
+    site = install()
     site.redis.stop()
     assert pop3_login(site.dovecot.pop3_port, V4).succeeded
     assert "pbs-postlogin: error: this login is not recorded" in site.dovecot.log_text()
@@ -105,7 +78,7 @@ def test_while_redis_is_down_logins_go_on_relaying_waits_and_inbound_mail_is_unt
 
 
 def test_while_redis_is_mute_logins_go_on_and_relaying_waits(install: Callable[..., Site]) -> None:
-    site = install(ttl="5m", patient=False)
+    site = install(patient=False)
     pause(site.redis)
     assert imap_login(site.dovecot.imap_port, V6).succeeded
     assert relay(site, V6) == 450
@@ -116,7 +89,7 @@ def test_while_redis_is_mute_logins_go_on_and_relaying_waits(install: Callable[.
 
 
 def test_while_the_service_is_down_relaying_waits_and_inbound_mail_is_untouched(install: Callable[..., Site]) -> None:
-    site = install(ttl="5m")
+    site = install()
     assert pop3_login(site.dovecot.pop3_port, V4).succeeded
     site.service.stop()
     assert relay(site, V4) == 450
@@ -126,13 +99,13 @@ def test_while_the_service_is_down_relaying_waits_and_inbound_mail_is_untouched(
 
 
 def test_inbound_mail_never_asks_the_service(install: Callable[..., Site]) -> None:
-    site = install(log_decisions="all")
+    site = install()
     assert local(site, V4) == 250
     assert "action=" not in site.service.log_text()
 
 
 def test_sender_match_narrows_what_neighbours_behind_the_address_can_do(install: Callable[..., Site]) -> None:
-    site = install(ttl="5m", sender_match="address")
+    site = install(sender_match="address")
     assert pop3_login(site.dovecot.pop3_port, V4).succeeded
     assert relay(site, V4) == 250
     assert relay(site, V4, sender="Alice@Example.COM") == 250

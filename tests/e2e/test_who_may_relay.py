@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,12 +23,12 @@ from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.dovecot import PASSWORD, pop3_login
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import LOCAL_DOMAIN, PrivatePostfix
-from pbs_policy.demo.real import Site, installation
+from pbs_policy.demo.real import Site
 from pbs_policy.demo.service import PrivateService
 from pbs_policy.programs import find_program
 from pbs_policy.shipped import shipped
 from tests.conftest import need
-from tests.patience import PatientService, be_patient, patient_script
+from tests.patience import patient_script
 from tests.service import CLI
 
 ADDRESS, OTHER = "192.0.2.7", "2001:db8::7"
@@ -37,21 +36,16 @@ ALICE, BOB = "alice@example.com", "bob@example.com"
 
 
 @pytest.fixture
-def install() -> Iterator[Callable[..., Site]]:
-    """A complete private installation with these settings, in which both ALICE and BOB have a mailbox."""
-    need("redis", "postfix", "dovecot")
-    with ExitStack() as stack:
+def install(install: Callable[..., Site]) -> Callable[..., Site]:
+    """The same, in which both ALICE and BOB have a mailbox."""
 
-        def start(**settings: str) -> Site:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")))
-            lines: dict[str, Any] = {"ttl": "5m", "log_decisions": "all", **settings}
-            site = stack.enter_context(installation(directory, PatientService, **lines))
-            be_patient(directory)
-            with (site.dovecot.place / "users").open("a") as users:
-                users.write(f"{BOB}:{{PLAIN}}{PASSWORD}\n")
-            return site
+    def start(**settings: str) -> Site:
+        site = install(**settings)
+        with (site.dovecot.place / "users").open("a") as users:
+            users.write(f"{BOB}:{{PLAIN}}{PASSWORD}\n")
+        return site
 
-        yield start
+    return start
 
 
 def log_in(site: Site, user: str = ALICE, client_address: str = ADDRESS) -> None:
