@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from pbs_policy.postfix.listener import Listener
@@ -18,8 +20,10 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, serve: Serve) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, serve: Serve, listener: Listener) -> None:
+        self.address_family = socket.AF_UNIX if listener.path else socket.AF_INET
+        address: Any = listener.path or (listener.host, listener.port)  # typed for TCP alone
+        super().__init__(address, _Handler)
         self.serve = serve
 
 
@@ -31,14 +35,17 @@ class _Handler(socketserver.StreamRequestHandler):
             self.server.serve(self.rfile, self.wfile)
 
 
+FREE_PORT = Listener(host="127.0.0.1")
+
+
 @contextmanager
-def serving(serve: Serve) -> Iterator[int]:
-    """A server on a free port, which it gives."""
-    with _Server(serve) as server:
+def serving(serve: Serve, listener: Listener = FREE_PORT) -> Iterator[int]:
+    """A server, and its port."""
+    with _Server(serve, listener) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield server.server_address[1]
+            yield int(server.socket.getsockname()[1]) if not listener.path else 0
         finally:
             server.shutdown()
             thread.join()
@@ -46,10 +53,10 @@ def serving(serve: Serve) -> Iterator[int]:
 
 class StandIn:
     """A policy service that keeps each request, and sends the next of `replies` for it, the last one again and again;
-    closes after b""."""
+    hangs up after one that has no end."""
 
     def __init__(self, *replies: bytes) -> None:
-        self.listener = Listener()
+        self.listener = FREE_PORT
         self.replies = list(replies)
         self.requests: list[bytes] = []
         self.connections = 0
@@ -63,17 +70,17 @@ class StandIn:
                 self.requests.append(request)
                 request = b""
                 reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-                if not reply:
-                    return
                 answer.write(reply)
+                if not reply.endswith(b"\n\n"):
+                    return
 
 
 @contextmanager
-def answering(*replies: bytes) -> Iterator[StandIn]:
+def answering(*replies: bytes, listener: Listener = FREE_PORT) -> Iterator[StandIn]:
     """A policy service that says `replies`."""
     stand_in = StandIn(*replies)
-    with serving(stand_in.serve) as port:
-        stand_in.listener = Listener(host="127.0.0.1", port=port)
+    with serving(stand_in.serve, listener) as port:
+        stand_in.listener = replace(listener, port=port)
         yield stand_in
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
-import socketserver
 import textwrap
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -34,6 +32,7 @@ from pbs_policy.decision.sender_maps import MOST_USERS, SenderMaps
 from pbs_policy.demo.postfix import PrivatePostfix
 from pbs_policy.programs import missing
 from pbs_policy.table.users import complete_user, names_of_user
+from tests.stand_ins import answering
 
 ADDRESS = SenderRules("address")
 DOMAIN = SenderRules("domain")
@@ -134,28 +133,12 @@ def test_a_sender_as_postfix_passes_it(mail_from: bytes, sender: bytes, domain: 
     assert names_to_match(sender, SenderRules(), None) is None
 
 
-class RequestKeeper(socketserver.StreamRequestHandler):
-    """A policy service that keeps the senders it is asked about."""
-
-    kept: ClassVar[list[bytes]]
-
-    def handle(self) -> None:
-        for line in self.rfile:
-            if line.startswith(b"sender="):
-                self.kept.append(line.removeprefix(b"sender=")[:-1])
-            elif line == b"\n":
-                self.wfile.write(b"action=DUNNO\n\n")
-
-
 @pytest.mark.skipif(missing("postfix") is not None, reason=str(missing("postfix")))
 @pytest.mark.parametrize("smtputf8_enable", ["yes", "no"])
 def test_postfix_passes_senders_as_the_table_says(tmp_path: Path, smtputf8_enable: str) -> None:
-    RequestKeeper.kept = []
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), RequestKeeper) as service:
-        service.daemon_threads, service.block_on_close = True, False
-        threading.Thread(target=service.serve_forever, daemon=True).start()
+    with answering(b"action=DUNNO\n\n") as service:
         fragment = f"""
-            smtpd_relay_restrictions = check_policy_service inet:127.0.0.1:{service.server_address[1]}, reject
+            smtpd_relay_restrictions = check_policy_service {service.listener}, reject
             smtpd_soft_error_limit = 1000
             smtpd_hard_error_limit = 1000
             smtpd_junk_command_limit = 1000
@@ -177,8 +160,8 @@ def test_postfix_passes_senders_as_the_table_says(tmp_path: Path, smtputf8_enabl
                         client.sendall(command + b"\r\n")
                         while replies.readline()[3:4] == b"-":
                             pass
-        service.shutdown()
-    assert RequestKeeper.kept == [sender for _, sender, _ in passed]
+    asked = [re.findall(rb"^sender=(.*)$", request, re.MULTILINE) for request in service.requests]
+    assert asked == [[sender] for _, sender, _ in passed]
 
 
 @pytest.mark.parametrize(

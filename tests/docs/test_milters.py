@@ -19,8 +19,8 @@ from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import PrivatePostfix, attempt_relay
 from pbs_policy.programs import find_program
 from tests.conftest import need
-from tests.e2e.test_daemons import PolicyStandIn, RequestHandler, serving
 from tests.pages import TOP, snippets
+from tests.stand_ins import StandIn, answering
 
 MAIN, MASTER, OPENDKIM, LUA = (each.text for each in snippets(TOP / "docs" / "howto" / "milters.md"))
 CLIENT, ALICE, BOB, CAROL = "192.0.2.7", "alice@example.com", "bob@example.net", "carol@local.example"
@@ -53,8 +53,8 @@ def running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def policy() -> Iterator[PolicyStandIn]:
-    with serving(PolicyStandIn(("127.0.0.1", 0), RequestHandler)) as stand_in:
+def policy() -> Iterator[StandIn]:
+    with answering(b"action=OK\n\n") as stand_in:
         yield stand_in
 
 
@@ -66,8 +66,8 @@ def key(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def postfix_with(milter: int, policy: PolicyStandIn, folder: Path) -> Iterator[PrivatePostfix]:
-    main = MAIN.replace(f":{PORT}", f":{policy.server_address[1]}")
+def postfix_with(milter: int, policy: StandIn, folder: Path) -> Iterator[PrivatePostfix]:
+    main = MAIN.replace(f":{PORT}", f":{policy.listener.port}")
     main += f"smtpd_milters = inet:127.0.0.1:{milter}\nmilter_default_action = tempfail\n"
     main += "smtpd_data_restrictions = check_client_access static:HOLD\n"
     with PrivatePostfix(folder / "mx", fragment=main) as postfix:
@@ -86,7 +86,7 @@ def is_signed(postfix: PrivatePostfix, port: int, recipient: str = BOB) -> bool:
 
 
 def test_opendkim_signs_what_comes_in_at_the_port_for_permitted_clients(
-    tmp_path: Path, policy: PolicyStandIn, key: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, policy: StandIn, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opendkim, milter, port = program("opendkim"), free_port(), free_port()
     conf = tmp_path / "opendkim.conf"
@@ -100,7 +100,7 @@ def test_opendkim_signs_what_comes_in_at_the_port_for_permitted_clients(
     with running(command, milter, tmp_path / "log"), postfix_with(milter, policy, tmp_path) as postfix:
         assert not is_signed(postfix, postfix.port)
         assert is_signed(postfix, port)
-        policy.action = b"DUNNO"
+        policy.replies = [b"action=DUNNO\n\n"]
         for recipient in (BOB, CAROL):
             assert attempt_relay(port, CLIENT, ALICE, recipient).code == 554
         assert not is_signed(postfix, postfix.port, CAROL)
@@ -108,7 +108,7 @@ def test_opendkim_signs_what_comes_in_at_the_port_for_permitted_clients(
 
 @pytest.mark.long  # rspamd takes many seconds to start
 def test_rspamd_asks_the_service_whether_a_client_is_a_stranger(
-    tmp_path: Path, policy: PolicyStandIn, key: Path
+    tmp_path: Path, policy: StandIn, key: Path
 ) -> None:
     rspamd, milter = program("rspamd"), free_port()
     files = {
@@ -122,10 +122,10 @@ def test_rspamd_asks_the_service_whether_a_client_is_a_stranger(
     (tmp_path / "local.d").mkdir()
     for name, text in files.items():
         (tmp_path / "local.d" / name).write_text(f"{text}\n")
-    (tmp_path / "rspamd.local.lua").write_text(LUA.replace(f"port = {PORT}", f"port = {policy.server_address[1]}"))
+    (tmp_path / "rspamd.local.lua").write_text(LUA.replace(f"port = {PORT}", f"port = {policy.listener.port}"))
     places = [f"--var={name}={tmp_path}" for name in ("LOCAL_CONFDIR", "DBDIR", "RUNDIR", "LOGDIR")]
     command = [rspamd, "-f", "-i", "-c", "/etc/rspamd/rspamd.conf", *places]
     with running(command, milter, tmp_path / "log"), postfix_with(milter, policy, tmp_path) as postfix:
         assert is_signed(postfix, postfix.port)
-        policy.action = b"DUNNO"
+        policy.replies = [b"action=DUNNO\n\n"]
         assert not is_signed(postfix, postfix.port, CAROL)

@@ -6,17 +6,13 @@ What is loaded are the example files; only addresses, paths and users are put in
 from __future__ import annotations
 
 import os
-import socket
-import socketserver
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,7 +20,9 @@ from pbs_policy.demo.daemons import DaemonError, PrivateRedis, wait_until
 from pbs_policy.demo.dovecot import PrivateDovecot, dovecot_version, imap_login, pop3_login
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import PrivatePostfix, attempt_relay
+from pbs_policy.postfix.listener import Listener
 from pbs_policy.programs import find_program, missing
+from tests.stand_ins import answering
 from tests.stores import pause, resume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,44 +30,10 @@ CLIENT = "192.0.2.7"
 RELAYED = "bob@example.net"
 LOCAL = "carol@local.example"
 
+OK, DUNNO = b"action=OK\n\n", b"action=DUNNO\n\n"
 needs_postfix = pytest.mark.skipif(missing("postfix") is not None, reason=str(missing("postfix")))
 needs_dovecot = pytest.mark.skipif(missing("dovecot") is not None, reason=str(missing("dovecot")))
 needs_redis = pytest.mark.skipif(missing("redis") is not None, reason=str(missing("redis")))
-
-
-class PolicyStandIn(socketserver.ThreadingTCPServer):
-    """Answers every request with the action that it holds at that moment."""
-
-    daemon_threads = True
-    block_on_close = False
-    action = b"OK"
-    requests = 0
-
-
-class UnixPolicyStandIn(PolicyStandIn):
-    address_family = socket.AF_UNIX
-
-
-class RequestHandler(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
-        stand_in = self.server
-        assert isinstance(stand_in, PolicyStandIn)
-        for line in self.rfile:
-            if line == b"\n":
-                stand_in.requests += 1
-                self.wfile.write(b"action=" + stand_in.action + b"\n\n")
-
-
-@contextmanager
-def serving(stand_in: PolicyStandIn) -> Iterator[PolicyStandIn]:
-    thread = threading.Thread(target=stand_in.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield stand_in
-    finally:
-        stand_in.shutdown()
-        stand_in.server_close()
-        thread.join()
 
 
 def relay(postfix: PrivatePostfix, recipient: str = RELAYED, client_address: str = CLIENT) -> int:
@@ -89,14 +53,14 @@ def test_the_inet_example_relays_on_ok_and_refuses_on_dunno(tmp_path: Path) -> N
     port = free_port()
     fragment = example("postfix-examples/main.cf.inet", ("127.0.0.1:10040", f"127.0.0.1:{port}"))
     with (
-        serving(PolicyStandIn(("127.0.0.1", port), RequestHandler)) as policy,
+        answering(OK, listener=Listener(host="127.0.0.1", port=port)) as policy,
         PrivatePostfix(tmp_path, fragment=fragment) as postfix,
     ):
         assert relay(postfix) == 250
         assert relay(postfix, client_address="2001:db8::7") == 250
         assert relay(postfix, LOCAL) == 250
-        assert policy.requests == 2, "mail for our own domain must not ask the policy service"
-        policy.action = b"DUNNO"
+        assert len(policy.requests) == 2, "mail for our own domain must not ask the policy service"
+        policy.replies = [DUNNO]
         assert relay(postfix) == 554
         assert relay(postfix, LOCAL) == 250
 
@@ -118,8 +82,7 @@ def test_the_unix_example_finds_its_socket_with_and_without_the_chroot(tmp_path:
         assert relay(postfix) == 450
         folder = postfix.queue_directory / "pbs-policy"
         folder.mkdir()
-        address: Any = str(folder / "policy")  # socketserver hands it to bind(2) as it is, and is typed for TCP alone
-        with serving(UnixPolicyStandIn(address, RequestHandler)):
+        with answering(OK, listener=Listener(path=str(folder / "policy"))):
             (folder / "policy").chmod(0o666)
             assert relay(postfix) == 250
 
@@ -180,8 +143,8 @@ anybody = permit
 """.replace("POLICY", f"127.0.0.1:{port}")
     with ExitStack() as stack:
         if action is not DOWN:
-            policy = stack.enter_context(serving(PolicyStandIn(("127.0.0.1", port), RequestHandler)))
-            policy.action = action
+            listener = Listener(host="127.0.0.1", port=port)
+            stack.enter_context(answering(b"action=%s\n\n" % action, listener=listener))
         postfix = stack.enter_context(PrivatePostfix(tmp_path, fragment=fragment))
         assert (relay(postfix), relay(postfix, LOCAL)) == (relayed, local)
 

@@ -13,8 +13,9 @@ from pbs_policy.host import Host
 from pbs_policy.postfix.configuration import read_postfix
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.restrictions import RECIPIENT, RELAY, find_refusal, is_balanced, parse_policy_check
-from tests.e2e.test_daemons import PolicyStandIn, RequestHandler, needs_postfix, relay, serving
+from tests.e2e.test_daemons import OK, needs_postfix, relay
 from tests.install.support import age
+from tests.stand_ins import answering
 
 OURS = "check_policy_service { inet:127.0.0.1:PORT, timeout=2s }"
 STARTS_AND_ASKS = {
@@ -41,8 +42,8 @@ DOES_NOT_START = {
 def test_smtpd_makes_of_a_list_what_is_read_in_it(name: str, tmp_path: Path) -> None:
     text = {**STARTS_AND_ASKS, **STARTS_AND_REFUSES, **DOES_NOT_START}[name]
     expected = 250 if name in STARTS_AND_ASKS else 554 if name in STARTS_AND_REFUSES else None
-    with serving(PolicyStandIn(("127.0.0.1", 0), RequestHandler)) as policy:
-        port = int(policy.server_address[1])
+    with answering(OK) as policy:
+        port = policy.listener.port
         (tmp_path / "main.cf").write_text(text.replace("PORT", str(port)))
         (tmp_path / "master.cf").touch()
         age(tmp_path / "main.cf")

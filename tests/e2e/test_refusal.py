@@ -19,10 +19,12 @@ from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.demo.ports import free_port
 from pbs_policy.demo.postfix import LOCAL_DOMAIN, PrivatePostfix, SmtpAttempt, attempt_relay
 from pbs_policy.demo.service import PrivateService
+from pbs_policy.postfix.listener import Listener
 from pbs_policy.shipped import shipped
 from tests.conftest import need
-from tests.e2e.test_daemons import PolicyStandIn, RequestHandler, serving
+from tests.e2e.test_daemons import DUNNO
 from tests.patience import patient_script
+from tests.stand_ins import answering
 
 CLIENT = "192.0.2.7"
 RELAYED = "bob@example.net"
@@ -171,8 +173,7 @@ def test_a_fault_in_the_table_has_the_replies_that_the_readme_gives(
     with PrivatePostfix(tmp_path, fragment=f"{example}{lines}\n{OWN_REFUSAL}") as postfix:
         assert attempt(postfix, RELAYED).code == deferred
         assert attempt(postfix, LOCAL).code == 250
-        with serving(PolicyStandIn(("127.0.0.1", port), RequestHandler)) as policy:
-            policy.action = b"DUNNO"
+        with answering(DUNNO, listener=Listener(host="127.0.0.1", port=port)):
             assert attempt(postfix, RELAYED).code == refused
             assert attempt(postfix, LOCAL).code == 250
             assert attempt(postfix, REFUSED_LOCAL).code == 554

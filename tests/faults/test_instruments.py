@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
 from pbs_policy.demo.daemons import wait_until
-from pbs_policy.postfix.listener import Listener
 from tests.faults.asking import MAY_RELAY, Asking
 from tests.faults.every import FAULTS
 from tests.faults.fault import SHORT
@@ -17,7 +15,7 @@ from tests.faults.lies import end_of_reply
 from tests.faults.observing import Seen
 from tests.faults.page import PAGE, documented, with_fault
 from tests.faults.watching import AWAY, GOES_ON, INBOUND, LOGIN, RELAY, STRANGER, Met
-from tests.stand_ins import serving
+from tests.stand_ins import answering
 
 OTHERS = 1  # a group of clients who may not relay
 SOUND = ((LOGIN, GOES_ON), (RELAY, "250"), (RELAY, "450"), (STRANGER, "554"), (INBOUND, "250"), (INBOUND, AWAY))
@@ -70,21 +68,9 @@ def test_what_is_put_into_the_page_can_be_read_back() -> None:
     ],
 )
 def test_what_the_service_answers_is_noted_as_it_is(reply: bytes, answer: str, tmp_path: Path) -> None:
-    answered = []
-
-    def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-        """Where there is no end in the reply, it hangs up."""
-        for line in requests:
-            if line == b"\n":
-                answered.append(reply)
-                replies.write(reply)
-                if not reply.endswith(b"\n\n"):
-                    return
-
-    with serving(serve) as port:
-        place = Listener(host="127.0.0.1", port=port)
-        with Asking(place, tmp_path / "asked", rate=SHORT.rate, connections=5) as asking:
-            assert wait_until(lambda: len(answered) >= 10)
+    with answering(reply) as server:
+        with Asking(server.listener, tmp_path / "asked", rate=SHORT.rate, connections=5) as asking:
+            assert wait_until(lambda: len(server.requests) >= 10)
     asked = asking.asked()
     assert {each.answer for each in asked} == {answer}
     assert all(each.sent <= each.answered for each in asked)
