@@ -8,9 +8,8 @@ an exception. Nothing is changed on the host, but for one key for a second (`sto
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from pbs_policy.command_line import command_line
 from pbs_policy.doctor import (
@@ -41,7 +40,7 @@ from pbs_policy.host import Host, NotInstalled, NotLookedAt, is_for_root
 from pbs_policy.postfix.configuration import MasterService, PostfixConfig, PostfixFault, read_postfix
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import SettingsError, Value
-from pbs_policy.store.connect import RedisClient, connect_by
+from pbs_policy.store.connect import connect_by
 from pbs_policy.store.errors import StoreUnavailable
 from pbs_policy.table.login_table import LoginTable
 
@@ -64,7 +63,6 @@ class Doctor:
     dovecot_file: str = ""
     with_trial: bool = True
     host: Host = field(default_factory=Host)
-    connect: Callable[[Settings], RedisClient] = field(default_factory=lambda: partial(connect_by, even_replica=True))
     postfix: PostfixConfig | None = field(default=None, init=False)
     dovecot: DovecotConfig | None = field(default=None, init=False)
     hooks: list[Hook] = field(default_factory=list, init=False)
@@ -191,7 +189,7 @@ class Doctor:
         settings, place = self.settings, where(self.values["redis_url"])
         try:
             yield from store_keys.check_places(settings, place)
-            redis = self.connect(settings)
+            redis = connect_by(settings, even_replica=True)
             table = LoginTable(redis, settings.key_prefix, user_domain=settings.user_domain)
             yield from store_keys.check_read(table, settings, place)
         except (StoreUnavailable, SettingsError) as error:

@@ -174,7 +174,7 @@ def by_report(config: DovecotConfig, protocol: str, settings: Settings, table: L
     return Way(
         protocol, protocol, "a report has recorded a login", reports.place if reports else config.file,
         "systemctl status pbs-policy-record",
-        lambda _: "systemctl reload pbs-policy pbs-policy-record: one may go by settings from before a change",
+        "systemctl reload pbs-policy pbs-policy-record: one may go by settings from before a change",
         lambda trial: _report(trial, protocol, settings, table, host), settings.ttl,
     )  # fmt: skip
 

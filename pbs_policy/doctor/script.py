@@ -123,18 +123,13 @@ def _compare(
     own: Settings, own_values: Mapping[str, Value], settings: Settings, values: Mapping[str, Value]
 ) -> Iterator[Finding]:
     """The script's settings against the service's: logins must be written where they are looked for."""
-    for name in unequal(own, settings):
+    for name in (name for name in _SHARED if not _agree(name, own, settings)):
         ours, theirs = values[name], own_values[name]
         seen = f"{name} is {theirs.text or 'empty'!r} for the script and {ours.text or 'empty'!r} for the service"
         changes_kind = name == "redis_url" and bool(own.redis_url.path) != bool(settings.redis_url.path)
         say = warning if name in _HARMLESS or changes_kind else wrong
         mend = f"{name} = {ours.text} in the script's file, too".replace("  ", " ")
         yield say(f"{seen} ({ours.place})", where(theirs) or where(ours), mend)
-
-
-def unequal(own: Settings, settings: Settings) -> list[str]:
-    """The settings in which the script's and the service's have to be the same, and are not."""
-    return [name for name in _SHARED if not _agree(name, own, settings)]
 
 
 def same_redis(own: Settings, settings: Settings) -> bool:

@@ -25,7 +25,6 @@ from pbs_policy.decision import check as decision
 from pbs_policy.decision.rules import DUNNO, OK
 from pbs_policy.demo.daemons import wait_until
 from pbs_policy.doctor.finding import Finding, check, good, not_looked_at, wrong
-from pbs_policy.doctor.script import script_settings, unequal
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Account, Host, NotLookedAt
 from pbs_policy.log import printable
@@ -64,7 +63,7 @@ class Way:
     by: str
     place: str
     mend: str
-    agree: Callable[[Settings], str]
+    agree: str
     record: Callable[[Trial], str]
     ttl: int
 
@@ -74,16 +73,9 @@ def by_script(hook: Hook, host: Host) -> Way:
     return Way(
         hook.protocol, hook.recorded_service, "the script has recorded a login", hook.place,
         f"what Dovecot runs: {hook.script}",
-        lambda settings: _agreement(hook, settings, host),
+        "systemctl reload pbs-policy: it may go by settings from before a change of its file",
         lambda trial: _run_script(trial, hook, host), TTL,
     )  # fmt: skip
-
-
-def _agreement(hook: Hook, settings: Settings, host: Host) -> str:
-    own, _ = script_settings(hook, host)
-    if unequal(own, settings):
-        return "make the script's settings and the service's equal (pbs-policy config)"
-    return "systemctl reload pbs-policy: it may go by settings from before a change of its file"
 
 
 @check("service.trial")
@@ -142,7 +134,7 @@ def _try(trial: Trial, name: str, way: Way, settings: Settings, table: LoginTabl
         if time.monotonic() - began > way.ttl - 1:
             raise NotLookedAt("this machine was too slow for it")
         seen = f"{name}: {way.by}, and the service answers {seen}"
-        yield wrong(seen, way.place, way.agree(settings))
+        yield wrong(seen, way.place, way.agree)
         return
     try:
         table.revoke_address(trial.client.text)

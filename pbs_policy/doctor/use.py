@@ -101,9 +101,8 @@ def _read(host: Host, path: str) -> str:
 
 @check("use.private_addresses")
 def _check_private(users: Users) -> Finding:
-    private = {address: names for address, names in users.items() if _is_private(address)}
-    crowded = max(private, key=lambda address: len(private[address]), default="")
-    number = len(private.get(crowded, ()))
+    private = [address for address in users if _is_private(address)]
+    crowded, number = _most_crowded(users, private)
     mend = f"PROXY protocol or XCLIENT in front, or never_record = {crowded}"
     if number >= _ENOUGH and len(users) == 1:
         seen = f"all {number} users log in from {crowded}: a gateway or load balancer hides the clients"
@@ -116,11 +115,10 @@ def _check_private(users: Users) -> Finding:
 
 @check("use.shared_addresses")
 def _check_shared(users: Users) -> Finding:
-    public = {address: names for address, names in users.items() if not _is_private(address)}
-    crowded = max(public, key=lambda address: len(public[address]), default="")
-    if len(public.get(crowded, ())) < MANY_USERS:
+    crowded, number = _most_crowded(users, [address for address in users if not _is_private(address)])
+    if number < MANY_USERS:
         return good(f"{len(users)} addresses, none with {MANY_USERS} users or more")
-    seen = f"{len(public[crowded])} users are logged in from {printable(crowded)}: everybody there may relay"
+    seen = f"{number} users are logged in from {printable(crowded)}: everybody there may relay"
     return warning(seen, "", "sender_match = address, or a shorter ttl")
 
 
@@ -135,6 +133,11 @@ def _check_families(users: Users, inet_protocols: str) -> Finding:
     if inet_protocols in ("ipv4", "all"):
         return good(f"logins of {len(v4)} users over IPv4, of {len(v6)} over IPv6")
     return not_looked_at("whether clients send over the protocol they log in by")
+
+
+def _most_crowded(users: Users, addresses: list[str]) -> tuple[str, int]:
+    address = max(addresses, key=lambda each: len(users[each]), default="")
+    return address, len(users[address]) if address else 0
 
 
 def _is_private(address: str) -> bool:

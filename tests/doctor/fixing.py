@@ -67,13 +67,8 @@ def _set(main: str, name: str, value: str) -> str:
 
 def _without(value: str, word: str) -> str:
     if word == CHECK:
-        is_ours = "10040"
-        return (
-            take_out(f"x = {value}".encode(), lambda each: is_ours in each.argument, {"x"})
-            .decode()
-            .partition("=")[2]
-            .strip()
-        )
+        left = take_out(f"x = {value}".encode(), lambda each: "10040" in each.argument, {"x"})
+        return left.decode().partition("=")[2].strip()
     return ", ".join(each for each, _ in split_words(value) if each != word)
 
 

@@ -143,15 +143,9 @@ class CaseHost(Host):
 
     def owned(self, path: str) -> Owned:
         """As described; a folder that is not is open to everybody."""
-        known = {each for each, owned in self._owned.items() if owned}
         found = self._owned.get(path)
-        if (
-            found is None
-            and any(each.startswith(f"{path.rstrip('/')}/") for each in known)
-            and path not in self._owned
-        ):
-            return Owned(stat.S_IFDIR | 0o755, 0, 0)
-        if found is None and path in _FOLDERS:
+        on_the_way = any(owned and each.startswith(f"{path.rstrip('/')}/") for each, owned in self._owned.items())
+        if found is None and (path in _FOLDERS or (on_the_way and path not in self._owned)):
             return Owned(stat.S_IFDIR | 0o755, 0, 0)
         if found is None:
             raise FileNotFoundError(2, "No such file or directory", path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -10,9 +11,8 @@ from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import AS_ROOT, not_looked_at
 from pbs_policy.dovecot.doveconf import read_dovecot
 from pbs_policy.host import Host, NotLookedAt, ProgramOutput
-from pbs_policy.settings import Settings, load
+from pbs_policy.settings import load
 from pbs_policy.settings.sources import SettingsError
-from pbs_policy.store.connect import RedisClient
 from pbs_policy.store.errors import StoreUnavailable
 
 SETTINGS, VALUES = load(Path("/dev/null"), {}, ["redis_url=unix:///run/redis/redis.sock"])
@@ -31,11 +31,11 @@ def is_root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         StoreUnavailable("/run/redis/redis.sock: Permission denied"),
     ],
 )
-def test_a_redis_that_only_others_may_reach_is_not_said_to_be_down(refusal: Exception, is_root: bool) -> None:
-    def connect(_: Settings) -> RedisClient:
-        raise refusal
-
-    (finding,) = Doctor(SETTINGS, VALUES, connect=connect).examine_store()
+def test_a_redis_that_only_others_may_reach_is_not_said_to_be_down(
+    refusal: Exception, is_root: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pbs_policy.doctor.connect_by", Mock(side_effect=refusal))
+    (finding,) = Doctor(SETTINGS, VALUES).examine_store()
     assert (finding.check, "Permission denied" in finding.seen) == ("store.reachable", True)
     assert finding.level == ("wrong" if is_root else "unknown")
     assert (finding.mend == AS_ROOT) is not is_root
