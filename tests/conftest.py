@@ -201,17 +201,6 @@ def as_shipped() -> Iterator[None]:
 
 
 @pytest.fixture
-def start_patient_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start a service that waits longer for Redis, with these settings."""
-    with ExitStack() as stack:
-
-        def start(**settings: str) -> Service:
-            return stack.enter_context(patience.PatientService(tmp_path, settings))
-
-        yield start
-
-
-@pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Start `pbs-policy serve` with these settings (name=value), as a process; it is ended with the test."""
     with ExitStack() as stack:

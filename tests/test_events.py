@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -15,14 +14,12 @@ from redis import Redis
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.rules import NO_LOGIN, OK, Decision
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
-from pbs_policy.log import Log
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.service import events as module
 from pbs_policy.service.events import MOST, Events, Publisher
 from pbs_policy.store.batch import Answered
 from pbs_policy.store.lookups import Lookups
 from pbs_policy.store.question import Command
-from pbs_policy.store.redis_url import RedisUrl
 from tests.service import Service, request
 
 BY_LOGIN = Candidate(b"pbs:login:192.0.2.7", "192.0.2.7", b"1700000000 pop3 alice@example.com", b"alice@example.com")
@@ -199,30 +196,3 @@ def test_a_redis_that_refuses_to_publish_does_not_disturb_the_answers(
         service = start_service(redis_url=server.url)
         assert service.waits_to_log("publish")
         assert [service.ask("192.0.2.7") for _ in range(20)] == ["OK"] * 20
-
-
-def test_a_redis_that_refuses_several_commands_is_reported_once_for_each(
-    own_redis: Callable[..., PrivateRedis],
-) -> None:
-    server = own_redis()
-    with Redis(port=server.port) as client:
-        client.execute_command("ACL", "SETUSER", "default", "-hset", "-publish")
-
-    async def scenario() -> str:
-        stream = io.BytesIO()
-        lookups = Lookups(RedisUrl.parse(server.url), "", "", b"pbs:probe", Log(stream))
-        await lookups.open()
-        refused: list[object] = []
-        for _ in range(3):
-            for command in ((b"HSET", b"pbs:x", b"a", b"1"), (b"PUBLISH", b"pbs:events", b"")):
-                lookups.ask_further((), [command], lambda values, _: refused.append(values))
-            await until(lambda: len(refused) % 2 == 0 and bool(refused))
-        await until(lambda: len(refused) == 6)
-        assert refused == [None] * 6
-        await lookups.close()
-        return stream.getvalue().decode()
-
-    lines = asyncio.run(scenario()).splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["info", "error", "error"]
-    assert "hset" in lines[1]
-    assert "publish" in lines[2]

@@ -137,15 +137,18 @@ async def test_a_server_that_gives_nothing_else_is_not_connected_to_without_paus
 
 
 @pytest.mark.parametrize("error", ["NOPERM no rights", "LOADING", "BUSY a script", "ERR unknown command"])
-async def test_an_error_that_redis_knows_keeps_the_connection(error: str) -> None:
+async def test_an_error_that_redis_knows_keeps_the_connection_and_is_reported_once(error: str) -> None:
     server = Server({b"a": b"1"})
 
     def script(peer: Peer, command: list[bytes]) -> None:
-        peer.transport.write(f"-{error}\r\n".encode() if b"bad" in command else server.reply(command))
+        refusal = f"-{error} to {command[0].decode()}\r\n".encode()
+        peer.transport.write(refusal if b"bad" in command else server.reply(command))
 
     server.script = script
     async with server.running() as url, session(url) as asking:
-        assert await asking.ask([b"bad"]) == UNAVAILABLE
-        assert await asking.ask([], [b"bad"]) == UNAVAILABLE
-        assert await asking.value(b"a") == b"1"
+        for _ in range(3):
+            assert await asking.ask([b"bad"]) == UNAVAILABLE
+            assert await asking.ask([], [b"bad"]) == UNAVAILABLE
+            assert await asking.value(b"a") == b"1"
         assert len(server.peers) == 1
+        assert asking.errors() == 2  # one for each command
