@@ -117,14 +117,7 @@ class PrivateDaemon:
                 process_group=0,
             )
         atexit.register(self.stop)
-        self.wait_until_ready()
-
-    def wait_until_ready(self) -> None:
-        """Wait until the daemon serves its clients; otherwise end it and raise DaemonError."""
-        process = self._process
-        if process is None:
-            raise DaemonError(f"{self.name} is not running")
-        is_ready = False
+        process, is_ready = self._process, False
 
         def is_settled() -> bool:
             nonlocal is_ready  # asked once more, it might not answer in time, on a busy machine
@@ -195,12 +188,17 @@ class OpenPlace(PrivateDaemon):
         self._until_closed.close()
 
 
+def installed(name: str, *programs: str) -> tuple[str, ...]:
+    """The first of these programs of `name` (a key of `programs.missing`). Raises DaemonError where there is none."""
+    program = find_program(*programs)
+    if program is None:
+        raise DaemonError(missing(name) or f"{name} is not installed")
+    return (program,)
+
+
 def redis_program() -> tuple[str, ...]:
     """The Redis or Valkey that is installed. Raises DaemonError where none is."""
-    program = find_program("redis-server", "valkey-server")
-    if program is None:
-        raise DaemonError(missing("redis") or "redis is not installed")
-    return (program,)
+    return installed("redis", "redis-server", "valkey-server")
 
 
 class PrivateRedis(PrivateDaemon):

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbs_policy.demo.conversation import Conversation
-from pbs_policy.demo.daemons import DaemonError, OpenPlace
+from pbs_policy.demo.daemons import DaemonError, OpenPlace, installed
 from pbs_policy.demo.ports import free_port, greets, has_ipv6
-from pbs_policy.programs import find_program, missing
+from pbs_policy.programs import missing
 
 USER = "alice@example.com"
 # It guards an empty mailbox on the loopback interface.
@@ -99,27 +99,14 @@ service anvil {{
 
 
 def dovecot_version(program: Sequence[str] = ()) -> tuple[int, int]:
-    """Return the version of this Dovecot, or of the installed one, such as (2, 3). Raises DaemonError if it cannot be
-    had."""
-    return _parse_version(_version_text(program or _installed()))
+    """Return the version of this Dovecot, or of the installed one, such as (2, 3)."""
+    major, minor = _version(program or installed("dovecot", "dovecot")).split(".")[:2]
+    return int(major), int(minor)
 
 
-def _installed() -> tuple[str, ...]:
-    program = find_program("dovecot")
-    if program is None:
-        raise DaemonError(missing("dovecot") or "dovecot is not installed")
-    return (program,)
-
-
-def _version_text(program: Sequence[str]) -> str:
-    return subprocess.run([*program, "--version"], capture_output=True, text=True, check=True).stdout
-
-
-def _parse_version(text: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", text)
-    if found is None:
-        raise DaemonError(f"dovecot --version says {text!r}")
-    return int(found[1]), int(found[2])
+def _version(program: Sequence[str]) -> str:
+    text = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True).stdout
+    return re.split("[^0-9.]", text)[0]
 
 
 class PrivateDovecot(OpenPlace):
@@ -144,9 +131,8 @@ class PrivateDovecot(OpenPlace):
         reason = missing("dovecot")
         if reason is not None:
             raise DaemonError(reason)
-        program = self._program or _installed()
-        version = _version_text(program)
-        base = _BASE_2_3 if _parse_version(version) < (2, 4) else _BASE_2_4
+        program = self._program or installed("dovecot", "dovecot")
+        base = _BASE_2_3 if dovecot_version(program) < (2, 4) else _BASE_2_4
         mail_user = pwd.getpwnam(_MAIL_USER)
         mail = self.place / "mail"
         mail.mkdir(exist_ok=True)
@@ -156,7 +142,7 @@ class PrivateDovecot(OpenPlace):
         ipv6 = has_ipv6()
         configuration = self.place / "dovecot.conf"
         text = (base + _COMMON).format(
-            version=version.split("-", 1)[0].split()[0],
+            version=_version(program),
             place=self.place,
             log=self.log_file,
             uid=mail_user.pw_uid,
