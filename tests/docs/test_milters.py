@@ -60,6 +60,7 @@ def policy() -> Iterator[StandIn]:
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
+    need("openssl")
     key = tmp_path / "key.pem"
     subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
     return key
