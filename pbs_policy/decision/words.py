@@ -1,5 +1,5 @@
 """A decision in words, rule by rule, for `pbs-policy check`: what each rule saw, whether it refuses, and what an
-administrator can change. (The words of `senders` and of denies: `sender_words`, `deny_words`.)
+administrator can change. (One rule, and the words of `senders` and of denies: `row`.)
 
 Whether a rule refuses is said by the trace of `decide`, and by nothing here. The rows follow one permission through
 the rules: the one that is the answer, or whose refusal is. What only serves to be shown (who else is logged in, how
@@ -14,12 +14,21 @@ from typing import NamedTuple
 
 from pbs_policy.address import ClientAddress
 from pbs_policy.command_line import command_line
-from pbs_policy.decision import check, deny_words, sender_words
+from pbs_policy.decision import check
 from pbs_policy.decision.candidate import Candidate
 from pbs_policy.decision.caps import Count, Verdict
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.check import Enquiry
-from pbs_policy.decision.row import Row, left_text, login_text, row
+from pbs_policy.decision.row import (
+    Row,
+    deny_of_a_stranger,
+    deny_row,
+    file_deny_row,
+    left_text,
+    login_text,
+    row,
+    sender_row,
+)
 from pbs_policy.decision.rules import DENIED, DENIED_USER, NO_LOGIN, OK, Decision, Rules, Step, refuse_unasked
 from pbs_policy.decision.sender import shown
 from pbs_policy.duration import format_duration
@@ -69,7 +78,7 @@ def explain(enquiry: Enquiry, *, is_brief: bool = False) -> Explanation:
     if refuse_unasked(client, denies):
         decision = check.check(enquiry)
         of_file = denies.of_address(client) if denies and not client.excluded else None
-        deny = deny_words.file_deny(of_file, decision) if of_file else None
+        deny = file_deny_row(of_file, decision) if of_file else None
         rows = [_address(client), *([deny] if deny else []), _answer(decision)]
         return Explanation(client, decision, _in_order(rows), deny)
     words = _Words(enquiry)
@@ -108,10 +117,10 @@ class _Words:
     def _find_deny(self) -> Row | None:
         reason = self.decision.reason
         if reason == NO_LOGIN.reason and not self._login and not self._followed:
-            return deny_words.deny_of_a_stranger(self._table, self._case)
+            return deny_of_a_stranger(self._table, self._case)
         steps = (step for step in self._trace if step.refusal is not None and step.refusal.reason == reason)
         step = next(steps, None) if reason in (DENIED.reason, DENIED_USER.reason) else None
-        return deny_words.row_of(self._table, self._case, step) if step else None
+        return deny_row(self._table, self._case, step) if step else None
 
     @cached_property
     def _left(self) -> Mapping[bytes, int]:
@@ -204,10 +213,10 @@ class _Words:
         return Row("logins", "refuse", saw, change, "no_login", details)
 
     def _denies(self, step: Step) -> Row:
-        return deny_words.row_of(self._table, self._case, step)
+        return deny_row(self._table, self._case, step)
 
     def _senders(self, step: Step) -> Row:
-        return sender_words.senders(self._case, self._maps, self._users(), step)
+        return sender_row(self._case, self._maps, self._users(), step)
 
     def _users(self) -> list[str]:
         """Those logged in from the address, as far as they are known."""
