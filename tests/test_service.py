@@ -189,6 +189,19 @@ def service(long_running: Service, redis_server: PrivateRedis) -> Iterator[Servi
     assert "error:" not in said
 
 
+WithRedis = tuple[Service, PrivateRedis]
+
+
+@pytest.fixture
+def with_redis(start_service: StartService, own_redis: StartRedis) -> WithRedis:
+    """A service with a Redis of its own, where LOGGED_IN is logged in."""
+    server = own_redis()
+    service = start_service(redis_url=server.url)
+    log_in(server)
+    assert service.ask(LOGGED_IN) == "OK"
+    return service, server
+
+
 def without(name: str) -> bytes:
     """A request that lacks one attribute."""
     return re.sub(rb"(?m)^" + name.encode() + rb"=.*\n", b"", request(LOGGED_IN))
@@ -217,13 +230,8 @@ def test_a_client_may_leave_a_request(service: Service, size: int, *, rudely: bo
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def test_a_client_that_leaves_while_redis_is_mute_costs_its_neighbours_nothing(
-    start_service: StartService, own_redis: StartRedis
-) -> None:
-    server = own_redis()
-    service = start_service(redis_url=server.url)
-    log_in(server)
-    assert service.ask(LOGGED_IN) == "OK"
+def test_a_client_that_leaves_while_redis_is_mute_costs_its_neighbours_nothing(with_redis: WithRedis) -> None:
+    service, server = with_redis
     pause(server)
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(6)]
@@ -617,12 +625,9 @@ def test_it_ends_with_a_peer_that_does_not_read(
 
 @both_signals
 def test_requests_in_flight_have_their_answer_before_it_ends(
-    start_service: StartService, own_redis: StartRedis, signal_number: signal.Signals
+    with_redis: WithRedis, signal_number: signal.Signals
 ) -> None:
-    server = own_redis()
-    service = start_service(redis_url=server.url)
-    log_in(server)
-    assert service.ask(LOGGED_IN) == "OK"
+    service, server = with_redis
     pause(server)
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(3)]
@@ -636,13 +641,8 @@ def test_requests_in_flight_have_their_answer_before_it_ends(
         assert all(client.is_closed() for client in clients)
 
 
-def test_a_request_in_flight_is_permitted_where_redis_comes_back_in_time(
-    start_service: StartService, own_redis: StartRedis
-) -> None:
-    server = own_redis()
-    service = start_service(redis_url=server.url)
-    log_in(server)
-    assert service.ask(LOGGED_IN) == "OK"
+def test_a_request_in_flight_is_permitted_where_redis_comes_back_in_time(with_redis: WithRedis) -> None:
+    service, server = with_redis
     with service.connect() as client, service.connect() as idle:
         assert idle.ask(STRANGER) == "DUNNO"
         pause(server)
@@ -722,11 +722,8 @@ def test_on_unavailable_dunno_refuses_as_if_there_were_no_login(
     assert service.waits_to_log("action=DUNNO client_address=192.0.2.7 reason=unavailable")
 
 
-def test_a_mute_redis_costs_one_wait_and_then_none(start_service: StartService, own_redis: StartRedis) -> None:
-    server = own_redis()
-    service = start_service(redis_url=server.url)
-    log_in(server)
-    assert service.ask(LOGGED_IN) == "OK"
+def test_a_mute_redis_costs_one_wait_and_then_none(with_redis: WithRedis) -> None:
+    service, server = with_redis
     pause(server)
     action, seconds = action_of(service)
     assert action == DEFER
