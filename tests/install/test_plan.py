@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -21,13 +22,23 @@ ONE, TWO = "install-one", "install-two"
 
 PATHS = ["/etc/a.conf", "/etc/deep/b.conf", "/usr/local/lib/c", "/d"]
 
+Trees = dict[str, tuple[bytes, int]]
+Wishes = dict[str, tuple[bytes, int | None]]
 contents = st.binary(max_size=12)
 trees = st.dictionaries(st.sampled_from(PATHS), st.tuples(contents, st.sampled_from([0o600, 0o644, 0o755])))
 wishes = st.dictionaries(st.sampled_from(PATHS), st.tuples(contents, st.sampled_from([None, 0o644, 0o755])))
 steps = st.lists(st.tuples(st.sampled_from([ONE, TWO]), st.sampled_from(["apply", "upgrade", "remove"])), max_size=8)
 
 
-def install(tree: Tree, command: str, wish: dict[str, tuple[bytes, int | None]]) -> Plan:
+def filled(root: Path, existing: Trees) -> Tree:
+    tree = Tree(root)
+    for path, (data, mode) in existing.items():
+        write(root, path, "")
+        write_state(tree.place(path), FileState(data, mode, os.geteuid(), os.getegid()))
+    return tree
+
+
+def install(tree: Tree, command: str, wish: Wishes) -> Plan:
     record = InstallRecord(tree, RECORDS, command)
     plan = Plan("/etc")
     plan.want(tree, record, [Wanted(path, *rest) for path, rest in wish.items()])
@@ -45,21 +56,15 @@ def uninstall(tree: Tree, command: str) -> list[str]:
 @given(existing=trees, first=wishes, second=wishes, order=steps)
 @settings(deadline=None, max_examples=25)
 def test_any_order_of_apply_and_remove_that_ends_in_remove_leaves_the_tree_as_it_was(
-    existing: dict[str, tuple[bytes, int]],
-    first: dict[str, tuple[bytes, int | None]],
-    second: dict[str, tuple[bytes, int | None]],
-    order: list[tuple[str, str]],
+    existing: Trees, first: Wishes, second: Wishes, order: list[tuple[str, str]]
 ) -> None:
     # Two commands never write the same file.
     wish = {ONE: first, TWO: {path: each for path, each in second.items() if path not in first}}
     with tempfile.TemporaryDirectory(prefix="pbs-") as name:
         root = Path(name)
-        tree = Tree(root)
         # Of a folder that both need, the one that made it cannot take it away while the other's files are in it.
         (root / "etc").mkdir()
-        for path, (data, mode) in existing.items():
-            write(root, path, "")
-            write_state(tree.place(path), FileState(data, mode, os.geteuid(), os.getegid()))
+        tree = filled(root, existing)
         before = snapshot(root)
         for command, step in [*order, (ONE, "remove"), (TWO, "remove"), (ONE, "remove")]:
             if step == "remove":
@@ -78,16 +83,11 @@ def test_any_order_of_apply_and_remove_that_ends_in_remove_leaves_the_tree_as_it
 @given(existing=trees, first=wishes, second=wishes)
 @settings(deadline=None, max_examples=25)
 def test_an_installation_that_is_not_accepted_leaves_the_tree_as_it_was(
-    existing: dict[str, tuple[bytes, int]],
-    first: dict[str, tuple[bytes, int | None]],
-    second: dict[str, tuple[bytes, int | None]],
+    existing: Trees, first: Wishes, second: Wishes
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="pbs-") as name:
         root = Path(name)
-        tree = Tree(root)
-        for path, (data, mode) in existing.items():
-            write(root, path, "")
-            write_state(tree.place(path), FileState(data, mode, os.geteuid(), os.getegid()))
+        tree = filled(root, existing)
         install(tree, ONE, first)
         before = snapshot(root)
         record = InstallRecord(tree, RECORDS, ONE)
@@ -175,33 +175,27 @@ def test_the_owner_stays(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_without_permission_nothing_is_changed_and_the_error_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "at", "error", "said"),
+    [
+        ("record", "manifest.json", errno.EACCES, r"Permission denied \(run it as root\)"),
+        ("plan", "b.conf", errno.ENOSPC, r"b\.conf: No space left on device"),
+    ],
+)
+def test_what_cannot_be_written_changes_nothing_and_the_error_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, at: str, error: int, said: str
 ) -> None:
     write(tmp_path, "/etc/a.conf", "old\n")
     before = snapshot(tmp_path)
 
-    def refuse_to_write(path: Path, state: FileState) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr("pbs_policy.install.record.write_state", refuse_to_write)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(InstallError, match=r"Permission denied \(run it as root\); everything is as it was"):
-        install(Tree(tmp_path), ONE, {"/etc/a.conf": (b"new\n", None)})
-    assert snapshot(tmp_path) == before
-
-
-def test_what_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, "/etc/a.conf", "old\n")
-    before = snapshot(tmp_path)
-
-    def fail_at_the_second(path: Path, state: FileState) -> None:
-        if path.name == "b.conf":
-            raise OSError(28, "No space left on device", str(path))
+    def fail_there(path: Path, state: FileState) -> None:
+        if path.name == at:
+            raise OSError(error, os.strerror(error), str(path))
         write_state(path, state)
 
-    monkeypatch.setattr("pbs_policy.install.plan.write_state", fail_at_the_second)
-    with pytest.raises(InstallError, match=r"b\.conf: No space left on device; everything is as it was") as caught:
+    monkeypatch.setattr(f"pbs_policy.install.{module}.write_state", fail_there)
+    monkeypatch.setattr("pbs_policy.install.plan.os.geteuid", lambda: 1000)
+    with pytest.raises(InstallError, match=rf"{said}; everything is as it was") as caught:
         install(Tree(tmp_path), ONE, {"/etc/a.conf": (b"new\n", None), "/etc/deep/b.conf": (b"new\n", None)})
     assert caught.value.status == os.EX_IOERR
     assert snapshot(tmp_path) == before
