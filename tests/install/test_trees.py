@@ -66,7 +66,8 @@ def asked_at(listener: str) -> str:
 
 Row = tuple[Files, list[str], dict[str, str]]
 """What is in the tree besides, the command lines to apply, and what is then in files, or what Dovecot reads for a
-name ("" is Postfix's list); at a path that ends with `?`, nothing."""
+name ("" is Postfix's list). A path that ends with `?` is not there; a file that ends with `~` says this among others.
+"""
 
 HOOKS: dict[str, Row] = {
     "the script": (
@@ -92,9 +93,9 @@ HOOKS: dict[str, Row] = {
     "the plugin, which follows the settings": (
         {}, [f"{PLUGIN} {OTHER_REDIS}"],
         {
-            DROP_IN: "redis:host=192.0.2.1:port=7000:expire_secs=7200:timeout_msecs=500\n"
+            f"{DROP_IN}~": "redis:host=192.0.2.1:port=7000:expire_secs=7200:timeout_msecs=500\n"
             if VERSION == "2.3" else "redis_host = 192.0.2.1\n    redis_port = 7000\n",
-            f"{DROP_IN} ": "last_login_key = x:login:%{rip}\n" if VERSION == "2.3" else "redis_expire = 7200 secs\n",
+            f"{DROP_IN}~~": "last_login_key = x:login:%{rip}\n" if VERSION == "2.3" else "redis_expire = 7200 secs\n",
             "/usr?": "",
         },
     ),
@@ -103,7 +104,7 @@ HOOKS: dict[str, Row] = {
         {"service/imap/executable": "imap", f"{LIB}/pbs-postlogin": example("pbs-postlogin")},
     ),
     "from the script to reports": (
-        AT_SECRET, [SCRIPT, REPORTS_BY_SECRET], {"service/imap/executable": "imap", SECRET: HEADER},
+        AT_SECRET, [SCRIPT, REPORTS_BY_SECRET], {"service/imap/executable": "imap", f"{SECRET}~": HEADER},
     ),
     "reports with a secret": (
         AT_SECRET, [REPORTS_BY_SECRET],
@@ -121,7 +122,7 @@ HOOKS: dict[str, Row] = {
     ),
     **{
         listen: (
-            {}, [f"{REPORTS} --set 'reports_listen={listen}'"], {DROP_IN: f"auth_policy_server_url = {url}\n"},
+            {}, [f"{REPORTS} --set 'reports_listen={listen}'"], {f"{DROP_IN}~": f"auth_policy_server_url = {url}\n"},
         )
         for listen, url in {
             "inet:0.0.0.0:10099": "http://127.0.0.1:10099/",
@@ -167,11 +168,11 @@ MAILS: dict[str, Row] = {
 
 def assert_holds(root: Path, expected: dict[str, str]) -> None:
     for name, text in expected.items():
-        path = name.rstrip(" ?")
+        place = root / name.strip("/?~")
         if name.endswith("?"):
-            assert not (root / path.lstrip("/")).exists()
+            assert not place.exists()
         elif name.startswith("/"):
-            assert text in (root / path.lstrip("/")).read_text()
+            assert text in place.read_text() if name.endswith("~") else text == place.read_text()
         elif not name:
             assert text in postconf(root / "etc/postfix", "-h", "smtpd_relay_restrictions")
         else:
@@ -298,14 +299,6 @@ def test_bytes_that_are_no_text_stay(root: Path) -> None:
 def test_the_folder_of_a_socket_is_for_postfix_alone(root: Path) -> None:
     pbs(root, f"{POSTFIX} --apply --set listen=unix:/var/spool/postfix/pbs-policy/policy")
     assert (root / "var/spool/postfix/pbs-policy").stat().st_mode & 0o7777 == 0o2750
-
-
-def test_beside_the_script_a_table_of_the_sites_own_stays(root: Path) -> None:
-    only_23()
-    own = "plugin {\n  last_login_dict = file:/var/lib/lastlogin.db\n  last_login_key = last-login/%s/%u/%d\n}\n"
-    arrange(root, {f"{CONF_D}/20-own.conf": own})
-    assert pbs(root, f"{SCRIPT} --apply").status == 0
-    assert_holds(root, {"plugin/last_login_key": "last-login/%s/%u/%d"})
 
 
 def test_a_proxy_that_checks_passwords_reports_where_the_settings_say_so(root: Path) -> None:
