@@ -35,6 +35,14 @@ class NotInstalled(NotLookedAt):
     """There is no such program here."""
 
 
+class ConfigurationFault(Exception):
+    """A daemon does not take its configuration; `place` is where."""
+
+    def __init__(self, what: str, place: str) -> None:
+        super().__init__(what)
+        self.place = place
+
+
 def is_for_root(why: str) -> bool:
     """Whether it says that we may not look, and root might."""
     return os.geteuid() != 0 and "Permission denied" in why

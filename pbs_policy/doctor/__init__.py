@@ -33,11 +33,11 @@ from pbs_policy.doctor import (
 )
 from pbs_policy.doctor.entry import SmtpdEntry
 from pbs_policy.doctor.finding import Finding, check, good, guarded, not_looked_at, unknown, where, wrong
-from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
+from pbs_policy.dovecot.doveconf import DovecotConfig, read_dovecot
 from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import Hook, find_hooks
-from pbs_policy.host import Host, NotInstalled, NotLookedAt, is_for_root
-from pbs_policy.postfix.configuration import MasterService, PostfixConfig, PostfixFault, read_postfix
+from pbs_policy.host import ConfigurationFault, Host, NotInstalled, NotLookedAt, is_for_root
+from pbs_policy.postfix.configuration import MasterService, PostfixConfig, read_postfix
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import SettingsError, Value
 from pbs_policy.store.connect import connect_by
@@ -128,7 +128,7 @@ class Doctor:
             self.postfix = read_postfix(self.host, folder)
         except NotLookedAt as error:
             yield _absent(error, folder, "--postfix-config DIR")
-        except PostfixFault as error:
+        except ConfigurationFault as error:
             mend = command_line("postconf", *(["-c", folder] if folder else []), "-n")
             yield wrong(f"postconf does not take it: {error}", error.place, mend)
 
@@ -173,7 +173,7 @@ class Doctor:
             self.dovecot = read_dovecot(self.host, file)
         except NotLookedAt as error:
             yield _absent(error, file, "--dovecot-config FILE")
-        except DovecotFault as error:
+        except ConfigurationFault as error:
             yield wrong(str(error), error.place, command_line("doveconf", "-n", *(["-c", file] if file else [])))
         else:
             for each in self.dovecot.unread:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from pbs_policy.host import Host, NotLookedAt, is_for_root
+from pbs_policy.host import ConfigurationFault, Host, NotLookedAt, is_for_root
 
 _MOST_INCLUDES = 20  # files inside files: one that includes itself comes to an end
 _FAULT = re.compile(r"Error in configuration file (?P<file>[^\s:]+)(?: line (?P<line>\d+))?: (?P<what>.*)")
@@ -30,14 +30,6 @@ class ConfigLine(NamedTuple):
     name: str
     value: str
     place: str
-
-
-class DovecotFault(Exception):
-    """doveconf does not take the configuration; `place` is where."""
-
-    def __init__(self, what: str, place: str) -> None:
-        super().__init__(what)
-        self.place = place
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class DovecotConfig:
 def read_dovecot(host: Host, file: str = "") -> DovecotConfig:
     """Ask doveconf about the configuration in `file` (the default: its own).
 
-    Raises NotLookedAt where doveconf is missing or may not read it, DovecotFault where the configuration is wrong.
+    Raises NotLookedAt where doveconf is missing or may not read it, ConfigurationFault where it is wrong.
     """
     # -P: without it 2.3 and 2.4 hide last_login_key. What else it shows is never kept in a finding.
     answer = host.run("doveconf", "-n", "-P", *(("-c", file) if file else ()))
@@ -100,7 +92,7 @@ def read_dovecot(host: Host, file: str = "") -> DovecotConfig:
         if match and "Permission denied" not in answer.err:
             begun = _BEGUN_AT.search(answer.err)
             line = match["line"] or (begun["line"] if begun else "")
-            raise DovecotFault(match["what"], f"{match['file']}:{line}".removesuffix(":"))
+            raise ConfigurationFault(match["what"], f"{match['file']}:{line}".removesuffix(":"))
         said = (answer.err.splitlines() or ["doveconf gave no reason"])[-1]
         raise NotLookedAt(said.removeprefix("doveconf: ").removeprefix("Fatal: "))
     named = re.match(r"# \S+ \([^)]*\): (\S+)", answer.out)

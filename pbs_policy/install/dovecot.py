@@ -16,15 +16,14 @@ from pathlib import Path
 
 from pbs_policy.command_line import command_line, useradd
 from pbs_policy.dovecot.auth import Unchecked, lets_everybody_in, one_for_all, passdbs
-from pbs_policy.dovecot.doveconf import DovecotConfig, DovecotFault, read_dovecot
+from pbs_policy.dovecot.doveconf import DovecotConfig, read_dovecot
 from pbs_policy.dovecot.logins import SCRIPT, Hook, chain, executable, find_hook
-from pbs_policy.host import READ, Host, NotLookedAt, Owned, allows
-from pbs_policy.install.files import InstallError, Tree, read_state
+from pbs_policy.host import READ, Owned, allows
+from pbs_policy.install.files import InstallError, Tree, read_accepted, read_state
 from pbs_policy.install.own_scripts import chained_by_hand
 from pbs_policy.install.plan import Plan, Wanted
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.log import printable
-from pbs_policy.programs import find_program, missing
 from pbs_policy.settings.sources import DEFAULT_FILE
 from pbs_policy.shipped import shipped
 from pbs_policy.trust import temporary_folder
@@ -194,14 +193,7 @@ def _script(tree: Tree, placement: Placement) -> list[Wanted]:
 
 def read_config(file: Path) -> DovecotConfig:
     """The configuration that begins in `file`. Raises InstallError where doveconf refuses it, or is not there."""
-    if find_program("doveconf") is None:
-        raise InstallError(missing("dovecot") or "doveconf is not installed", os.EX_UNAVAILABLE)
-    try:
-        return read_dovecot(Host(), str(file))
-    except DovecotFault as fault:
-        raise InstallError(f"doveconf does not accept {file}: {fault.place}: {printable(str(fault), 2000)}") from None
-    except NotLookedAt as error:
-        raise InstallError(f"doveconf does not accept {file}: {printable(str(error), 2000)}") from None
+    return read_accepted(read_dovecot, file, "doveconf", "dovecot")
 
 
 def fill_in(example: str, places: dict[str, str]) -> str:

@@ -11,11 +11,17 @@ import grp
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pbs_policy.host import Account, Host
+from pbs_policy.host import Account, ConfigurationFault, Host, NotInstalled, NotLookedAt
+from pbs_policy.log import printable
+from pbs_policy.programs import missing
 from pbs_policy.trust import Untrusted, judge_way
+
+_Configuration = TypeVar("_Configuration")
 
 
 class InstallError(Exception):
@@ -117,6 +123,20 @@ class Tree:
                 if line.partition(":")[0] == name:
                     return line.split(":")
         return []
+
+
+def read_accepted(
+    read: Callable[[Host, str], _Configuration], place: Path, program: str, daemon: str
+) -> _Configuration:
+    """A daemon's configuration as its `program` reads it. Raises InstallError where that refuses it or is missing."""
+    try:
+        return read(Host(), str(place))
+    except NotInstalled as error:
+        raise InstallError(missing(daemon) or str(error), os.EX_UNAVAILABLE) from None
+    except (ConfigurationFault, NotLookedAt) as error:
+        where = f"{error.place}: " if isinstance(error, ConfigurationFault) else ""
+        said = printable(str(error), 2000)
+        raise InstallError(f"{program} does not accept {place}: {where}{said}") from None
 
 
 def _judge(path: Path) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pbs_policy.command_line import command_line, useradd
-from pbs_policy.host import Host, NotLookedAt
-from pbs_policy.install.files import Change, FileState, InstallError, Tree, read_state
+from pbs_policy.host import Host
+from pbs_policy.install.files import Change, FileState, InstallError, Tree, read_accepted, read_state
 from pbs_policy.install.plan import Folder, Plan
 from pbs_policy.install.record import InstallRecord
 from pbs_policy.log import printable
-from pbs_policy.postfix.configuration import MasterService, PostfixConfig, PostfixFault, read_postfix
+from pbs_policy.postfix.configuration import MasterService, PostfixConfig, read_postfix
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.placing import ListError, by_hand, check_for, insert_check, misplaced, parse_list
 from pbs_policy.postfix.restrictions import (
@@ -30,7 +30,6 @@ from pbs_policy.postfix.restrictions import (
     find_refusal,
     parse_policy_check,
 )
-from pbs_policy.programs import find_program, missing
 from pbs_policy.trust import temporary_folder
 
 COMMAND = "install-postfix"
@@ -72,15 +71,7 @@ def plan_postfix(tree: Tree, record: InstallRecord, folder: str, listeners: Sequ
 
 def read_config(folder: Path) -> PostfixConfig:
     """The configuration in `folder`. Raises InstallError where postconf refuses it, or is not there."""
-    if find_program("postconf") is None:
-        raise InstallError(missing("postfix") or "postconf is not installed", os.EX_UNAVAILABLE)
-    try:
-        return read_postfix(Host(), str(folder))
-    except PostfixFault as fault:
-        said = printable(str(fault), 2000)
-        raise InstallError(f"postconf does not accept {folder}: {fault.place}: {said}") from None
-    except NotLookedAt as error:
-        raise InstallError(f"postconf does not accept {folder}: {printable(str(error), 2000)}") from None
+    return read_accepted(read_postfix, folder, "postconf", "postfix")
 
 
 def choose_listener(listeners: Sequence[Listener], queue_directory: str) -> Listener:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from pbs_policy.host import Host, NotLookedAt
+from pbs_policy.host import ConfigurationFault, Host, NotLookedAt
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.main_cf import logical_lines
 from pbs_policy.postfix.restrictions import (
@@ -28,14 +28,6 @@ from pbs_policy.postfix.restrictions import (
 
 _SUBMISSION = ("submission", "submissions", "smtps", "465", "587")
 _FAULT = re.compile(r"fatal: (?:open |file )?(?P<file>/[^\s,]+?)(?:[,:] line (?P<line>\d+))?: (?P<what>.*)")
-
-
-class PostfixFault(Exception):
-    """postconf does not take the configuration; `place` is where."""
-
-    def __init__(self, what: str, place: str) -> None:
-        super().__init__(what)
-        self.place = place
 
 
 @dataclass(frozen=True)
@@ -198,7 +190,7 @@ class PostfixConfig:
 def read_postfix(host: Host, directory: str = "") -> PostfixConfig:
     """Ask postconf about the configuration in `directory` (the default: its own).
 
-    Raises NotLookedAt where postconf is missing or may not read it, PostfixFault where the configuration is wrong.
+    Raises NotLookedAt where postconf is missing or may not read it, ConfigurationFault where it is wrong.
     """
     where = ("-c", directory) if directory else ()
     values = dict(parse_pairs(_ask(host, *where, "-x")[0]))
@@ -245,8 +237,8 @@ def _ask(host: Host, *arguments: str) -> tuple[str, str]:
             raise NotLookedAt(fatal)
         match = _FAULT.search(fatal)
         if match:
-            raise PostfixFault(match["what"], f"{match['file']}:{match['line'] or ''}".removesuffix(":"))
-        raise PostfixFault(
+            raise ConfigurationFault(match["what"], f"{match['file']}:{match['line'] or ''}".removesuffix(":"))
+        raise ConfigurationFault(
             fatal.removeprefix("fatal: "), f"{arguments[1]}/main.cf" if arguments[0] == "-c" else "main.cf"
         )
     return answer.out, answer.err

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbs_policy.dovecot.doveconf import ConfigLine, DovecotConfig, DovecotFault, parse_lines, read_dovecot
+from pbs_policy.dovecot.doveconf import ConfigLine, DovecotConfig, parse_lines, read_dovecot
 from pbs_policy.dovecot.last_login import parse_seconds
-from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host, NotLookedAt, Owned, ProgramOutput
+from pbs_policy.host import EXECUTE, READ, WRITE, Account, ConfigurationFault, Host, NotLookedAt, Owned, ProgramOutput
 from pbs_policy.postfix.configuration import PostfixConfig, read_postfix
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.restrictions import (
@@ -188,7 +188,7 @@ def test_a_file_that_doveconf_may_not_read_was_not_looked_at() -> None:
 
 @pytest.mark.parametrize("said", [" line 3: Unknown setting: x", ": Missing '}' (section started at /etc/d.conf:3)"])
 def test_a_fault_that_doveconf_finds_has_its_place(said: str) -> None:
-    with pytest.raises(DovecotFault) as caught:
+    with pytest.raises(ConfigurationFault) as caught:
         read_dovecot(Conf(error=said))
     assert caught.value.place == "/etc/d.conf:3"
 

@@ -316,6 +316,15 @@ def test_where_redis_is_away_it_is_said_that_denies_are_unknown(root: Path, monk
     assert_said_and_nothing_written(root, PLUGIN, {}, OK, said)
 
 
+@pytest.mark.parametrize(("line", "daemon"), [(SCRIPT, "dovecot"), (POSTFIX, "postfix")])
+def test_without_the_daemon_it_is_said_what_to_install(
+    root: Path, monkeypatch: pytest.MonkeyPatch, line: str, daemon: str
+) -> None:
+    monkeypatch.setattr("pbs_policy.programs.shutil.which", lambda _name, path: None)
+    said = f"{daemon} is not installed: apt-get install {daemon}"
+    assert_said_and_nothing_written(root, line, {}, os.EX_UNAVAILABLE, said)
+
+
 @pytest.mark.parametrize("word", ["Authorization: a # b", 'Authorization: "x"', "a b", "$x"])
 def test_a_secret_that_dovecot_would_read_as_another_is_refused_and_not_shown(root: Path, word: str) -> None:
     line = f"{REPORTS} --set reports_secret_file=ROOT/secret"
