@@ -320,7 +320,7 @@ def test_where_redis_is_away_it_is_said_that_denies_are_unknown(root: Path, monk
 def test_without_the_daemon_it_is_said_what_to_install(
     root: Path, monkeypatch: pytest.MonkeyPatch, line: str, daemon: str
 ) -> None:
-    monkeypatch.setattr("pbs_policy.programs.shutil.which", lambda _name, path: None)
+    monkeypatch.setattr("pbs_policy.programs.shutil.which", lambda *_, **__: None)
     said = f"{daemon} is not installed: apt-get install {daemon}"
     assert_said_and_nothing_written(root, line, {}, os.EX_UNAVAILABLE, said)
 
