@@ -116,7 +116,7 @@ class Listing:
 
     def entries_under(self, keys: Iterable[bytes]) -> list[Entry]:
         """The logins and permits under exactly these keys, each key by itself: an address' own key as well."""
-        return list(self._entries(self._read(list(keys)), b""))
+        return list(self._entries(self._read(list(keys)), b"", shows_doubled=True))
 
     def is_denied(self, target: Target) -> bool:
         """Whether exactly this address or network is denied, by an administrator or auto_deny."""
@@ -174,11 +174,11 @@ class Listing:
                     kind, by = kinds[prefix]
                     yield Deny(kind, _decode(key.removeprefix(prefix)), _decode(value), seconds, by)
 
-    def _entries(self, batch: KeyBatch, name: bytes) -> Iterator[Entry]:
+    def _entries(self, batch: KeyBatch, name: bytes, *, shows_doubled: bool = False) -> Iterator[Entry]:
         """Of each login and permit one row. An address' own key is shown where no user's key says the same, and where
-        its missing end needs a look."""
+        its missing end needs a look; with `shows_doubled` always."""
         permits = self.keys.permit_prefix
-        users = dict(self._users_keys(batch))
+        users = {} if shows_doubled else dict(self._users_keys(batch))
         standing = zip(users, self.read(users.values())[0], strict=True)
         doubled = {key for key, value in standing if value is not None}
         for key, value, left in zip(batch.keys, batch.values, batch.left, strict=True):
