@@ -131,9 +131,10 @@ class ClientAddresses:
         if packed[:12] in _IPV4_BEHIND:
             packed = packed[12:]
             return ClientAddress(inet_ntop(AF_INET, packed), self._excluded(packed))
-        text = self._widened(packed)
-        host = inet_ntop(AF_INET6, packed) if "/" in text else ""
-        return ClientAddress(text, self._excluded(packed), host)
+        host = inet_ntop(AF_INET6, packed)
+        if self.ipv6_prefix == 128 or stands_alone(packed):
+            return ClientAddress(host, self._excluded(packed))
+        return ClientAddress(_network(AF_INET6, packed, self.ipv6_prefix), self._excluded(packed), host)
 
     def parse_target(self, text: str) -> Target:
         """The address or network that an administrator names. Raises AddressError where `text` is neither."""
@@ -152,15 +153,11 @@ class ClientAddresses:
                 hint = f"is narrower than ipv6_prefix = {self.ipv6_prefix}, which names the clients"
                 raise AddressError(f"{text!r} {hint}")
         exclusions = (*_NEVER_PERMITTED, *self._own_exclusions())
-        return Target(str(network), (version, bits), _excluding(network, exclusions))
+        why = next((name for excluded, name in exclusions if lies_in(network, excluded)), "")
+        return Target(str(network), (version, bits), why)
 
     def _own_exclusions(self) -> list[tuple[Network, str]]:
         return [(network, "never_record") for network in self.never_record]
-
-    def _widened(self, packed: bytes) -> str:
-        if self.ipv6_prefix == 128 or stands_alone(packed):
-            return inet_ntop(AF_INET6, packed)
-        return _network(AF_INET6, packed, self.ipv6_prefix)
 
     def _excluded(self, packed: bytes) -> str:
         if packed[0] not in (_SUSPECT_V4 if len(packed) == 4 else _SUSPECT_V6) and not self.never_record:
@@ -201,14 +198,6 @@ def lies_in(inner: Network, outer: Network) -> bool:
     """Whether every address of `inner` is one of `outer`."""
     # The comparison of versions is what the library's own types ask for, and cannot see.
     return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # of one version
-
-
-def _excluding(network: Network, exclusions: Iterable[tuple[Network, str]]) -> str:
-    """Why no address of `network` may relay, if that is so."""
-    for excluded, name in exclusions:
-        if lies_in(network, excluded):
-            return name
-    return ""
 
 
 def looks_like_address(text: str) -> bool:

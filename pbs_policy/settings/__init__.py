@@ -377,18 +377,14 @@ def parse_values(values: Mapping[str, Value], faults: Iterable[str] = ()) -> Set
             comment = " (a comment has a line of its own)" if "#" in value.text else ""
             text = re.sub(r"://.*@", "://...@", value.text)  # somebody's password
             faults.append(f"{value.place}: {each.name} = {text}: {error}{comment}")
-    if "redis_url" in parsed and "key_prefix" in parsed:
-        faults += _cluster_faults(parsed["redis_url"], parsed["key_prefix"], values)
+    prefix = parsed.get("key_prefix")
+    if prefix and "redis_url" in parsed and parsed["redis_url"].cluster and not in_one_slot(prefix):
+        # Each relay attempt is one MGET, which a Cluster answers only for keys of one slot.
+        place = values["key_prefix" if values["key_prefix"].place != "default" else "redis_url"].place
+        faults.append(
+            f"{place}: key_prefix = {prefix}: with redis+cluster expected a hash tag in braces, such as "
+            "{pbs}:, which keeps the table in one hash slot"
+        )
     if faults:
         raise SettingsError(faults)
     return Settings(**parsed)
-
-
-def _cluster_faults(url: RedisUrl, key_prefix: str, values: Mapping[str, Value]) -> Iterator[str]:
-    # Each relay attempt is one MGET, which a Cluster answers only for keys of one slot.
-    if url.cluster and not in_one_slot(key_prefix):
-        place = values["key_prefix" if values["key_prefix"].place != "default" else "redis_url"].place
-        yield (
-            f"{place}: key_prefix = {key_prefix}: with redis+cluster expected a hash tag in braces, such as "
-            "{pbs}:, which keeps the table in one hash slot"
-        )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pbs_policy.address import Target
 from pbs_policy.store.question import Command
-from pbs_policy.table.keys import EVERYBODY, NO_END
+from pbs_policy.table.keys import NO_END
 from pbs_policy.table.login_table import LoginTable, set_command
 from pbs_policy.table.records import Permit, Record, parse_record, serialise_record
 from pbs_policy.table.transfer import Item
@@ -72,7 +72,7 @@ class Import:
             if not self._gives_way(states[main], item):
                 self.counts["kept"] += 1
                 continue
-            self.counts[_kind(item)] += 1
+            self.counts[item.kind] += 1
             for key in (main, *(key for key in shared if self._gives_way(states[key], item))):
                 chosen[key] = item
                 record = item.what if isinstance(item.what, Record) else None
@@ -84,12 +84,12 @@ class Import:
         """The keys of an item; the last one is its own, those before are shared with other logins."""
         keys = self._table.keys
         if isinstance(item.what, Permit):
-            return [keys.permit(_text(item))]
+            return [keys.permit(item.text)]
         if isinstance(item.what, str):
             if item.denied_user:
                 return [keys.deny_user(self._table.name(item.denied_user))]
-            return [(keys.auto_deny if item.is_automatic else keys.deny)(_text(item))]
-        address, *names = self._table.login_keys(_text(item), item.what.user, with_domain=self._with_domain)
+            return [(keys.auto_deny if item.is_automatic else keys.deny)(item.text)]
+        address, *names = self._table.login_keys(item.text, item.what.user, with_domain=self._with_domain)
         return [address, *names[1:], *names[:1]]
 
     def _read(self, keys: set[bytes]) -> dict[bytes, _State]:
@@ -121,39 +121,25 @@ class Import:
         return self._replaces or state.ends_at < item.ends_at - _SAME
 
     def _write(self, chosen: dict[bytes, Item], states: dict[bytes, _State]) -> None:
-        commands = []
-        now = self._table.now()
-        for key, item in chosen.items():
-            ttl = item.ends_at - now
-            if ttl > 0 and isinstance(item.what, str):
-                self._deny(item, item.what, ttl)
-            elif ttl > 0:
-                command = self._command(key, item, ttl)
-                # Where nothing was, something may be by now: a new login is not to be overwritten.
-                commands.append((*command, b"NX") if states[key].is_new and not self._replaces else command)
-        if commands:
-            self._table.write(commands)
-
-    def _command(self, key: bytes, item: Item, ttl: float) -> Command:
-        what = item.what
-        if isinstance(what, Record):
-            return set_command(key, serialise_record(what), ttl)
-        assert item.target  # noqa: S101 - `parse_line` gives every permit one
-        assert isinstance(what, Permit)  # noqa: S101 - denies are written one by one
-        return self._table.permitting(item.target, what, ttl)
-
-    def _deny(self, item: Item, reason: str, ttl: float) -> None:
-        """Write a deny by itself: never in place of one that lasts longer, whenever that came."""
         table, replaces = self._table, self._replaces
-        if item.denied_user:
-            table.deny_user(table.name(item.denied_user), reason, ttl, replaces=replaces)
-        else:
-            table.deny(item.target, reason, ttl, replaces=replaces, is_automatic=item.is_automatic)
-
-
-def _kind(item: Item) -> str:
-    return {Record: "logins", Permit: "permits"}.get(type(item.what), "denies")
-
-
-def _text(item: Item) -> str:
-    return item.target.text if item.target else EVERYBODY
+        commands: list[Command] = []
+        now = table.now()
+        for key, item in chosen.items():
+            what, ttl = item.what, item.ends_at - now
+            if ttl <= 0:
+                continue
+            if isinstance(what, str):  # by itself: never in place of one that lasts longer, whenever that came
+                if item.denied_user:
+                    table.deny_user(table.name(item.denied_user), what, ttl, replaces=replaces)
+                else:
+                    table.deny(item.target, what, ttl, replaces=replaces, is_automatic=item.is_automatic)
+                continue
+            if isinstance(what, Record):
+                command = set_command(key, serialise_record(what), ttl)
+            else:
+                assert item.target  # noqa: S101 - `parse_line` gives every permit one
+                command = table.permitting(item.target, what, ttl)
+            # Where nothing was, something may be by now: a new login is not to be overwritten.
+            commands.append((*command, b"NX") if states[key].is_new and not replaces else command)
+        if commands:
+            table.write(commands)

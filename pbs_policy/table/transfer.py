@@ -62,6 +62,16 @@ class Item(NamedTuple):
     denied_user: str = ""
     is_automatic: bool = False
 
+    @property
+    def kind(self) -> str:
+        """As the summary of an import counts it."""
+        return {Record: "logins", Permit: "permits"}.get(type(self.what), "denies")
+
+    @property
+    def text(self) -> str:
+        """The address or network, or EVERYBODY."""
+        return self.target.text if self.target else EVERYBODY
+
 
 def export_lines(
     table: LoginTable, addresses: ClientAddresses, left_out: Counter[str], progress: Progress
@@ -119,7 +129,10 @@ def parse_line(line: bytes, addresses: ClientAddresses, now: float) -> Item:
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}")
     if kind == "login":
-        return Item(_record(fields), _client(addresses, fields), ends_at)
+        client = _target(addresses, fields)
+        if client.length:
+            raise ValueError(f"client_address: {client.text} is a network, from which nobody logs in")
+        return Item(_record(fields), client, ends_at)
     if kind == "permit":
         target = _target(addresses, fields)
         if not target.excluded:
@@ -230,13 +243,6 @@ def _target(addresses: ClientAddresses, fields: dict[str, Any]) -> Target:
         return addresses.parse_target(_text(fields, "client_address"))
     except AddressError as error:
         raise ValueError(f"client_address: {error}") from None
-
-
-def _client(addresses: ClientAddresses, fields: dict[str, Any]) -> Target:
-    target = _target(addresses, fields)
-    if target.length:
-        raise ValueError(f"client_address: {target.text} is a network, from which nobody logs in")
-    return target
 
 
 def read_lines(stream: IO[bytes]) -> Iterator[bytes]:
