@@ -100,27 +100,27 @@ class _Words:
         self._client = enquiry.client
         self._case: Case = check.make_case(enquiry)
         self.decision, self._trace = check.trace(enquiry.table, self._case)
+        self._refusals = [(step, step.refusal.reason) for step in self._trace if step.refusal is not None]
         self._followed = self._find_followed()
         self._last: Candidate | None = next(step.of for step in self._trace if step.rule == "logins")
         self._permits: Sequence[Candidate] = next(step.saw for step in self._trace if step.rule == "permits")
-        login = self._followed if self._followed and not self._followed.permit else self._last
-        self._login = login
+        self._login = self._followed if self._followed and not self._followed.permit else self._last
         self.deny = self._find_deny()
 
     def _find_followed(self) -> Candidate | None:
         """The permission that is the answer, or whose refusal is."""
         if OK in (self.decision.action, self.decision.would_be):
             return self.decision.by
-        refusals = (step for step in self._trace if step.refusal is not None and step.rule != "logins")
-        return next((step.of for step in refusals if step.refusal.reason == self.decision.reason), None)  # type: ignore[union-attr]  # as just seen
+        asked = (step.of for step, why in self._refusals if why == self.decision.reason and step.rule != "logins")
+        return next(asked, None)
 
     def _find_deny(self) -> Row | None:
         reason = self.decision.reason
         if reason == NO_LOGIN.reason and not self._login and not self._followed:
             return deny_of_a_stranger(self._table, self._case)
-        steps = (step for step in self._trace if step.refusal is not None and step.refusal.reason == reason)
-        step = next(steps, None) if reason in (DENIED.reason, DENIED_USER.reason) else None
-        return deny_row(self._table, self._case, step) if step else None
+        if reason not in (DENIED.reason, DENIED_USER.reason):
+            return None
+        return deny_row(self._table, self._case, next(step for step, why in self._refusals if why == reason))
 
     @cached_property
     def _left(self) -> Mapping[bytes, int]:
@@ -149,9 +149,9 @@ class _Words:
             "denies": self._denies, "user denies": self._denies, "caps": self._caps,
         }  # fmt: skip
         rows = [_address(self._client), self._permits_row(), self._logins_row(named, more)]
-        rows += [
-            phrase[step.rule](step) for step in self._trace if step.rule in phrase and self._is_followed(step.of)
-        ]
+        followed = self._followed and self._followed.key
+        asked = (step for step in self._trace if step.rule in phrase and (step.of and step.of.key) == followed)
+        rows += [phrase[step.rule](step) for step in asked]
         if OK in (self.decision.action, self.decision.would_be):
             if rows[-1].rule != "caps":
                 rows.append(Row("caps", "pass", "none"))
@@ -159,36 +159,18 @@ class _Words:
         rows.append(_answer(self.decision))
         return Explanation(self._client, self.decision, _in_order(rows), self.deny, named, more)
 
-    def _is_followed(self, of: Candidate | None) -> bool:
-        return (of and of.key) == (self._followed and self._followed.key)
-
     def _permits_row(self) -> Row:
-        case = self._case
-        lines = [
-            f"{each.target}: {_permit_text(each.permit)}; {self._left_of(each)}{self._refusal_of(each)}"
-            for each in self._permits
-        ]
-        looked_for = ", ".join((case.client, *case.networks))
-        return Row(
-            "permits",
-            "pass",
-            f"{len(lines)} of {looked_for}" if lines else f"none for {looked_for}",
-            details=(*lines, *self._what_is_no_permit()),
-        )
-
-    def _what_is_no_permit(self) -> Iterable[str]:
-        (value,), _ = self._table.read(self._case.keys[:1])
-        if value is not None and not any(each.target == self._case.client for each in self._permits):
-            yield f"{self._case.client}: what stands there is no permit, and is not honoured"
-
-    def _left_of(self, each: Candidate) -> str:
-        left = self._left[each.key]
-        return f"{shown(each.key)} has no end" if left == NO_END else left_text(left / 1000)
-
-    def _refusal_of(self, each: Candidate) -> str:
-        refusals = (step.refusal for step in self._trace if step.of == each and step.refusal)
-        refusal = next(refusals, None)
-        return f" ({refusal.reason})" if refusal else ""
+        case, lines = self._case, []
+        for each in self._permits:
+            left = self._left[each.key]
+            lasts = f"{shown(each.key)} has no end" if left == NO_END else left_text(left / 1000)
+            why = next((f" ({why})" for step, why in self._refusals if step.of == each), "")
+            lines.append(f"{each.target}: {_permit_text(each.permit)}; {lasts}{why}")
+        saw = f"{len(lines) or 'none'} {'of' if lines else 'for'} {', '.join((case.client, *case.networks))}"
+        (value,), _ = self._table.read(case.keys[:1])
+        if value is not None and not any(each.target == case.client for each in self._permits):
+            lines.append(f"{case.client}: what stands there is no permit, and is not honoured")
+        return Row("permits", "pass", saw, details=tuple(lines))
 
     def _logins_row(self, others: Sequence[Entry], more: int | None) -> Row:
         """The login that is followed, or the last one; and who else is behind the address, a line each."""
