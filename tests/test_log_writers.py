@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from pbs_policy.log import Log
-from pbs_policy.log.writers import Stream, Syslog, standard_error, writer_to
+from pbs_policy.log.writers import Stream, Syslog, Writer, standard_error, writer_to
 from pbs_policy.postfix.listener import Listener
 from tests.service import CLI, SERVE, Client
 
@@ -67,28 +67,6 @@ def test_to_the_journal_each_line_begins_with_its_priority(journal: tuple[Stream
     assert read_all(theirs) == b"<6>info: one\n<4>warning: two\n<3>error: three\n<6>info: action=OK\n"
 
 
-def test_a_journal_that_does_not_read_is_not_waited_for_and_gets_whole_lines_later(
-    journal: tuple[Stream, socket.socket],
-) -> None:
-    writer, theirs = journal
-    log = Log(writer=writer)
-    lines = 3_000
-    for number in range(lines):
-        log.info(f"line {number} " + "x" * 1_000)
-    assert 0 < writer.lost < lines
-    got = read_all(theirs)
-    for _ in range(100):
-        log.flush()
-        got += read_all(theirs)
-    kept = lines - writer.lost
-    assert got.decode().splitlines() == [f"<6>info: line {number} " + "x" * 1_000 for number in range(kept)]
-    log.info("here again")
-    assert read_all(theirs).decode().splitlines() == [
-        f"<4>warning: {writer.lost} lines of the log were lost before this one",
-        "<6>info: here again",
-    ]
-
-
 def test_a_journal_that_has_gone_stops_nothing(journal: tuple[Stream, socket.socket]) -> None:
     writer, theirs = journal
     theirs.close()
@@ -110,33 +88,56 @@ def test_standard_error_is_the_journal_only_where_systemd_says_so(monkeypatch: p
             writer.close()
 
 
-@pytest.mark.parametrize("may_open", [True, False], ids=["our-own", "another-user-s"])
-def test_a_pipe_that_nobody_reads_is_not_waited_for(may_open: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["journal", "our own pipe", "another user's pipe", "syslog"])
+def unread(
+    request: pytest.FixtureRequest, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Writer, Callable[[], bytes]]]:
+    """A writer whose reader reads only when it is told to."""
+
     def refuse(path: str, *_: object) -> int:
         raise PermissionError(path)
 
-    if not may_open:  # as where a supervisor made the pipe as root
-        monkeypatch.setattr(os, "open", refuse)
-    read_end, write_end = os.pipe()
-    with os.fdopen(read_end, "rb") as theirs, os.fdopen(write_end, "wb") as stream:
-        monkeypatch.setattr(sys, "stderr", stream)
-        writer = standard_error({})
-        log = Log(writer=writer, is_json=True)
-        for number in range(5_000):
-            log.info(f"line {number}")
-        assert 0 < writer.lost < 5_000
-        assert os.get_blocking(write_end), "who shares the pipe would lose lines"
-        got = b""
-        while select.select([theirs], [], [], 0)[0]:
-            got += os.read(read_end, 1 << 16)
-            log.flush()
-        kept = 5_000 - writer.lost
-        assert [json.loads(line)["message"] for line in got.splitlines()] == [f"line {n}" for n in range(kept)]
-        log.info("here again")
-        told, last = [json.loads(line)["message"] for line in os.read(read_end, 1 << 16).splitlines()]
-        assert told == f"{writer.lost} lines of the log were lost before this one"
-        assert last == "here again"
-        writer.close()
+    if request.param == "journal":
+        writer, theirs = request.getfixturevalue("journal")
+        yield writer, lambda: read_all(theirs)
+    elif request.param == "syslog":
+        with listen(directory / "log") as daemon:
+            syslog = Syslog(str(directory / "log"))
+            yield syslog, lambda: daemon.recv(4096) + b"\n" if select.select([daemon], [], [], 0)[0] else b""
+            syslog.close()
+    else:
+        if request.param == "another user's pipe":  # as where a supervisor made the pipe as root
+            monkeypatch.setattr(os, "open", refuse)
+        read_end, write_end = os.pipe()
+        with os.fdopen(read_end, "rb") as pipe, os.fdopen(write_end, "wb") as stream:
+            monkeypatch.setattr(sys, "stderr", stream)
+            stderr = standard_error({})
+            yield stderr, lambda: os.read(read_end, 1 << 16) if select.select([pipe], [], [], 0)[0] else b""
+            assert os.get_blocking(write_end), "who shares the pipe would lose lines"
+            stderr.close()
+
+
+def test_who_does_not_read_is_not_waited_for_and_gets_whole_lines_later(
+    unread: tuple[Writer, Callable[[], bytes]],
+) -> None:
+    writer, read = unread
+    log = Log(writer=writer)
+    lines = 3_000
+    for number in range(lines):
+        log.info(f"line {number} " + "x" * 100)
+    assert 0 < writer.lost < lines
+    got = b""
+    while (data := read()) or writer.waiting:
+        got += data
+        log.flush()
+    kept = lines - writer.lost
+    assert [line.partition("info: ")[2] for line in got.decode().splitlines()] == [
+        f"line {number} " + "x" * 100 for number in range(kept)
+    ]
+    log.info("here again")
+    told, last = (read() + read()).decode().splitlines()
+    assert told.endswith(f"warning: {writer.lost} lines of the log were lost before this one")
+    assert last.endswith("info: here again")
 
 
 def test_the_service_answers_while_nobody_reads_its_log(directory: Path) -> None:
@@ -170,30 +171,6 @@ def test_to_syslog_each_line_is_a_datagram_of_the_facility_mail(directory: Path)
             got, [(22, "info: one"), (20, "warning: two"), (19, "error: three")], strict=True
         ):
             assert re.fullmatch(rf"<{priority}>{head}{text}", line)
-        writer.close()
-
-
-def test_syslog_is_not_waited_for_and_what_it_did_not_take_is_told(directory: Path) -> None:
-    with listen(directory / "log") as daemon:
-        writer = Syslog(str(directory / "log"))
-        log = Log(writer=writer)
-        sent = 5_000
-        for number in range(sent):
-            log.info(f"line {number}")
-        assert 0 < writer.lost < sent
-        got = []
-        for _ in range(sent):
-            log.flush()
-            if not select.select([daemon], [], [], 0)[0]:
-                break
-            got.append(daemon.recv(4096))
-        assert len(got) == sent - writer.lost, "what waited came, in its order"
-        assert got[-1].endswith(f"line {len(got) - 1}".encode())
-        log.info("here again")
-        assert daemon.recv(4096).endswith(
-            f"warning: {writer.lost} lines of the log were lost before this one".encode()
-        )
-        assert daemon.recv(4096).endswith(b"info: here again")
         writer.close()
 
 
