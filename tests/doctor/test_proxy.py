@@ -111,3 +111,5 @@ def test_a_port_for_the_proxy_protocol_is_safe_inside_alone(level: str, names: l
         entry = MasterService(name, "inet", False, {"smtpd_upstream_proxy_protocol": "haproxy"}, "master.cf:3")
         (finding,) = check_listeners(postfix(PLAIN, entry))
         assert finding.level == level, name
+    inside = PostfixConfig("main.cf", {"inet_interfaces": "loopback-only"}, {}, (PROXIED,))
+    assert [each.level for each in check_listeners(inside)] == ["good"]

@@ -103,8 +103,10 @@ def test_its_fault_is_found_and_its_fix_can_be_followed_by_the_letter_and_harms_
     (finding,) = [
         each for each in findings if fault.said == f"{each.level} {each.check}" and fault.said not in site.said
     ]
-    assert finding.place
+    place, seen, mend = fault.finding
     assert finding.mend
+    assert finding.place == f"{tmp_path}/{place}" if place else finding.place
+    assert (seen in finding.seen, mend in finding.mend) == (True, True), finding
     try:
         fixed = fix(finding, files)
     except ByHand:
