@@ -150,7 +150,7 @@ def own_redis(tmp_path: Path) -> Iterator[Callable[..., PrivateRedis]]:
         yield start
 
 
-@pytest.fixture(params=names("redis-server", "valkey-server"))
+@pytest.fixture(scope="session", params=names("redis-server", "valkey-server"))
 def each_redis(request: pytest.FixtureRequest) -> list[str]:
     """How Redis is run (`program` of `own_redis`): the one that is installed, and those of the tree that PBS_TREE
     names."""

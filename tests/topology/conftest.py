@@ -45,13 +45,31 @@ def cluster(each_redis: list[str]) -> Iterator[Callable[..., Cluster]]:
     """Start a Cluster of three masters and a replica, with further arguments of redis-server."""
     need("redis")
     with ExitStack() as stack:
+        yield partial(_start_cluster, stack, each_redis)
 
-        def start(*arguments: str, certificates: Certificates | None = None, replica: bool = True) -> Cluster:
-            """With TLS where there are `certificates`; of the masters alone without the `replica`."""
-            directories = [
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")) for _ in range(3 + replica)
-            ]
-            nodes = [Node(Path(each), arguments, each_redis, certificates) for each in directories]
-            return Cluster.join([stack.enter_context(node) for node in nodes])
 
-        yield start
+@pytest.fixture(scope="session")
+def _shared_cluster(each_redis: list[str]) -> Iterator[Cluster]:
+    need("redis")
+    with ExitStack() as stack:
+        yield _start_cluster(stack, each_redis)
+
+
+@pytest.fixture
+def whole_cluster(_shared_cluster: Cluster) -> Cluster:
+    """One Cluster for all tests that only read and write; each begins with an empty table."""
+    _shared_cluster.master.ask("FLUSHALL")
+    return _shared_cluster
+
+
+def _start_cluster(
+    stack: ExitStack,
+    program: list[str],
+    *arguments: str,
+    certificates: Certificates | None = None,
+    replica: bool = True,
+) -> Cluster:
+    """With TLS where there are `certificates`; of the masters alone without the `replica`."""
+    directories = [stack.enter_context(tempfile.TemporaryDirectory(prefix="pbs-")) for _ in range(3 + replica)]
+    nodes = [Node(Path(each), arguments, program, certificates) for each in directories]
+    return Cluster.join([stack.enter_context(node) for node in nodes])

@@ -20,8 +20,8 @@ from tests.topology.servers import Cluster, tls_settings
 PREFIX = "{pbs}:"
 
 
-def test_all_find_the_slots_master_from_any_node(clients: Clients, cluster: Callable[..., Cluster]) -> None:
-    nodes = cluster()
+def test_all_find_the_slots_master_from_any_node(clients: Clients, whole_cluster: Cluster) -> None:
+    nodes = whole_cluster
     clients.point_at(nodes.url, key_prefix=PREFIX)
     service = clients.assert_all_are_served()
     assert f"the master 127.0.0.1:{nodes.master.port}" in service.log()
@@ -154,14 +154,17 @@ def test_a_failover_by_hand_costs_no_answer(clients: Clients, cluster: Callable[
 
 
 def test_users_who_may_do_only_what_they_must_find_the_master_too(
-    clients: Clients, cluster: Callable[..., Cluster], password_file: Callable[[str], str]
+    clients: Clients, whole_cluster: Cluster, password_file: Callable[[str], str]
 ) -> None:
-    nodes = cluster(
-        *("--user", "service", "on", ">of the service", "%R~{pbs}:*", "-@all", "+get", "+mget", "+pttl"),
-        *("--user", "script", "on", ">of the script", "%W~{pbs}:*", "-@all", "+set"),
-    )
+    nodes = whole_cluster
+    for node in (nodes.master, *nodes.others, *nodes.replicas):
+        for line in (
+            "service on >of-the-service %R~{pbs}:* -@all +get +mget +pttl",
+            "script on >of-the-script %W~{pbs}:* -@all +set",
+        ):
+            node.ask("ACL", "SETUSER", *line.split())
     of = {
-        who: {"redis_user": who, "redis_password_file": password_file(f"of the {who}"), "key_prefix": PREFIX}
+        who: {"redis_user": who, "redis_password_file": password_file(f"of-the-{who}"), "key_prefix": PREFIX}
         for who in ("service", "script")
     }
     clients.point_at(nodes.url, **of["service"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pbs_policy.demo.daemons import PrivateRedis, wait_until
+from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import Finding
 from pbs_policy.settings import load
@@ -36,13 +36,10 @@ def test_a_sentinel_that_is_down_is_said_while_the_others_serve(
     assert seen["store.replica"].level == "good"
 
 
-def test_a_cluster_is_looked_at_where_the_table_is_and_not_without_its_scheme(
-    cluster: Callable[..., Cluster],
-) -> None:
-    nodes = cluster()
+def test_a_cluster_is_looked_at_where_the_table_is_and_not_without_its_scheme(whole_cluster: Cluster) -> None:
+    nodes = whole_cluster
     seen = found(nodes.url, key_prefix="{pbs}:")
     assert {each.check for each in seen.values() if each.level == "wrong"} == set()
     assert f"the master is 127.0.0.1:{nodes.master.port}" in seen["store.places"].seen
     plain = found(f"redis://127.0.0.1:{nodes.others[0].port}", key_prefix="{pbs}:")
     assert "redis+cluster://" in plain["store.reachable"].mend
-    assert wait_until(lambda: nodes.is_whole())
