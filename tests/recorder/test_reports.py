@@ -156,23 +156,15 @@ def test_with_the_secret_the_recorder_may_have_any_name_and_no_browser_is_believ
     assert is_recorded(redis, "192.0.2.7")
 
 
-@pytest.mark.parametrize(
-    ("line", "header", "value"),
-    [
-        ("Authorization: Bearer s3cret", "Authorization", "Bearer s3cret"),
-        ("X-Other:s3cret", "X-Other", "s3cret"),
-        ("s3cret", "X-API-Key", "s3cret"),  # as Dovecot has it, without a name
-    ],
-)
 def test_a_report_counts_only_with_the_secret(
-    line: str, header: str, value: str, start: Start, redis: Redis, password_file: Callable[[str], str]
+    start: Start, redis: Redis, password_file: Callable[[str], str]
 ) -> None:
-    recorder = start(reports_secret_file=password_file(line))
-    for name, text in [(header, each) for each in (value[:-1], value + "2", value.upper(), "\xe4")] + [("X", value)]:
+    recorder = start(reports_secret_file=password_file("X-Other:s3cret"))
+    for name, text in [("X_Other", each) for each in ("s3cre", "s3cret2", "S3CRET", "\xe4")] + [("X", "s3cret")]:
         assert post(recorder.url, report(), **{name: text})[0] == 401
     assert post(recorder.url, report())[0] == 401
     assert post(recorder.url, b"", "?command=allow") == YES  # a secret that is missing must not refuse logins
-    assert post(recorder.url, report(remote="192.0.2.8"), **{header: value}) == YES
+    assert post(recorder.url, report(remote="192.0.2.8"), X_Other="s3cret") == YES
     assert is_recorded(redis, "192.0.2.8")
     assert not redis.exists("pbs:login:192.0.2.7")
     assert "s3cret" not in recorder.log()
