@@ -35,8 +35,8 @@ Change = Callable[["Replies", bytes], bytes]
 class Replies:
     """The replies of one connection: what was passed on, and what is held back."""
 
-    def __init__(self) -> None:
-        self.chosen = random.Random(3)
+    def __init__(self, chosen: random.Random) -> None:
+        self.chosen = chosen
         self.earlier: dict[bytes, bytes] = {}  # the last reply of each shape
         self.held = b""
         self.is_cut = False
@@ -110,6 +110,7 @@ class LyingProxy(Proxy):
     def __init__(self, target: int | None, change: Change) -> None:
         super().__init__(target)
         self._change = change
+        self._chosen = random.Random(3)  # for all connections, else short ones would begin alike, and be passed over
         self._lies = threading.Event()
         self.changed = 0
 
@@ -118,7 +119,7 @@ class LyingProxy(Proxy):
         self._lies.set()
 
     def _pass_replies(self, server: socket.socket, client: socket.socket) -> None:
-        replies = Replies()
+        replies = Replies(self._chosen)
         due: queue.Queue[tuple[float, bytes]] = queue.Queue()
         sending = threading.Thread(target=self._send, args=(client, due), daemon=True)
         sending.start()

@@ -1,4 +1,4 @@
-"""A TCP proxy before Redis, which falls silent in the middle of a reply when the test says so."""
+"""A TCP proxy before Redis, whose network fails in the middle of a reply when the test says so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ class Proxy:
         assert target
         self._target = target
         self._silent = threading.Event()
+        self._cuts = threading.Event()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+
+    def cut_next_reply(self) -> None:
+        """Pass on half of the next reply, to whomever, and close that connection."""
+        self._cuts.set()
 
     def fall_silent(self) -> None:
         """Pass on half of the next reply of each connection, and from then on nothing; new ones are accepted."""
@@ -77,7 +82,9 @@ class Proxy:
                         client.sendall(data[: len(data) // 2])
                     is_mute = True
                     continue
-                if is_mute:
+                if is_mute or self._cuts.is_set():
+                    self._cuts.clear()
+                    client.sendall(data[: len(data) // 2])
                     break
                 client.sendall(data)
         close(client, server)
