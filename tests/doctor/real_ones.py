@@ -296,94 +296,58 @@ _DEFER = "DEFER_IF_REJECT 4.3.0 relay permission cannot be checked now"
 _REFUSALS = ("reject_unauth_destination", "defer_unauth_destination")
 
 FAULTS = {
-    "not asked": Fault(
-        "wrong postfix.relay_restrictions", ((OURS, ""),),
+    "not asked": Fault("wrong postfix.relay_restrictions", ((OURS, ""),),
         finding=("main.cf:2", "does not ask the policy service",
-                 "smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, permit_auth_"),
-    ),
+                 "smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, permit_auth_")),
     "no socket": Fault("wrong postfix.socket", by_hand=True),
-    "one brace less": Fault(
-        "wrong postfix.syntax", (("now } },", "now },"),), by_hand=True,
-        finding=("main.cf:2", "the braces of smtpd_relay_restrictions do not match", "each { needs a }"),
-    ),
-    "no transport": Fault(
-        "wrong postfix.syntax", (("inet:127.0.0.1:10040", "127.0.0.1:10040"),),
-        finding=("main.cf:2", "inet: is missing before 127.0.0.1:10040", "write inet:127.0.0.1:10040"),
-    ),
+    "one brace less": Fault("wrong postfix.syntax", (("now } },", "now },"),), by_hand=True,
+        finding=("main.cf:2", "the braces of smtpd_relay_restrictions do not match", "each { needs a }")),
+    "no transport": Fault("wrong postfix.syntax", (("inet:127.0.0.1:10040", "127.0.0.1:10040"),),
+        finding=("main.cf:2", "inet: is missing before 127.0.0.1:10040", "write inet:127.0.0.1:10040")),
     "after the refusal": Fault(
         "wrong postfix.order", ((OURS, ""), *((each, f"{each}, {OURS.rstrip(', ')}") for each in _REFUSALS)),
-        finding=("main.cf:2", "defer_unauth_destination stands before", "smtpd_relay_restrictions = "),
-    ),
+        finding=("main.cf:2", "defer_unauth_destination stands before", "smtpd_relay_restrictions = ")),
     "any domain": Fault("wrong postfix.destinations", more="relay_domains = example.org static:all\n", by_hand=True),
-    "default action OK": Fault(
-        "wrong postfix.default_action", ((_DEFER, "OK"),),
-        finding=("main.cf:2", "open relay for as long as the service is down", "{ default_action = DEFER_IF_REJECT"),
-    ),
-    "default action of a class": Fault(
-        "wrong postfix.default_action", ((_DEFER, "later"),),
-        "smtpd_restriction_classes = later\nlater = permit\n",
-    ),
+    "default action OK": Fault("wrong postfix.default_action", ((_DEFER, "OK"),),
+        finding=("main.cf:2", "open relay for as long as the service is down", "{ default_action = DEFER_IF_REJECT")),
+    "default action of a class": Fault("wrong postfix.default_action", ((_DEFER, "later"),),
+        "smtpd_restriction_classes = later\nlater = permit\n"),
     "a word misspelt": Fault(
-        "wrong postfix.syntax", (("permit_sasl_authenticated", "permit_sasl_authenticatd"),), by_hand=True,
-    ),
-    "column 0": Fault(
-        "wrong postfix.configuration", more=f"{check_for(INET)}\n", by_hand=True,
-        finding=("main.cf:5", "missing '=' after attribute name", "postconf -c "),
-    ),
-    "refused later": Fault(
-        "wrong postfix.later_refusal",
+        "wrong postfix.syntax", (("permit_sasl_authenticated", "permit_sasl_authenticatd"),), by_hand=True),
+    "column 0": Fault("wrong postfix.configuration", more=f"{check_for(INET)}\n", by_hand=True,
+        finding=("main.cf:5", "missing '=' after attribute name", "postconf -c ")),
+    "refused later": Fault("wrong postfix.later_refusal",
         (("7777, permit_mynetworks, ", "7777, permit_mynetworks, reject_unauth_destination, "),),
         finding=("main.cf:11", "reject_unauth_destination in smtpd_recipient_restrictions refuses",
-                 "take reject_unauth_destination out of smtpd_recipient_restrictions"),
-    ),
-    "wrong port": Fault(
-        "wrong postfix.address", (("inet:127.0.0.1:10040", "inet:127.0.0.1:10041"),),
+                 "take reject_unauth_destination out of smtpd_recipient_restrictions")),
+    "wrong port": Fault("wrong postfix.address", (("inet:127.0.0.1:10040", "inet:127.0.0.1:10041"),),
         finding=("main.cf:2", "Postfix asks inet:127.0.0.1:10041, and the service listens at inet:127.0.0.1:10040",
-                 "inet:127.0.0.1:10040"),
-    ),
-    "everybody in mynetworks": Fault(
-        "wrong postfix.mynetworks", (("172.22.1.0/24", "0.0.0.0/0"),), by_hand=True,
+                 "inet:127.0.0.1:10040")),
+    "everybody in mynetworks": Fault("wrong postfix.mynetworks", (("172.22.1.0/24", "0.0.0.0/0"),), by_hand=True,
         finding=("main.cf:3", "mynetworks has 0.0.0.0/0",
-                 "name 127.0.0.0/8 [::1]/128 and your own hosts in mynetworks"),
-    ),
-    "without permit_auth_destination": Fault(
-        "warning postfix.inbound", ((f"{PERMIT_LOCAL}, ", ""),),
-        finding=("main.cf:2", "without permit_auth_destination before it", "smtpd_relay_restrictions = "),
-    ),
-    "last refusal elsewhere": Fault(
-        "wrong postfix.later_refusal",
+                 "name 127.0.0.0/8 [::1]/128 and your own hosts in mynetworks")),
+    "without permit_auth_destination": Fault("warning postfix.inbound", ((f"{PERMIT_LOCAL}, ", ""),),
+        finding=("main.cf:2", "without permit_auth_destination before it", "smtpd_relay_restrictions = ")),
+    "last refusal elsewhere": Fault("wrong postfix.later_refusal",
         ((", defer_unauth_destination", ""), ("verified_recipient", "verified_recipient, reject_unauth_destination")),
         finding=("main.cf:6", "reject_unauth_destination in smtpd_recipient_restrictions refuses",
-                 "first put reject_unauth_destination at the end of smtpd_relay_restrictions"),
-    ),
-    "everybody says XCLIENT": Fault(
-        "wrong postfix.xclient", (("192.168.203.3", "0.0.0.0/0"),), by_hand=True,
-        finding=("main.cf:4", "everybody in 0.0.0.0/0 may say XCLIENT", "the proxies alone"),
-    ),
-    "asked in another list": Fault(
-        "warning postfix.other_lists",
+                 "first put reject_unauth_destination at the end of smtpd_relay_restrictions")),
+    "everybody says XCLIENT": Fault("wrong postfix.xclient", (("192.168.203.3", "0.0.0.0/0"),), by_hand=True,
+        finding=("main.cf:4", "everybody in 0.0.0.0/0 may say XCLIENT", "the proxies alone")),
+    "asked in another list": Fault("warning postfix.other_lists",
         (("smtpd_sender_restrictions = ", f"smtpd_sender_restrictions = {check_for(INET)}, "),),
-        finding=("main.cf:6", "asked in smtpd_sender_restrictions, too", "take check_policy_service out"),
-    ),
-    "one try": Fault(
-        "warning postfix.tries", (("try_limit=2", "try_limit=1"),),
-        finding=("main.cf:2", "450 until the session ends", "try_limit=2"),
-    ),
-    "Postfix' own time-outs": Fault(
-        "warning postfix.timeout", (("timeout=2s, ", ""),),
-        finding=("main.cf:2", "201 s", "timeout=2s, try_limit=2"),
-    ),
-    "port 25 has its own list": Fault(
-        "warning postfix.relay_restrictions",
+        finding=("main.cf:6", "asked in smtpd_sender_restrictions, too", "take check_policy_service out")),
+    "one try": Fault("warning postfix.tries", (("try_limit=2", "try_limit=1"),),
+        finding=("main.cf:2", "450 until the session ends", "try_limit=2")),
+    "Postfix' own time-outs": Fault("warning postfix.timeout", (("timeout=2s, ", ""),),
+        finding=("main.cf:2", "201 s", "timeout=2s, try_limit=2")),
+    "port 25 has its own list": Fault("warning postfix.relay_restrictions",
         (("198.51.100.25:25 inet n - n - - smtpd\n", "198.51.100.25:25 inet n - n - - smtpd\n"
         "  -o smtpd_relay_restrictions=permit_mynetworks,reject_unauth_destination\n"),),
         finding=("master.cf:3", "the entry 198.51.100.25:25 of master.cf sets smtpd_relay_restrictions itself",
-                 "remove -o smtpd_relay_restrictions"),
-    ),
-    "nothing refuses": Fault(
-        "wrong postfix.order", ((", reject_unauth_destination", ""),),
-        finding=("main.cf:2", "nothing after the policy service refuses relaying", "reject_unauth_destination"),
-    ),
+                 "remove -o smtpd_relay_restrictions")),
+    "nothing refuses": Fault("wrong postfix.order", ((", reject_unauth_destination", ""),),
+        finding=("main.cf:2", "nothing after the policy service refuses relaying", "reject_unauth_destination")),
     "permit before the end": Fault("wrong postfix.mynetworks", (("authenticated, ", "authenticated, permit, "),)),
     "strangers refused": Fault(
         "wrong postfix.later_refusal", more="smtpd_client_restrictions = permit_mynetworks, reject\n"
@@ -391,17 +355,11 @@ FAULTS = {
     "submission asks": Fault(
         "warning postfix.submission", (("  -o smtpd_relay_restrictions=permit_sasl_authenticated,reject\n", ""),),
         finding=("master.cf:3", "the entry submission of master.cf",
-                 "-o smtpd_relay_restrictions=permit_sasl_authenticated,reject"),
-    ),
-    "smtpd ends": Fault(
-        "wrong postfix.smtpd", more="smtpd_helo_required = maybe\n", by_hand=True,
-        finding=("main.cf:6", "bad boolean configuration: smtpd_helo_required = maybe", "correct what it names"),
-    ),
+                 "-o smtpd_relay_restrictions=permit_sasl_authenticated,reject")),
+    "smtpd ends": Fault("wrong postfix.smtpd", more="smtpd_helo_required = maybe\n", by_hand=True,
+        finding=("main.cf:6", "bad boolean configuration: smtpd_helo_required = maybe", "correct what it names")),
     "everybody in a table": Fault(
-        "wrong postfix.mynetworks", (("inline:{ 192.0.2.77=x }", "static:all"),), by_hand=True,
-    ),
-    "refused before RCPT": Fault(
-        "warning postfix.delay_reject", more="smtpd_delay_reject = no\n",
-        finding=("main.cf:5", "smtpd_client_restrictions refuse a client before RCPT", "smtpd_delay_reject = yes"),
-    ),
+        "wrong postfix.mynetworks", (("inline:{ 192.0.2.77=x }", "static:all"),), by_hand=True),
+    "refused before RCPT": Fault("warning postfix.delay_reject", more="smtpd_delay_reject = no\n",
+        finding=("main.cf:5", "smtpd_client_restrictions refuse a client before RCPT", "smtpd_delay_reject = yes")),
 }  # fmt: skip
