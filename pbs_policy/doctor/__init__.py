@@ -32,7 +32,7 @@ from pbs_policy.doctor import (
     use,
 )
 from pbs_policy.doctor.entry import SmtpdEntry
-from pbs_policy.doctor.finding import Finding, check, good, guarded, not_looked_at, unknown, where, wrong
+from pbs_policy.doctor.finding import Finding, check, good, guarded, not_looked_at, placed, unknown, where, wrong
 from pbs_policy.dovecot.doveconf import DovecotConfig, read_dovecot
 from pbs_policy.dovecot.last_login import plugin_protocols
 from pbs_policy.dovecot.logins import Hook, find_hooks
@@ -116,10 +116,11 @@ class Doctor:
             found.append(finding)
             yield finding
         if not self.postfix_directory and os.geteuid() == 0:  # of another folder it may be that it is not to run
-            yield from postfix.check_running(self.postfix, self.host)
+            yield from placed(postfix.check_running(self.postfix, self.host), self.postfix.main_cf)
         if not any(each.level == "wrong" for each in found):  # else smtpd has nothing else to say
             entries = self._entries(self.postfix, self.postfix.port_25())
-            yield from dict.fromkeys(found for each in entries for found in postfix.check_smtpd(each))
+            found = [finding for each in entries for finding in postfix.check_smtpd(each)]
+            yield from placed(dict.fromkeys(found), self.postfix.main_cf)
 
     @check("postfix.configuration")
     def _read_postfix(self) -> Iterator[Finding]:

@@ -100,6 +100,12 @@ def guarded(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
     yield replace(found, check=name)
 
 
+def placed(findings: Iterable[Finding], place: str) -> Iterator[Finding]:
+    """The findings; what does not say where, such as something that could not be looked at, is at this place."""
+    for each in findings:
+        yield each if each.place else replace(each, place=place)
+
+
 def where(value: Value) -> str:
     """The place of a setting; "" for one that nobody has set."""
     return "" if value.place == "default" else value.place

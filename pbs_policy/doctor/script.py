@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from pbs_policy import settings as all_settings
 from pbs_policy.command_line import command_line, useradd
-from pbs_policy.doctor.finding import Finding, check, good, warning, where, wrong
+from pbs_policy.doctor.finding import Finding, check, good, placed, warning, where, wrong
 from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import EXECUTE, READ, WRITE, Account, Host
 from pbs_policy.settings import Settings
@@ -31,17 +31,21 @@ def check_script(hooks: list[Hook], settings: Settings, values: Mapping[str, Val
     """The script and its settings, once for each way in which it is run. `values` are the service's, with places."""
     ways = {(hook.script, hook.user, hook.settings_file): hook for hook in reversed(hooks)}
     for hook in reversed(ways.values()):
-        yield from _check_user(hook, host)
-        try:
-            account = host.account(hook.user or "root")
-        except KeyError:
-            continue
-        yield from _check_files(hook, account, host)
-        own: list[tuple[Settings, dict[str, Value]]] = []
-        yield from _check_settings_file(hook, account, host, own)
-        for theirs in own:
-            yield from _compare(*theirs, settings, values)
-            yield from _check_named_files(hook, account, *theirs, host)
+        yield from placed(_check_way(hook, settings, values, host), hook.place)
+
+
+def _check_way(hook: Hook, settings: Settings, values: Mapping[str, Value], host: Host) -> Iterator[Finding]:
+    yield from _check_user(hook, host)
+    try:
+        account = host.account(hook.user or "root")
+    except KeyError:
+        return
+    yield from _check_files(hook, account, host)
+    own: list[tuple[Settings, dict[str, Value]]] = []
+    yield from _check_settings_file(hook, account, host, own)
+    for theirs in own:
+        yield from _compare(*theirs, settings, values)
+        yield from _check_named_files(hook, account, *theirs, host)
 
 
 @check("dovecot.user")

@@ -9,7 +9,9 @@ import pytest
 
 from pbs_policy.doctor import Doctor
 from pbs_policy.doctor.finding import AS_ROOT, not_looked_at
+from pbs_policy.doctor.script import check_script
 from pbs_policy.dovecot.doveconf import read_dovecot
+from pbs_policy.dovecot.logins import Hook
 from pbs_policy.host import Host, NotLookedAt, ProgramOutput
 from pbs_policy.settings import load
 from pbs_policy.settings.sources import SettingsError
@@ -74,3 +76,13 @@ def test_whatever_may_not_be_read_is_to_be_looked_at_as_root(is_root: bool) -> N
         "another way" if is_root else AS_ROOT
     )
     assert not_looked_at("postconf is not installed here", mend="another way").mend == "another way"
+
+
+def test_what_could_not_be_looked_at_of_the_script_has_the_place_where_dovecot_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = Host()
+    monkeypatch.setattr(Host, "obstacle", Mock(side_effect=NotLookedAt("I/O error")))
+    hook = Hook("imap", "imap-postlogin", "/srv/pbs-postlogin", (), "root", "dovecot.conf:7")
+    said = [(each.check, each.level, each.place) for each in check_script([hook], SETTINGS, VALUES, host)]
+    assert said == [(f"dovecot.{name}", "unknown", "dovecot.conf:7") for name in ("script", "settings_file")]
