@@ -60,6 +60,7 @@ class Seen:
 
 def observe(stage: Stage, fault: Fault, scale: Scale) -> Seen:
     """Run one fault, from a sound site to a sound site. Raises AssertionError where it is not sound afterwards."""
+    stage.fill()  # who was logged in by an earlier fault is so for half an hour
     assert wait_until(lambda: action(stage) == "OK"), "the site is not sound before the fault"
     dovecot = stage.site.dovecot
     marks = Marks()
