@@ -36,7 +36,7 @@ from pbs_policy.address import ClientAddresses, networks_of
 from pbs_policy.cap import Cap
 from pbs_policy.decision.case import Case
 from pbs_policy.decision.check import Enquiry
-from pbs_policy.decision.decide import decide
+from pbs_policy.decision.decide import decide, decide_at_once
 from pbs_policy.decision.rules import Decision, Rules
 from pbs_policy.decision.sender import SenderRules
 from pbs_policy.decision.sender_maps import SenderMaps
@@ -312,8 +312,9 @@ class Server:
         asked = as_request(request(address, **attributes))
         case = Case(client, asked, rules, self.table.keys, maps, networks)
         found, _ = self.table.read(case.keys)
-        return carry_out(decide(case, found), self.table.ask)
-
+        decision = carry_out(decide(case, found), self.table.ask)
+        assert decide_at_once(found) in (None, decision)
+        return decision
 
     def explain(self, rules: Rules, maps: SenderMaps, address: str, **attributes: str) -> Explanation:
         """What `pbs-policy check` says."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pbs_policy.address import ClientAddress, networks_of
 from pbs_policy.decision.case import Case
-from pbs_policy.decision.decide import decide, decide_at_once
+from pbs_policy.decision.decide import decide
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.rules import Decision, Rules, Trace, observed, refuse_unasked
 from pbs_policy.decision.sender_maps import SenderMaps
@@ -32,13 +32,10 @@ def check(enquiry: Enquiry) -> Decision:
 
     Raises StoreUnavailable where the service would answer that it cannot tell.
     """
-    table, rules = enquiry.table, enquiry.rules
     decision = refuse_unasked(enquiry.client, enquiry.denies)
     if decision is None:
-        case = make_case(enquiry)
-        found, _ = table.read(case.keys)
-        decision = decide_at_once(found) or carry_out(decide(case, found), table.ask)
-    return observed(decision) if rules.observe_only else decision
+        return trace(enquiry.table, make_case(enquiry))[0]
+    return observed(decision) if enquiry.rules.observe_only else decision
 
 
 def trace(table: LoginTable, case: Case) -> tuple[Decision, Trace]:
