@@ -27,6 +27,7 @@ from pbs_policy.cli import lists, output
 from pbs_policy.cli.output import FORMATS, Column
 from pbs_policy.demo.daemons import PrivateRedis, wait_until
 from pbs_policy.store import bulk
+from pbs_policy.store.connect import RedisClient
 from pbs_policy.store.redis_url import RedisUrl
 from pbs_policy.table.keys import Keys
 from pbs_policy.table.login_table import LoginTable
@@ -278,6 +279,14 @@ def test_a_list_in_any_number_of_batches_is_complete(
     pbs: Pbs, table: LoginTable, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr(bulk, "BATCH", size)
+    opened: list[RedisClient] = []
+    another = RedisClient.another
+
+    def open_another(client: RedisClient) -> RedisClient:
+        opened.append(client)
+        return another(client)
+
+    monkeypatch.setattr(RedisClient, "another", open_another)
     expected = []
     for number in range(50):
         login(table, f"192.0.2.{number}", "alice@example.com")
@@ -285,6 +294,7 @@ def test_a_list_in_any_number_of_batches_is_complete(
         expected += [f"192.0.2.{number}"] * 2
         table.write([(b"SET", b"other:%d" % number, b"x")])
     assert sorted(addresses(pbs("list", "-o", "jsonl"))) == sorted(expected)
+    assert bool(opened) == (size < 1000), "a small table needs no second connection"
 
 
 def test_show_an_address_a_network_or_a_user(pbs: Pbs, table: LoginTable) -> None:
