@@ -263,3 +263,13 @@ def test_the_readme_speaks_of_each_file() -> None:
     for file in shipped("redis-examples").glob("*.acl"):
         (user,) = re.findall(r"^user (\S+) ", file.read_text(), re.MULTILINE)
         assert f"| `{file.name}` | `{user}` |" in readme
+
+
+def test_the_script_that_writes_as_this_user_reads_nothing_of_what_it_wrote(server: PrivateRedis) -> None:
+    with client(server, "script") as redis:
+        assert redis.set(f"pbs:login:{ALICE}", "1763881234 imap", ex=60)
+        for command in ("GET", "PTTL", "EXISTS", "DEL", "DUMP", "STRLEN"):
+            with pytest.raises(NoPermissionError):
+                redis.execute_command(command, f"pbs:login:{ALICE}")
+    with Redis(port=server.port) as default:
+        assert wait_until(lambda: default.ttl(f"pbs:login:{ALICE}") > 0)

@@ -581,3 +581,17 @@ def test_a_service_counts_what_would_have_been_under_observe_only(
         decisions = [line for line in service.log().splitlines() if "recipient=" in line]
         assert ["would_be=OK" in line for line in decisions] == [True, False, False]
         assert ["reason=cap would_be=DUNNO" in line for line in decisions] == [False, True, True]
+
+
+def test_a_service_denies_who_goes_over_twice_the_cap_for_every_service(
+    start_services: Callable[..., tuple[Redis, list[Service]]],
+) -> None:
+    redis, services = start_services(max_recipients_per_address="2/1h", auto_deny="1h")
+    with redis:
+        seen = [services[0].ask(ADDRESS, instance=str(at)) for at in range(5)]
+        assert seen == ["OK"] * 2 + ["DUNNO"] * 3
+        log_in(redis)
+        assert services[1].ask(ADDRESS, instance="0") == "DUNNO"
+        assert services[1].waits_to_log("reason=denied")
+        assert services[0].waits_to_log("auto_deny")
+        assert 3500 < redis.ttl(f"{PREFIX}auto-deny:{ADDRESS}") <= 3600

@@ -22,7 +22,7 @@ from pbs_policy.address import ClientAddresses
 from pbs_policy.cap import Cap
 from pbs_policy.decision.check import Enquiry, check, make_case
 from pbs_policy.decision.decide import decide
-from pbs_policy.decision.rules import Decision, Rules
+from pbs_policy.decision.rules import DEFER, Decision, Rules
 from pbs_policy.decision.rules import unavailable as say_unavailable
 from pbs_policy.decision.sender import SenderRules
 from pbs_policy.decision.sender_maps import SenderMaps
@@ -283,6 +283,16 @@ def test_every_stand_with_every_match_and_every_sender(
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("match", MATCHES)
+@pytest.mark.parametrize("kind", SENDERS)
+def test_an_expired_login_is_none(redis: Redis, tmp_path: Path, maps: SenderMaps, match: Match, kind: str) -> None:
+    write(Stand((Login(ALICE),)), redis, match, tmp_path)
+    for key in redis.scan_iter(match=f"{PREFIX}login:*"):
+        redis.pexpire(key, 0)
+    rules = Rules(SenderRules(match))
+    assert ask(table_on(redis, PREFIX), rules, maps=maps, sender=SENDERS[kind]) == ("DUNNO", "no_login")
+
+
 @pytest.mark.parametrize("is_permit", [False, True])
 def test_what_ends_between_the_rounds_permits_nothing(redis: Redis, tmp_path: Path, is_permit: bool) -> None:
     write(Stand(() if is_permit else (Login(ALICE),), "live" if is_permit else ""), redis, "off", tmp_path)
@@ -315,6 +325,15 @@ def test_a_sample_of_the_table_is_true_of_a_running_service(
                 assert service.waits_to_log(f"recipient={name}"), "each decision is logged"
                 line = next(line for line in service.log().splitlines() if f"recipient={name}" in line)
                 assert f"action={action} client_address={ADDRESS} reason={reason} " in line, f"{stand}, <{sender}>"
+
+
+def test_a_running_service_without_redis_defers(
+    start_service: Callable[..., Service], own_redis: Callable[..., PrivateRedis]
+) -> None:
+    server = own_redis()
+    service = start_service(redis_url=server.url)
+    server.stop()
+    assert service.ask(ADDRESS) == DEFER
 
 
 # --- smaller tables: the rules that are off by default

@@ -248,3 +248,20 @@ def test_a_reload_to_a_faulty_file_changes_nothing(tmp_path: Path) -> None:
     file.write_text(f"denies = {tmp_path}/other\nttl = 8h\n")
     with pytest.raises(SettingsError, match=f"denies: {tmp_path}/other:1: "):
         before.read_anew(lambda: load(file))
+
+
+def test_a_changed_file_is_read_anew_and_a_faulty_one_is_not(denies_of: DeniesOf) -> None:
+    denies = denies_of("192.0.2.7")
+    denies.file.write_text("192.0.2.8")
+    assert denies.reload_if_changed()
+    assert not denies.of_address(ClientAddress("192.0.2.7"))
+    denies.file.write_text("192.0.2.9\nall")
+    with pytest.raises(FileFault, match=r"/denies:2: 'all'"):
+        denies.reload_if_changed()
+    assert not denies.reload_if_changed()
+    assert denies.of_address(ClientAddress("192.0.2.8"))
+    assert not denies.of_address(ClientAddress("192.0.2.9"))
+    denies.file.unlink()
+    with pytest.raises(FileFault, match="No such file"):
+        denies.reload_if_changed()
+    assert denies.of_address(ClientAddress("192.0.2.8"))
