@@ -6,13 +6,11 @@ a fault takes its place. What stands in it is for the parser of each.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from pbs_policy.log import Log, printable
 from pbs_policy.trust import opened
 
 T = TypeVar("T")
@@ -67,15 +65,6 @@ class ChangingFile(Generic[T]):
         self._judged = content
         self.content = self._parse(data, str(self.file))
         return True
-
-
-async def read_anew(name: str, file: ChangingFile[Any] | None, log: Log) -> None:
-    """Read the file of the setting `name` anew if it has changed, and say so, or what is wrong with it."""
-    try:
-        if file is not None and await asyncio.to_thread(file.reload_if_changed):
-            log.info(f"{name} was read anew")
-    except FileFault as error:
-        log.error(f"{name} is not read anew, what it said before holds: {printable(str(error), 500)}")
 
 
 def raise_faults(file: str, faults: list[str]) -> None:

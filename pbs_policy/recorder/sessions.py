@@ -17,13 +17,13 @@ from time import monotonic
 from typing import NamedTuple
 
 from pbs_policy.address import AddressError, ClientAddress
-from pbs_policy.changing_file import read_anew
 from pbs_policy.decision.denied import Denied, read_denied
 from pbs_policy.decision.denies import Denies
 from pbs_policy.dovecot.doveadm import DoveadmFault, ask_doveadm
 from pbs_policy.dovecot.sessions import WHO, MailSession, NotSessions, parse_who
 from pbs_policy.log import Log
 from pbs_policy.recorder.logins import USUAL_SERVICES, LoginRules, Recorded, SeenLogin, Unrecorded
+from pbs_policy.service.reload import read_anew
 from pbs_policy.settings import Settings
 from pbs_policy.store.bulk import pieces
 from pbs_policy.store.lookups import Lookups

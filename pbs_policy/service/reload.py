@@ -1,4 +1,5 @@
-"""The settings read anew while the service runs (SIGHUP): what can change then, and what waits for a restart.
+"""What is read anew while a daemon runs: the settings (SIGHUP), of which some wait for a restart; and the files that
+they name, when these change.
 
 All or nothing: a file with a fault changes nothing. What can change is listed, so that a setting that nobody thought
 of here waits for a restart, and says so.
@@ -6,11 +7,14 @@ of here waits for a restart, and says so.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pbs_policy.changing_file import ChangingFile, FileFault
 from pbs_policy.decision.denies import Denies
 from pbs_policy.decision.sender_maps import SenderMaps
+from pbs_policy.log import Log, printable
 from pbs_policy.settings import Settings, parse_values
 from pbs_policy.settings.sources import Value
 
@@ -66,3 +70,12 @@ class Renewal(NamedTuple):
     configuration: Configuration
     changed: list[str]
     waiting: list[str]
+
+
+async def read_anew(name: str, file: ChangingFile[Any] | None, log: Log) -> None:
+    """Read the file of the setting `name` anew if it has changed, and say so, or what is wrong with it."""
+    try:
+        if file is not None and await asyncio.to_thread(file.reload_if_changed):
+            log.info(f"{name} was read anew")
+    except FileFault as error:
+        log.error(f"{name} is not read anew, what it said before holds: {printable(str(error), 500)}")

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Any
 
 from pbs_policy import __version__
-from pbs_policy.changing_file import read_anew
 from pbs_policy.service.events import Publisher
+from pbs_policy.service.reload import read_anew
 from pbs_policy.service.server import PolicyServer
 from pbs_policy.service.stats import Stats, flatten, process_name
 from pbs_policy.store.question import Command, Question

@@ -20,9 +20,10 @@ from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Self
 
-from pbs_policy.store.errors import NotTheMaster, StoreRefused, StoreUnavailable, errors_of, said
+from pbs_policy.store.errors import NotTheMaster, StoreRefused, StoreUnavailable
 from pbs_policy.store.in_time import TcpConnection, TlsConnection, UnixConnection, expect
 from pbs_policy.store.question import Command
+from pbs_policy.store.raised import errors_of, said
 from pbs_policy.store.redis_url import NOBODY, Login, Place, RedisUrl, TlsFiles, written
 from pbs_policy.store.replies import is_elsewhere
 from pbs_policy.store.resp import redis
