@@ -31,6 +31,7 @@ from pbs_policy.table.records import Record
 from pbs_policy.table.rows import write_time
 from tests import stores
 from tests.commands import Pbs, Result, is_one_error, put_behind
+from tests.conftest import need
 from tests.stand_ins import redis_that_says
 from tests.stores import table_on, write_login
 from tests.test_printable_output import ARGUMENTS, NO_REDIS, SERVICES
@@ -370,6 +371,8 @@ def test_a_standard_error_that_cannot_be_written_changes_nothing(
 def test_an_error_while_both_streams_are_full_has_its_own_status(
     command: str, streams: Streams, folder: Path
 ) -> None:
+    if command == "install-hook":
+        need("dovecot")  # which it looks for before the settings
     result = streams.run(["-c", f"{folder}/none.conf", *arguments_of(command, folder)], "full", "full")
     reads_settings = command in READS_SETTINGS and command != "doctor"
     assert result.status == (os.EX_CONFIG if reads_settings else os.EX_IOERR)

@@ -11,7 +11,7 @@ from redis import Redis
 
 from pbs_policy.decision.candidate import Candidate, login_under, permit_under
 from pbs_policy.decision.rules import OK, Decision
-from pbs_policy.decision.sender import SenderRules
+from pbs_policy.decision.sender import LONGEST_SENDER, SenderRules
 from pbs_policy.demo.daemons import PrivateRedis
 from pbs_policy.postfix.protocol import as_request
 from pbs_policy.service.uses import Uses
@@ -119,10 +119,31 @@ def test_a_sender_without_its_extension_is_looked_for() -> None:
     assert site.credited() == [(ALICE, 1, 0, 0)]
 
 
-def test_while_redis_is_away_the_login_that_decided_is_credited() -> None:
+def test_while_redis_is_away_the_notes_wait() -> None:
     site = Site(ALICE, CAROL, away=True)
+    for sender in (ALICE, CAROL, DAVE):
+        site.relay(sender)
+    assert site.credited() == []
     site.relay(ALICE)
-    assert site.credited() == [(CAROL, 1, 1, 0)]
+    site.away = False
+    assert site.credited() == [("", 1, 1, 0), (ALICE, 2, 0, 0), (CAROL, 1, 0, 0)]
+
+
+def test_a_recipient_counts_for_the_day_on_which_it_was_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(ALICE)
+    for moment in (2 * 86_400 - 2, 2 * 86_400 + 1):
+        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+        site.relay(ALICE)
+    site.credited()
+    assert [sum(each.number for each in day.sums.values()) for day in site.usage._days.values() if day.sums] == [1, 1]
+
+
+def test_a_sender_that_names_nobody_is_noted_in_a_few_bytes() -> None:
+    site = Site(ALICE)
+    site.relay("x" * 8_000 + "@example.com")
+    ((_, _, _, sender, _),) = site.uses._noted
+    assert len(sender) <= LONGEST_SENDER + 1
+    assert site.credited() == [(ALICE, 1, 1, 0)]
 
 
 def test_what_a_permit_let_through_is_of_the_permits_user() -> None:
@@ -157,12 +178,13 @@ def test_many_notes_are_credited_in_pieces_with_a_pause_behind_each() -> None:
     assert (site.asked, site.pauses) == (3, 3)
 
 
-def test_where_there_is_no_room_for_a_note_the_login_that_decided_is_credited_at_once() -> None:
+def test_where_there_is_no_room_for_a_note_the_mail_of_somebody_elses_name_is_nobodys() -> None:
     site = Site(ALICE, CAROL)
     for number in range(PAIRS_IN_MEMORY):
         site.relay(CAROL, client=f"192.0.2.{number}")
     site.relay(ALICE)
-    assert [each.foreign for each in site.usage._today.sums.values()] == [BY_DOMAIN]
+    sums = {user: (each.number, each.foreign) for (_, user), each in site.usage._today.sums.items()}
+    assert sums == {"": (1, BY_DOMAIN)}
 
 
 def test_nothing_is_noted_while_nothing_is_to_be_counted() -> None:
