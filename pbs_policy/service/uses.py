@@ -63,8 +63,8 @@ class Uses:
     async def credit(
         self, put: Callable[[Question], Awaitable[Answer | None]], pause: Callable[[], Awaitable[None]]
     ) -> None:
-        """Tell `usage` what is noted by now, `PAIRS_AT_ONCE` notes in a piece, with a `pause` behind each. While Redis
-        does not answer, the rest waits for the next time."""
+        """Tell `usage` what is noted by now, `PAIRS_AT_ONCE` notes in a piece, with a `pause` behind each. While
+        Redis does not answer, the rest waits for the next time."""
         for _ in range(-(-len(self._noted) // PAIRS_AT_ONCE)):
             asked = {sent: self._logins_of_sender(sent) for sent in islice(self._noted, PAIRS_AT_ONCE)}
             keys = list({key for each in asked.values() for key in each})
