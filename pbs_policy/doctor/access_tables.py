@@ -6,6 +6,7 @@ constant (`static:REJECT`) refuses everybody.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from pbs_policy.doctor.entry import SmtpdEntry
 from pbs_policy.doctor.finding import Finding, check, not_looked_at, wrong
 from pbs_policy.host import NotLookedAt
 from pbs_policy.postfix.restrictions import LISTS, Restriction, parse_restrictions
-from pbs_policy.postfix.tables import find_value
+from pbs_policy.postfix.tables import find_value, values_of
 
 STRANGERS = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 """Addresses of documentation networks: in nobody's list, unless everybody is in it."""
@@ -21,6 +22,7 @@ STRANGERS = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1")
 _PERMITTING = ("OK", "RELAY", "PERMIT")
 _REFUSING = ("REJECT", "DEFER", "DEFER_IF_PERMIT", "DISCARD")
 _AUTHENTICATED = ("check_sasl_access", "check_ccert_access")
+_BY_WORD = re.compile("sender|helo|ehlo")  # what a client says of itself
 _NEVER_PERMIT = ("_mx_access", "_ns_access", "_a_access")
 
 
@@ -74,10 +76,25 @@ def check_access(entry: SmtpdEntry) -> Iterator[Finding]:
         yield from _find_constant(entry, name)
     for each in entry.before_refusal():
         try:
-            says_of_everybody(each, entry)
+            does, _ = says_of_everybody(each, entry)
+            if not does and (word := _word_that_permits(each, entry)):
+                seen = f"{each.name} {each.argument} in {each.stands_in} permits whoever says {word}: anybody can"
+                mend = f"take {word} out of that table: clients are known by their address (check_client_access)"
+                yield wrong(seen, entry.place(each.stands_in), mend)
         except NotLookedAt as error:
             seen = f"whom {each.name} in {each.stands_in} permits is not known: {error}"
             yield not_looked_at(seen, entry.place(each.stands_in), "see that it permits no strangers")
+
+
+def _word_that_permits(each: Restriction, entry: SmtpdEntry) -> str:
+    """A sender or name (HELO) that an access table permits, which is the client's word; "" where there is none.
+    Raises NotLookedAt."""
+    table = _table_of(each)
+    is_by_word = _BY_WORD.search(each.name) and not each.name.endswith(_NEVER_PERMIT)
+    if not table or _is_constant(table) or each.is_warned or not is_by_word:
+        return ""
+    values = values_of(entry.host, entry.config, table)
+    return next((key for key, said in values if _meaning(said, entry) == "permits"), "")
 
 
 def _find_constant(entry: SmtpdEntry, name: str) -> Iterator[Finding]:

@@ -146,6 +146,19 @@ FOUND: dict[str, tuple[str, ...]] = {
         "smtpd_sender_restrictions = check_sender_access static:never", "",
         "wrong postfix.access main.cf:7 check_sender_access static:never in smtpd_sender_restrictions",
     ),
+    "a sender that anybody can name": (
+        "smtpd_relay_restrictions = check_sender_access inline:{ {a@x.org = REJECT}, example.com=OK }, OURS_LAST", "",
+        "wrong postfix.access main.cf:5 check_sender_access inline:{ {a@x.org = REJECT}, example.com=OK } in "
+        "smtpd_relay_restrictions permits whoever says example.com",
+    ),
+    "a name that anybody can say": (
+        "smtpd_relay_restrictions = permit_mynetworks, check_helo_access inline:{ client.example.net=permit }, "
+        "OURS_LAST", "", "wrong postfix.access main.cf:5 check_helo_access inline:{ client.example.net=permit } in",
+    ),
+    "patterns of senders": (
+        "smtpd_relay_restrictions = check_sender_access regexp:{ {/x/ OK} }, OURS_LAST", "",
+        "not looked at postfix.access main.cf:5 whom check_sender_access in smtpd_relay_restrictions permits is not",
+    ),
     "perhaps permitting strangers": (
         "smtpd_relay_restrictions = check_client_access cidr:/nowhere/clients, OURS_LAST", "",
         "not looked at postfix.access main.cf:5 whom check_client_access in smtpd_relay_restrictions permits is not "
@@ -223,6 +236,10 @@ SOUND: dict[str, tuple[str, ...]] = {
     ),
     "senders of other domains are refused": (
         "smtpd_sender_restrictions = check_sender_access regexp:{ {!/@example\\.com$$/ REJECT} }",
+    ),
+    "senders that are refused, and that others judge": (
+        "smtpd_relay_restrictions = check_sender_access inline:{ {a@example.org = REJECT}, example.com=DUNNO }, "
+        "warn_if_reject check_helo_access inline:{ x=REJECT }, check_sender_access static:DUNNO, OURS_LAST",
     ),
     "some are permitted": (
         "smtpd_relay_restrictions = permit_mynetworks, check_client_access inline:{ 192.0.2.77=OK }, OURS_LAST",
