@@ -12,7 +12,7 @@ import os
 import pwd
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -58,7 +58,7 @@ class ProgramOutput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A system account: its name, user id and all its groups."""
+    """A system account: its name, user id and groups."""
 
     name: str
     uid: int
@@ -99,10 +99,14 @@ class Host:
         out, err = (said.decode("utf-8", "surrogateescape") for said in (done.stdout, done.stderr))
         return ProgramOutput(out, err, done.returncode)
 
-    def account(self, name: str) -> Account:
-        """The account of this name. Raises KeyError where there is none."""
+    def account(self, name: str, groups: Sequence[str] | None = None) -> Account:
+        """The account of this name, in all its groups; or in these `groups` alone, the first of which is its own, ""
+        for that of the account: so Dovecot starts a service. Raises KeyError where there is none."""
         found = pwd.getpwnam(name)
-        return Account(name, found.pw_uid, found.pw_gid, frozenset(os.getgrouplist(name, found.pw_gid)))
+        if groups is None:
+            return Account(name, found.pw_uid, found.pw_gid, frozenset(os.getgrouplist(name, found.pw_gid)))
+        gids = [grp.getgrnam(group).gr_gid if group else found.pw_gid for group in groups]
+        return Account(name, found.pw_uid, gids[0], frozenset(gids))
 
     def group(self, account: Account) -> str:
         """The name of its own group, which need not be the account's."""
@@ -132,20 +136,21 @@ class Host:
             raise NotLookedAt(f"{path}: {error.strerror}") from None
 
     @contextmanager
-    def acting_as(self, user: str) -> Iterator[None]:
-        """As root: look at files, and connect, with the rights of this user ("" for root). What another user can
-        change is looked at in this way. Raises NotLookedAt where there is no such user."""
+    def acting_as(self, user: str, groups: Sequence[str] | None = None) -> Iterator[None]:
+        """As root: look at files, and connect, with the rights of this user ("" for root), in all its groups or in
+        these alone. What another user can change is looked at in this way. Raises NotLookedAt where there is no such
+        user or group."""
         try:
-            account = self.account(user or "root")
-        except KeyError:
-            raise NotLookedAt(f"there is no user {user}") from None
+            account = self.account(user or "root", groups)
+        except KeyError as error:
+            raise NotLookedAt(f"there is no user {user}, or no such group: {error.args[0]}") from None
         with acting_as(account.uid, account.primary_gid, account.gids):
             yield
 
-    def read_as(self, user: str, path: str) -> bytes:
-        """The file's content, if this user may read it. Raises NotLookedAt where it cannot be read, Untrusted where
-        everybody can change it."""
-        with self.acting_as(user):
+    def read_as(self, user: str, path: str, groups: Sequence[str] | None = None) -> bytes:
+        """The file's content, if this user may read it (`acting_as`). Raises NotLookedAt where it cannot be read,
+        Untrusted where everybody can change it."""
+        with self.acting_as(user, groups):
             try:
                 return read_trusted(self.locate(path))[0]
             except Untrusted:

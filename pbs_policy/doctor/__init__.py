@@ -222,7 +222,7 @@ class Doctor:
     @check("store.write")
     def _examine_script_access(self) -> Iterator[Finding]:
         """What the script may do in Redis, once for each user and settings file that it is run with."""
-        ways = {(hook.settings_file, hook.user): hook for hook in self.hooks}
+        ways = {(hook.settings_file, hook.user, hook.groups): hook for hook in self.hooks}
         for hook in ways.values():
             try:
                 own, values = script.script_settings(hook, self.host)
@@ -230,7 +230,7 @@ class Doctor:
                     continue
                 place = where(values["redis_url"])
                 # What these settings name (a password file, a key, a socket) is what that user chose.
-                with self.host.acting_as(hook.user):
+                with self.host.acting_as(hook.user, hook.groups):
                     redis = connect_by(own, even_replica=True, probe=store_keys.trial_write(own))
                     findings = [*store_keys.check_write(redis, own, place),
                                 *store.check_rights(redis, "script", own, place)]  # fmt: skip

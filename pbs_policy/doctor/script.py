@@ -37,7 +37,7 @@ def check_script(hooks: list[Hook], settings: Settings, values: Mapping[str, Val
 def _check_way(hook: Hook, settings: Settings, values: Mapping[str, Value], host: Host) -> Iterator[Finding]:
     yield from _check_user(hook, host)
     try:
-        account = host.account(hook.user or "root")
+        account = host.account(hook.user or "root", hook.groups)
     except KeyError:
         return
     yield from _check_files(hook, account, host)
@@ -51,9 +51,16 @@ def _check_way(hook: Hook, settings: Settings, values: Mapping[str, Value], host
 @check("dovecot.user")
 def _check_user(hook: Hook, host: Host) -> Iterator[Finding]:
     try:
-        account = host.account(hook.user or "root")
+        host.account(hook.user or "root")
     except KeyError:
         yield wrong(f"there is no user {hook.user}: Dovecot does not start", hook.place, useradd(hook.user))
+        return
+    try:
+        account = host.account(hook.user or "root", hook.groups)
+    except KeyError:
+        named = " ".join(filter(None, hook.groups))
+        seen = f"not each of the groups of {hook.service} is there ({named}): Dovecot does not start"
+        yield wrong(seen, hook.place, f"groups that there are, in group and extra_groups of service {hook.service}")
         return
     if account.uid:
         yield good(f"the script runs as {account.name}", hook.place)
@@ -61,7 +68,7 @@ def _check_user(hook: Hook, host: Host) -> Iterator[Finding]:
 
 def script_settings(hook: Hook, host: Host) -> tuple[Settings, dict[str, Value]]:
     """The settings that the script reads: from its file alone, as its user. Raises SettingsError, NotLookedAt."""
-    with host.acting_as(hook.user):
+    with host.acting_as(hook.user, hook.groups):
         if hook.settings_file:
             return all_settings.load(host.locate(hook.settings_file))
         found = host.locate(str(DEFAULT_FILE))
@@ -76,7 +83,7 @@ def _check_files(hook: Hook, account: Account, host: Host) -> Finding:
         mend = command_line("install", "-D", "-m", "755", "-t", str(folder), "pbs-postlogin")
         return wrong(f"{obstacle}: every login is refused", hook.place, mend)
     try:
-        first = host.read_as(hook.user, hook.script).split(b"\n")[0].decode("utf-8", "replace")
+        first = host.read_as(hook.user, hook.script, hook.groups).split(b"\n")[0].decode("utf-8", "replace")
     except Untrusted as error:
         seen = f"others can change what each login runs: {hook.script}: {error}"
         return wrong(seen, hook.place, command_line("ls", "-ld", str(folder), hook.script))

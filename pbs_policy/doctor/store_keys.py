@@ -94,6 +94,8 @@ def check_write(redis: RedisClient, settings: Settings, place: str) -> Finding:
     except StoreUnavailable as error:
         seen = f"Redis at {settings.redis_url} is unavailable to the script: {printable(str(error), 200)}"
         mend = "redis_url, redis_user, redis_password_file in the script's settings"
+        if "Permission denied" in str(error):
+            mend = "extra_groups = GROUP (the socket's) in Dovecot's service, which gives the script no other group"
         return replace(wrong(seen, place, mend), check="store.reachable")
     return good(f"the script's user {user} can record logins", place)
 

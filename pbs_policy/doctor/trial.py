@@ -180,7 +180,7 @@ def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]
 def _run_script(trial: Trial, hook: Hook, host: Host) -> str:
     """Run the script as Dovecot does, as its user where we are root. Returns what went wrong, or ""."""
     try:
-        account = host.account(hook.user or "root")
+        account = host.account(hook.user or "root", hook.groups)
     except KeyError:
         raise NotLookedAt(f"there is no user {hook.user}") from None
     try:
@@ -222,7 +222,7 @@ def _short_lived_settings(hook: Hook, host: Host) -> bytes:
     """The script's settings, read as its user, with a ttl of a few seconds behind them: for the script the last line
     counts."""
     path = hook.settings_file or str(DEFAULT_FILE)
-    text = host.read_as(hook.user, path) if hook.settings_file or host.locate(path).exists() else b""
+    text = host.read_as(hook.user, path, hook.groups) if hook.settings_file or host.locate(path).exists() else b""
     return text + f"\nttl = {TTL}s\n".encode()
 
 

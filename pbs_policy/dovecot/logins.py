@@ -19,7 +19,8 @@ SCRIPT = "pbs-postlogin"
 @dataclass(frozen=True)
 class Hook:
     """How one protocol's logins run the script: the post-login service, the script and the words given to it, the
-    user that runs it ("" for root), where that is written, and what `executable` says before and after."""
+    user that runs it ("" for root), where that is written, and what `executable` says before and after. `groups` are
+    all that Dovecot gives it: its own ("" for the user's), and `extra_groups`, but none that the user has beside."""
 
     protocol: str
     service: str
@@ -29,6 +30,7 @@ class Hook:
     place: str
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ("",)
 
     @property
     def settings_file(self) -> str:
@@ -76,8 +78,10 @@ def find_hook(config: DovecotConfig, protocol: str) -> Hook | None:
         if found:
             at, end = found
             place = config.place((f"service {service}",), "executable")
-            own, user = tuple(words[at + 1 : end]), _user(config, service)
-            return Hook(protocol, service, words[at], own, user, place, tuple(words[:at]), tuple(words[end:]))
+            own, user = tuple(words[at + 1 : end]), _account(config, service, "user")
+            extra = config.value((f"service {service}",), "extra_groups").replace(",", " ").split()
+            groups = (_account(config, service, "group"), *extra)
+            return Hook(protocol, service, words[at], own, user, place, tuple(words[:at]), tuple(words[end:]), groups)
     return None
 
 
@@ -122,8 +126,10 @@ def _without_script_login(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(words[1:] if words and PurePosixPath(words[0]).name == "script-login" else words)
 
 
-def _user(config: DovecotConfig, service: str) -> str:
-    user = config.value((f"service {service}",), "user")
-    if user in ("$default_internal_user", "$SET:default_internal_user"):  # as 2.3 and 2.4 write it
-        return config.value((), "default_internal_user") or "dovecot"
-    return user
+def _account(config: DovecotConfig, service: str, name: str) -> str:
+    """The `user` or `group` of a service, "" where it has its default."""
+    said = config.value((f"service {service}",), name)
+    internal = f"default_internal_{name}"
+    if said in (f"${internal}", f"$SET:{internal}"):  # as 2.3 and 2.4 write it
+        return config.value((), internal) or "dovecot"
+    return said

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ class CaseHost(Host):
             return captured(self._case)
         return super().run(program, *arguments)
 
-    def account(self, name: str) -> Account:
+    def account(self, name: str, groups: Sequence[str] | None = None) -> Account:  # noqa: ARG002 - as of Host
         """One of ACCOUNTS, alone in its group."""
         return Account(name, ACCOUNTS[name], ACCOUNTS[name], frozenset({ACCOUNTS[name]}))
 
@@ -128,7 +128,7 @@ class CaseHost(Host):
         return {"postfix": "mail"}.get(account.name, account.name)
 
     @contextmanager
-    def acting_as(self, user: str) -> Iterator[None]:
+    def acting_as(self, user: str, groups: Sequence[str] | None = None) -> Iterator[None]:  # noqa: ARG002 - as of Host
         """Its accounts are none of this machine's."""
         self.account(user or "root")
         yield

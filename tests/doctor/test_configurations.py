@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -277,3 +279,24 @@ def test_an_account_of_this_host_is_found_with_its_groups() -> None:
     assert account.primary_gid in account.gids
     with pytest.raises(KeyError):
         Host().account(f"pbs-nobody-{os.getpid()}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as others: run this as root")
+def test_what_dovecot_starts_has_the_groups_that_dovecot_gives_it_alone(tmp_path: Path) -> None:
+    mail = grp.getgrnam("mail").gr_gid
+    own = pwd.getpwnam("daemon").pw_gid
+    accounts = [Host().account("daemon", groups) for groups in (("",), ("", "mail"), ("mail",))]
+    assert [(each.primary_gid, each.gids) for each in accounts] == [
+        (own, frozenset({own})), (own, frozenset({own, mail})), (mail, frozenset({mail}))
+    ]  # fmt: skip
+    file = tmp_path / "file"
+    file.write_text("said")
+    os.chown(file, 0, mail)
+    file.chmod(0o640)
+    for each in (tmp_path, *tmp_path.parents[:-2]):
+        each.chmod(each.stat().st_mode | 0o711)
+    with pytest.raises(NotLookedAt, match="Permission denied"):
+        Host().read_as("daemon", str(file), ("",))
+    assert Host().read_as("daemon", str(file), ("", "mail")) == b"said"
+    with pytest.raises(NotLookedAt, match="no such group"), Host().acting_as("daemon", ("", "pbs-none")):
+        pass

@@ -10,6 +10,9 @@ import pytest
 
 from pbs_policy.doctor.dovecot import check_logins
 from pbs_policy.doctor.finding import Finding
+from pbs_policy.doctor.script import _check_user
+from pbs_policy.dovecot.logins import Hook, find_hooks
+from pbs_policy.host import Host
 from tests.doctor.fixing import ByHand
 from tests.doctor.installation import Case, cases, runs_doveconf
 from tests.doctor.test_dovecot_auth import Files, config_of
@@ -48,6 +51,25 @@ def test_an_own_script_for_both_protocols_is_said_once_and_needs_two_services() 
     (found,) = [each for each in findings if each.level != "good"]
     assert found.seen.startswith("whether pop3 and imap logins are recorded: /usr/local/bin/own")
     assert "a service for each protocol" in found.mend
+
+
+def test_the_script_has_the_groups_of_its_service() -> None:
+    ours = OWN.replace("/usr/local/bin/own", "/usr/local/lib/pbs-policy/pbs-postlogin imap")
+    (hook,) = find_hooks(config_of(ours))
+    assert hook.groups == ("",)
+    words = "  user = daemon\n  group = mail\n  extra_groups = adm, tty\n"
+    given = ours.replace("  unix_listener", f"{words}  unix_listener")
+    (hook,) = find_hooks(config_of(given))
+    assert hook.groups == ("mail", "adm", "tty")
+    (hook,) = find_hooks(config_of(given.replace("= mail", "= $default_internal_group")))
+    assert hook.groups == ("dovecot", "adm", "tty")
+
+
+@pytest.mark.parametrize(("groups", "said"), [(("", "mail"), []), (("", "pbs-none"), ["not each of the groups"])])
+def test_groups_that_are_not_there_are_named(groups: tuple[str, ...], said: list[str]) -> None:
+    hook = Hook("imap", "imap-postlogin", "/none", (), "daemon", "dovecot.conf:5", groups=groups)
+    found = [each.seen for each in _check_user(hook, Host()) if each.level != "good"]
+    assert [each[: len(begin)] for each, begin in zip(found, said, strict=True)] == said
 
 
 def fix(found: Finding, folder: Path) -> None:

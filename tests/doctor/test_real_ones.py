@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ class SiteHost(Host):
             return ProgramOutput("", "", 1)
         return super().run(program, *arguments)
 
-    def account(self, name: str) -> Account:
+    def account(self, name: str, groups: Sequence[str] | None = None) -> Account:  # noqa: ARG002 - as of Host
         return Account(name, 101, 101, frozenset({101}))
 
     def group(self, account: Account) -> str:
