@@ -309,7 +309,10 @@ def test_a_log_of_a_filter_in_any_order_or_cut_names_no_wrong_client(file: Path,
     cut = lines[order.randrange(len(lines)) :]
     # What goes to a filter that does not say the first queue id looks like what is relayed, until it answers.
     to_filter = (
-        {("198.51.100.11", "unknown", "", "alice@example.com", "user@local.example")}
+        {
+            ("198.51.100.11", "unknown", "", "alice@example.com", "user@local.example"),
+            ("198.51.100.12", "unknown", "", "carol@example.org", "user@local.example"),  # in one order of 2,000
+        }
         if "plain" in file.name
         else set()
     )
