@@ -108,6 +108,14 @@ class Host:
         gids = [grp.getgrnam(group).gr_gid if group else found.pw_gid for group in groups]
         return Account(name, found.pw_uid, gids[0], frozenset(gids))
 
+    def find_account(self, user: str, groups: Sequence[str] | None = None) -> Account:
+        """The same for a user as Dovecot writes one, "" for root. Raises NotLookedAt where there is none, or no such
+        group."""
+        try:
+            return self.account(user or "root", groups)
+        except KeyError as error:
+            raise NotLookedAt(f"there is no user {user}, or no such group: {error.args[0]}") from None
+
     def group(self, account: Account) -> str:
         """The name of its own group, which need not be the account's."""
         try:
@@ -137,13 +145,9 @@ class Host:
 
     @contextmanager
     def acting_as(self, user: str, groups: Sequence[str] | None = None) -> Iterator[None]:
-        """As root: look at files, and connect, with the rights of this user ("" for root), in all its groups or in
-        these alone. What another user can change is looked at in this way. Raises NotLookedAt where there is no such
-        user or group."""
-        try:
-            account = self.account(user or "root", groups)
-        except KeyError as error:
-            raise NotLookedAt(f"there is no user {user}, or no such group: {error.args[0]}") from None
+        """As root: look at files, and connect, with the rights of this user (`find_account`). What another user can
+        change is looked at in this way. Raises NotLookedAt where there is no such user or group."""
+        account = self.find_account(user, groups)
         with acting_as(account.uid, account.primary_gid, account.gids):
             yield
 

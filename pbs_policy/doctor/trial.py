@@ -179,10 +179,7 @@ def _ask(trial: Trial, settings: Settings, table: LoginTable) -> tuple[str, str]
 
 def _run_script(trial: Trial, hook: Hook, host: Host) -> str:
     """Run the script as Dovecot does, as its user where we are root. Returns what went wrong, or ""."""
-    try:
-        account = host.account(hook.user or "root", hook.groups)
-    except KeyError:
-        raise NotLookedAt(f"there is no user {hook.user}") from None
+    account = host.find_account(hook.user, hook.groups)
     try:
         own = _short_lived_settings(hook, host)
         with temporary_folder(account.primary_gid) as folder:
