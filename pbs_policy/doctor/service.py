@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 
 from pbs_policy import __version__
 from pbs_policy.command_line import command_line
@@ -17,7 +18,7 @@ from pbs_policy.host import Host, NotLookedAt
 from pbs_policy.log import printable
 from pbs_policy.postfix.listener import Listener
 from pbs_policy.postfix.query import ask
-from pbs_policy.service.stats import read_minutes, read_services
+from pbs_policy.service.stats import Minute, read_minutes, read_services
 from pbs_policy.settings import Settings
 from pbs_policy.settings.sources import Value
 from pbs_policy.shipped import shipped
@@ -148,15 +149,16 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def check_numbers(table: LoginTable) -> Iterator[Finding]:
-    """What the numbers of the last day say."""
-    yield from _check_versions(table)
-    yield from _check_loopback(table)
+    """What the numbers of the last day say, which are read once."""
+    minutes = cache(partial(read_minutes, table.redis, table.keys, table.now()))
+    yield from _check_versions(table, minutes)
+    yield from _check_loopback(minutes)
 
 
 @check("service.version")
-def _check_versions(table: LoginTable) -> Iterator[Finding]:
+def _check_versions(table: LoginTable, minutes: Callable[[], list[Minute]]) -> Iterator[Finding]:
     """A warning for each process that is not of our version, such as one that an upgrade did not restart."""
-    services = read_services(table.redis, table.keys, read_minutes(table.redis, table.keys, table.now()))
+    services = read_services(table.redis, table.keys, minutes())
     others = [each for each in services if each.version != __version__]
     for each in others:
         name, theirs = f"{printable(each.host)}, process {each.pid}", printable(each.version) or "?"
@@ -169,10 +171,9 @@ def _check_versions(table: LoginTable) -> Iterator[Finding]:
 
 
 @check("use.loopback", "nobody asked from a loopback address in the last day")
-def _check_loopback(table: LoginTable) -> Iterator[Finding]:
+def _check_loopback(minutes: Callable[[], list[Minute]]) -> Iterator[Finding]:
     """Loopback is never recorded: what a webmail or a program on the mail host sends is not permitted by a login."""
-    minutes = read_minutes(table.redis, table.keys, table.now())
-    counts = [each for minute in minutes for each in minute.counts.items()]
+    counts = [each for minute in minutes() for each in minute.counts.items()]
     refused = sum(number for name, number in counts if name.partition(" ")[2] == "loopback")
     if refused:
         seen = f"{refused:,} relay attempts from the mail host itself were not permitted in the last day: "
