@@ -21,13 +21,11 @@ from pbs_policy.decision.sender import LONGEST_SENDER, Maps, SenderRules, justif
 from pbs_policy.postfix.protocol import Request, first
 from pbs_policy.store.question import Answer, Question
 from pbs_policy.table.keys import Keys
-from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, PAIRS_AT_ONCE, PAIRS_IN_MEMORY, Usage
+from pbs_policy.table.usage import BY_ADDRESS_ALONE, BY_DOMAIN, DAY, PAIRS_AT_ONCE, PAIRS_IN_MEMORY, Usage
 
 _Sent = tuple[str, bytes, bool, bytes, int]
 """What is alike of recipients: the client, the user whose login or permit decided, whether it was a permit, the
 envelope sender, and the day."""
-
-_DAY = 86_400
 
 
 class Uses:
@@ -51,7 +49,7 @@ class Uses:
             return
         now = time.time()
         sender = first(request, b"sender")[: LONGEST_SENDER + 1]  # one that is longer names nobody
-        sent = client, by.recorded_user, by.permit is not None, sender, int(now // _DAY)
+        sent = client, by.recorded_user, by.permit is not None, sender, int(now // DAY)
         if noted := self._noted.get(sent):
             noted[0] += 1
             noted[1] = now

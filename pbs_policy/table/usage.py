@@ -45,7 +45,9 @@ BY_DOMAIN, BY_ADDRESS_ALONE = 1, 1 << 32
 OTHERS = ("others", "")
 """What stands in place of address and user where pairs are summed as one; no address is written like that."""
 
-_DAY = 86_400
+DAY = 86_400
+"""Seconds."""
+
 _NUMBER, _FOREIGN, _LAST = b"n", b"f", b"t"
 _is_number = re.compile(rb"[0-9]{1,19}").fullmatch
 
@@ -106,7 +108,7 @@ class Usage:
     def __init__(self, prefix: str, kept: int, now: Callable[[], float] = time.time) -> None:
         """`kept`: seconds that a use is kept at least, more than 0; at most two days more: a day ends as one."""
         self._prefix = prefix
-        self._end = b"%d" % (kept + _DAY)
+        self._end = b"%d" % (kept + DAY)
         self._now = now
         self._days: dict[bytes, _Day] = {}  # by key: today, and others for as long as they wait to be written
         self._waiting = 0  # pairs in all of these days
@@ -120,7 +122,7 @@ class Usage:
         if not kept:
             return None
         usage = before or cls(prefix, kept)
-        usage._end = b"%d" % (kept + _DAY)
+        usage._end = b"%d" % (kept + DAY)
         return usage
 
     def is_shared(self, client_address: str, user: bytes) -> bool:
@@ -190,8 +192,8 @@ class Usage:
 
     def _turn(self, at: float) -> None:
         """Go over to the day of `at`."""
-        number = int(at // _DAY)
-        self._begins, self._ends = number * _DAY, (number + 1) * _DAY
+        number = int(at // DAY)
+        self._begins, self._ends = number * DAY, (number + 1) * DAY
         self._today = self._day(_key(self._prefix, number))
         self._users.clear()
 
@@ -240,7 +242,7 @@ def read_uses(redis: RedisClient, prefix: str, since: float, until: float) -> It
     A day is read as a whole: nobody knows at which hour of it the first of two uses was.
     """
     uses: dict[Pair, _Sum] = {}
-    for number in range(int(since // _DAY), int(until // _DAY) + 1):
+    for number in range(int(since // DAY), int(until // DAY) + 1):
         (reply,) = redis.ask([(b"HGETALL", _key(prefix, number))])
         for field, value in zip(reply[::2], reply[1::2], strict=True):
             if field.count(b" ") < 2 or not _is_number(value):
@@ -255,7 +257,7 @@ def read_uses(redis: RedisClient, prefix: str, since: float, until: float) -> It
 
 def _key(prefix: str, number: int) -> bytes:
     """The key of a day, by its number since 1970."""
-    return Keys(prefix).use(time.strftime("%Y%m%d", time.gmtime(number * _DAY)))
+    return Keys(prefix).use(time.strftime("%Y%m%d", time.gmtime(number * DAY)))
 
 
 def _field(kind: bytes, pair: Pair) -> bytes:
